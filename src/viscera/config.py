@@ -1,0 +1,252 @@
+"""Every setting of the method as frozen records; the defaults are the published method.
+
+`dataclasses.asdict` turns a record into plain values for a file, `from_dict` reads them back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from viscera.errors import ConfigError
+from viscera.labels import LABEL_COUNT
+
+_Record = TypeVar("_Record")
+
+
+def _require(config: Any, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(
+            f"setting {type(config).__name__}.{name}",
+            expected=expected,
+            got=repr(getattr(config, name)),
+            remedy="Correct the value",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """How one stage samples the CT (defaults of neither stage; see `ModelConfig`).
+
+    Attributes:
+        spacing_mm: Isotropic spacing; grows when the extent does not fit the largest size (paper, section 2.1).
+        sigma_mm: Standard deviation of the Gaussian smoothing before sampling.
+        sizes_x_vox, sizes_y_vox, sizes_z_vox: Allowed sizes along each axis, ascending.
+        hu_scale: HU are divided by this, then clipped to [-1, 1].
+    """
+
+    spacing_mm: float
+    sigma_mm: float
+    sizes_x_vox: tuple[int, ...]
+    sizes_y_vox: tuple[int, ...]
+    sizes_z_vox: tuple[int, ...]
+    hu_scale: float = 2048.0
+
+    def __post_init__(self) -> None:
+        _require(self, "spacing_mm", self.spacing_mm > 0, "a spacing above 0 mm")
+        _require(self, "sigma_mm", self.sigma_mm >= 0, "a sigma of 0 mm or more")
+        _require(self, "hu_scale", self.hu_scale > 0, "a scale above 0 HU")
+        for name in ("sizes_x_vox", "sizes_y_vox", "sizes_z_vox"):
+            sizes = getattr(self, name)
+            ascending = bool(sizes) and sizes[0] > 0 and list(sizes) == sorted(set(sizes))
+            _require(self, name, ascending, "ascending positive sizes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """A U-Net with one number of filters at every level (paper, section 2.2).
+
+    Attributes:
+        inputs, outputs: Channels in and out.
+        filters: Filters of every convolution but the last.
+        levels: Resolutions, the input's included; sizes must be divisible by 2 ** (levels - 1).
+        dropout: Element dropout after every activation, in training.
+        slope: Negative slope of the leaky ReLU.
+    """
+
+    inputs: int
+    outputs: int
+    filters: int
+    levels: int
+    dropout: float = 0.1
+    slope: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "outputs", "filters", "levels"):
+            _require(self, name, getattr(self, name) >= 1, "a count of at least 1")
+        _require(self, "dropout", 0 <= self.dropout < 1, "a probability in [0, 1)")
+
+    @property
+    def size_multiple_vox(self) -> int:
+        """What every side of the input must be divisible by, as each level but the first halves it."""
+        return 1 << (self.levels - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScnConfig:
+    """The SpatialConfiguration-Net (paper, section 2.2); the input noise applies in training only (authors' release).
+
+    Attributes:
+        labels: Labels, background included.
+        local_filters, local_levels: The local U-Net.
+        spatial_filters, spatial_levels: Each of the spatial U-Nets, one per label.
+        spatial_factor: How much coarser than the image the spatial U-Nets work.
+        dropout: Element dropout in all U-Nets.
+        map_dropout: Channel dropout on the local maps the spatial nets read, applied twice.
+        image_dropout: Dropout of the whole image channel the spatial nets read.
+        noise_ratio, noise_scales: Salt-and-pepper noise on those maps: share of voxels, and cell sizes in voxels.
+    """
+
+    labels: int = LABEL_COUNT
+    local_filters: int = 32
+    local_levels: int = 5
+    spatial_filters: int = 16
+    spatial_levels: int = 4
+    spatial_factor: int = 4
+    dropout: float = 0.1
+    map_dropout: float = 0.25
+    image_dropout: float = 0.5
+    noise_ratio: float = 0.01
+    noise_scales: tuple[int, ...] = (1, 2, 4, 8)
+
+    def __post_init__(self) -> None:
+        _require(self, "labels", self.labels >= 2, "background and at least one organ")
+        counts = ("local_filters", "local_levels", "spatial_filters", "spatial_levels", "spatial_factor")
+        for name in counts:
+            _require(self, name, getattr(self, name) >= 1, "a count of at least 1")
+        for name in ("dropout", "map_dropout", "image_dropout", "noise_ratio"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "a probability in [0, 1)")
+
+    @property
+    def local(self) -> UNetConfig:
+        """The local U-Net: the image in, one logit per label out."""
+        return UNetConfig(
+            inputs=1,
+            outputs=self.labels,
+            filters=self.local_filters,
+            levels=self.local_levels,
+            dropout=self.dropout,
+        )
+
+    @property
+    def spatial(self) -> tuple[UNetConfig, ...]:
+        """The spatial U-Nets by label: the image and the local maps of the other organs in, one logit out."""
+        organs = self.labels - 1
+        return tuple(
+            UNetConfig(
+                inputs=1 + (organs if label == 0 else organs - 1),
+                outputs=1,
+                filters=self.spatial_filters,
+                levels=self.spatial_levels,
+                dropout=self.dropout,
+            )
+            for label in range(self.labels)
+        )
+
+    @property
+    def size_multiple_vox(self) -> int:
+        """What every side of the input must be divisible by, for the local and the spatial U-Nets."""
+        coarse = self.spatial_factor * 2 ** (self.spatial_levels - 1)
+        return math.lcm(2 ** (self.local_levels - 1), coarse)
+
+
+def _published_localise() -> StageConfig:
+    return StageConfig(
+        spacing_mm=6.0,
+        sigma_mm=3.0,
+        sizes_x_vox=(32, 48, 64, 80),
+        sizes_y_vox=(32, 48, 64, 80),
+        sizes_z_vox=tuple(range(32, 257, 16)),
+    )
+
+
+def _published_segment() -> StageConfig:
+    return StageConfig(
+        spacing_mm=2.0,
+        sigma_mm=1.0,
+        sizes_x_vox=(32, 64, 96, 128, 160),
+        sizes_y_vox=(32, 64, 96, 128),
+        sizes_z_vox=(32, 64, 96, 128, 160),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a bundle fixes: both stages' sampling and networks, and the margin between them.
+
+    Attributes:
+        localise, segment: Sampling of the scout image (whole CT) and of the region around all organs.
+        margin_mm: Added on each side of the localised box, up to the scan's border (paper: 16 voxels of 2 mm).
+        localiser: The localisation U-Net, 2 logits.
+        scn: The segmentation network.
+    """
+
+    localise: StageConfig = field(default_factory=_published_localise)
+    segment: StageConfig = field(default_factory=_published_segment)
+    margin_mm: float = 32.0
+    localiser: UNetConfig = UNetConfig(inputs=1, outputs=2, filters=32, levels=5)
+    scn: ScnConfig = ScnConfig()
+
+    def __post_init__(self) -> None:
+        _require(self, "margin_mm", self.margin_mm >= 0, "a margin of 0 mm or more")
+        scn_multiple = max(
+            2 ** (self.scn.local_levels - 1), self.scn.spatial_factor * 2 ** (self.scn.spatial_levels - 1)
+        )
+        for name, multiple in (("localise", 2 ** (self.localiser.levels - 1)), ("segment", scn_multiple)):
+            stage: StageConfig = getattr(self, name)
+            sizes = stage.sizes_x_vox + stage.sizes_y_vox + stage.sizes_z_vox
+            fits = all(size % multiple == 0 for size in sizes)
+            _require(self, name, fits, f"sizes divisible by {multiple}, as the network halves them")
+
+
+def from_dict(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
+    """A config record of `kind` from plain values; missing fields keep their defaults.
+
+    Raises:
+        ConfigError: For an unknown field, a missing one without default, a value of another type or out of range.
+    """
+    hints = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - names):
+        raise ConfigError(
+            f"reading {kind.__name__}",
+            expected=f"fields among {', '.join(sorted(names))}",
+            got=", ".join(unknown),
+            remedy="Correct or remove the unknown field",
+        )
+    try:
+        return kind(**{name: _converted(kind, name, hints[name], value) for name, value in values.items()})
+    except TypeError as error:
+        raise ConfigError(
+            f"reading {kind.__name__}",
+            expected="every field without a default",
+            got=str(error),
+            remedy="Add the missing field",
+        ) from error
+
+
+def _converted(kind: type, name: str, hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(typing.cast(type, hint), value)
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _converted(kind, name, options[0], value)
+    if origin is tuple and isinstance(value, list | tuple):
+        element = typing.get_args(hint)[0]
+        return tuple(_converted(kind, name, element, item) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(
+        f"reading {kind.__name__}.{name}",
+        expected=str(getattr(hint, "__name__", hint)),
+        got=repr(value),
+        remedy="Correct the value",
+    )

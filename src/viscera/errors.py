@@ -1,0 +1,64 @@
+"""The errors viscera raises, each with the exit code the command line ends with.
+
+Every message is one line made of four parts, and the constructor asks for all of them: what was being done, what was
+expected, what came, and what the reader can do about it.
+"""
+
+from __future__ import annotations
+
+
+class VisceraError(Exception):
+    """The root of all errors raised on purpose.
+
+    Args:
+        doing: What was being done, with the file or setting it was done to.
+        expected: What would have been right.
+        got: What came instead (a value, a path, a shape).
+        remedy: What to do about it, as a sentence without its full stop.
+    """
+
+    exit_code = 1
+
+    def __init__(self, doing: str, *, expected: str, got: str, remedy: str) -> None:
+        self.doing = doing
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
+        line = f"{doing}: expected {expected}, got {got}. {remedy}."
+        super().__init__(" ".join(line.split()))
+
+
+class ReadError(VisceraError):
+    """A file or folder that cannot be read as what it was given for."""
+
+
+class WriteError(VisceraError):
+    """An output that cannot be written."""
+
+
+class GeometryError(VisceraError):
+    """Missing, degenerate or inconsistent geometry."""
+
+
+class ConfigError(VisceraError):
+    """A setting with an unknown name or a value out of range."""
+
+    exit_code = 2
+
+
+class BundleError(VisceraError):
+    """A model bundle that is incomplete, altered or of another kind than asked for."""
+
+
+class NothingFoundError(VisceraError):
+    """A scan in which the localisation finds no organ."""
+
+
+class MemoryBudgetError(VisceraError):
+    """Work that cannot fit into the memory it was given."""
+
+
+class MissingExtraError(VisceraError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 2
