@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from viscera.errors import ConfigError
 from viscera.geometry import AIR_HU, Grid, Ranges, Size, Vector
-from viscera.phantom_anatomy import PHASES, TISSUE_HU, Anatomist, Array, Phase, Tissue, draw_physique
+from viscera.phantom_anatomy import Anatomist, draw_physique
+from viscera.phantom_shapes import PHASES, TISSUE_HU, Array, Phase, Tissue
 from viscera.volume import LabelMap, Volume
 
 # Heights of the scan's middle in the body frame (mm): where to point a scan at, or away from, the organs.
@@ -140,14 +141,7 @@ class _Scene:
 
     def _sheet(self, grid: Grid, part: slice, shift_vox: float) -> tuple[Array, NDArray[np.uint8]]:
         counts = (part.stop - part.start, *grid.shape_zyx[1:])
-        indices = np.ogrid[0 : counts[0], 0 : counts[1], 0 : counts[2]]
-        start = grid.world(np.array([part.start + shift_vox, 0.0, 0.0]))
-        columns = grid.affine[:3, :3]
-        x, y, z = (
-            np.float32(start[axis])
-            + sum(i.astype(np.float32) * np.float32(s) for i, s in zip(indices, row, strict=True))
-            for axis, row in enumerate(columns)
-        )
+        x, y, z = _points(grid, part, shift_vox)
         warped = [base + _waves(rows, x, y, z) for base, rows in zip((x, y, z), self.waves, strict=True)]
         hu = np.full(counts, -1000.0, dtype=np.float32)
         labels = np.zeros(counts, dtype=np.uint8)
@@ -159,6 +153,15 @@ class _Scene:
                 labels[where][inside] = tissue.label
         mottle = np.float32(4.0) * _waves(self.waves[0] * _MOTTLE, warped[0], warped[1], warped[2])
         return np.where(hu > -300, hu + mottle, hu), labels
+
+
+def _points(grid: Grid, part: slice, shift_vox: float) -> list[Array]:
+    """World x, y and z of the voxels of some slices, moved by a part of a slice."""
+    counts = (part.stop - part.start, *grid.shape_zyx[1:])
+    steps = [index.astype(np.float32) for index in np.ogrid[0 : counts[0], 0 : counts[1], 0 : counts[2]]]
+    first = grid.world(np.array([part.start + shift_vox, 0.0, 0.0])).astype(np.float32)
+    columns = grid.affine[:3, :3].astype(np.float32)
+    return [first[axis] + row[0] * steps[0] + row[1] * steps[1] + row[2] * steps[2] for axis, row in enumerate(columns)]
 
 
 def _touched(tissue: Tissue, grid: Grid, part: slice) -> Ranges | None:

@@ -1,99 +1,22 @@
 """The body the phantom draws: a list of tissues, back to front, each with its shape, CT number and label.
 
-The body frame is LPS in mm with its origin inside the spine's front edge at the height of the kidneys: x to the left,
-y to the back, z to the head. Sizes are those of an adult, drawn from ranges around textbook anatomy; the paper's 361
-training boxes (liver to spleen 206-376 mm in x, 129-282 mm in y, 125-280 mm in z) bound the organs' joint extent.
+The body frame is LPS in mm with its origin before the spine at the height of the kidneys: x to the left, y to the
+back, z to the head. Sizes are those of an adult, drawn from ranges around textbook anatomy; the extents of the paper's
+361 training boxes (206-376 mm in x, 129-282 mm in y, 125-280 mm in z) bound the organs' joint extent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-Point = tuple[float, float, float]
-Phase = Literal["native", "arterial", "portal", "late"]
-PHASES: tuple[Phase, ...] = ("native", "arterial", "portal", "late")
+from viscera.phantom_shapes import Array, Blob, Mask, Point, Tissue, rotation, tube
 
-# Mean HU per tissue and phase (native, arterial, portal venous, late) with the person-to-person SD in the last place:
-# round figures in the middle of the ranges radiology textbooks give; they set contrast, not truth.
-TISSUE_HU: dict[str, tuple[float, float, float, float, float]] = {
-    "liver": (56, 66, 112, 94, 9),
-    "spleen": (48, 118, 122, 98, 8),
-    "renal cortex": (33, 170, 182, 160, 14),
-    "renal medulla": (31, 72, 158, 168, 12),
-    "pancreas": (42, 98, 92, 74, 8),
-    "artery": (42, 320, 165, 118, 25),
-    "vein": (41, 85, 168, 120, 15),
-    "muscle": (54, 60, 66, 64, 5),
-    "gut wall": (40, 75, 85, 75, 8),
-    "blood": (41, 200, 160, 118, 15),
-    "fat": (-104, -104, -102, -102, 6),
-    "fluid": (8, 8, 9, 10, 6),
-    "lung": (-860, -850, -845, -848, 30),
-    "bone": (320, 330, 330, 330, 80),
-    "cortical bone": (850, 850, 850, 850, 150),
-    "brain": (34, 40, 42, 40, 3),
-    "oral contrast": (260, 260, 260, 260, 90),
-    "gas": (-960, -960, -960, -960, 20),
-    "table": (-300, -300, -300, -300, 150),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tissue:
-    """One thing to draw over what is there already.
-
-    Attributes:
-        name: A key of `TISSUE_HU`.
-        label: Organ index, 0 for none (drawing it clears a label below it).
-        lower_xyz_mm, upper_xyz_mm: A box around the shape in the body frame.
-        inside: Maps body-frame x, y, z of points to where the shape is.
-    """
-
-    name: str
-    label: int = 0
-    lower_xyz_mm: Point
-    upper_xyz_mm: Point
-    inside: Callable[[Array, Array, Array], NDArray[np.bool_]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blob:
-    """An ellipsoid, or a box-like one with power 4, turned about its centre and dented by a few waves."""
-
-    centre: Point
-    radii: Point
-    turn: NDArray[np.float32]
-    waves: NDArray[np.float32]  # rows of kx, ky, kz (per mm), phase, depth
-    power: int = 2
-
-    def level(self, x: Array, y: Array, z: Array) -> Array:
-        """Below 1 inside; grows with the squared (or fourth power of the) distance in radii."""
-        offsets = (x - self.centre[0], y - self.centre[1], z - self.centre[2])
-        total: Any = 0.0
-        for row, radius in zip(self.turn, self.radii, strict=True):
-            along = sum(part * np.float32(weight / radius) for part, weight in zip(offsets, row, strict=True))
-            square = along * along
-            total = total + (square if self.power == 2 else square * square)
-        for kx, ky, kz, phase, depth in self.waves:
-            total = total + depth * np.sin(kx * offsets[0] + ky * offsets[1] + kz * offsets[2] + phase)
-        return np.asarray(total, dtype=np.float32)
-
-    def tissue(self, name: str, label: int = 0) -> Tissue:
-        """The blob as a tissue."""
-        reach = max(self.radii) * 1.35
-        return Tissue(
-            name=name,
-            label=label,
-            lower_xyz_mm=_shifted(self.centre, -reach),
-            upper_xyz_mm=_shifted(self.centre, reach),
-            inside=lambda x, y, z: self.level(x, y, z) < 1.0,
-        )
+_GUT_CONTENTS = ("fluid", "gut wall", "gas", "oral contrast")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +99,7 @@ class Anatomist:
         return Blob(
             centre=(place[0], place[1], place[2]),
             radii=(lengths[0], lengths[1], lengths[2]),
-            turn=_rotation(rng.normal(0, 0.15, 3)),
+            turn=rotation(rng.normal(0, 0.15, 3)),
             waves=waves,
             power=power,
         )
@@ -186,19 +109,7 @@ class Anatomist:
         path = np.array(points) * (self._sx, self._sy, 1.0)
         path += self._rng.normal(0, 0.25 * radius, path.shape)
         widths = radius * self._rng.uniform(0.8, 1.2, len(path))
-        knots = np.linspace(0, len(path) - 1, 6 * len(path))
-        fine = np.stack([np.interp(knots, np.arange(len(path)), path[:, axis]) for axis in range(3)], axis=1)
-        fine_widths = np.interp(knots, np.arange(len(path)), widths)
-
-        def inside(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
-            found = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=bool)
-            for (px, py, pz), width in zip(fine.astype(np.float32), fine_widths, strict=True):
-                found |= (x - px) ** 2 + (y - py) ** 2 + (z - pz) ** 2 < np.float32(width**2)
-            return found
-
-        reach = 1.3 * radius
-        low, high = fine.min(axis=0) - reach, fine.max(axis=0) + reach
-        return Tissue(name=name, label=label, lower_xyz_mm=tuple(low), upper_xyz_mm=tuple(high), inside=inside)
+        return tube(name, path, widths, label)
 
     def _slice_shape(self, name: str, low_z: float, high_z: float, inside: Any) -> Tissue:
         """A tissue over the whole cross-section between two heights."""
@@ -226,10 +137,10 @@ class Anatomist:
         body = self._body
         depth = body.wall() * 0.9
 
-        def lung(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
+        def lung(x: Array, y: Array, z: Array) -> Mask:
             aside = np.abs(x + 4) > np.float32(24) + np.maximum(0, 20 - np.abs(y)) * np.float32(0.3)
             narrowing = 1 - np.clip((z - 180) / 160, 0, 0.9)
-            return (body.torso(x, y, depth) < narrowing) & (z > body.diaphragm(x, y)) & aside
+            return np.asarray((body.torso(x, y, depth) < narrowing) & (z > body.diaphragm(x, y)) & aside)
 
         middle = self._slice_shape(
             "muscle", 60, 290, lambda x, y, z: (np.abs(x) < 30) & (np.abs(y) < 60) & (z > body.diaphragm(x, y))
@@ -242,8 +153,7 @@ class Anatomist:
         rng, body = self._rng, self._body
         neck = self._blob((0, 10, 330), (62, 62, 90), vary=0.05, dent=0.03).tissue("muscle")
         head = self._blob((0, 0, 470), (78, 98, 112), vary=0.05, dent=0.02)
-        skull = replace(head, radii=(head.radii[0] - 5, head.radii[1] - 5, head.radii[2] - 5))
-        brain = replace(head, radii=(head.radii[0] - 12, head.radii[1] - 12, head.radii[2] - 12))
+        skull, brain = head.thinner(5), head.thinner(12)
         parts = [neck, head.tissue("muscle"), skull.tissue("cortical bone"), brain.tissue("brain")]
         for side in (-1, 1):
             hip = (side * 0.5 * body.half_width / self._sx, 0.0, -300.0)
@@ -263,25 +173,25 @@ class Anatomist:
         back = body.spine
         width, pitch = rng.uniform(17, 22), rng.uniform(30, 38)
 
-        def vertebrae(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
+        def vertebrae(x: Array, y: Array, z: Array) -> Mask:
             waist = np.float32(width) * (1 - 0.1 * np.cos(z * np.float32(4 * np.pi / pitch)))
             front = x * x + (y - back + 12) ** 2 < waist * waist
             arch = (np.abs(x) < 5) & (np.abs(y - back - 24) < 14) & (np.cos(z * np.float32(2 * np.pi / pitch)) > 0)
-            return front | arch
+            return np.asarray(front | arch)
 
-        def discs(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
-            return vertebrae(x, y, z) & (np.cos(z * np.float32(2 * np.pi / pitch)) < -0.82) & (y < back + 8)
+        def discs(x: Array, y: Array, z: Array) -> Mask:
+            return np.asarray(vertebrae(x, y, z) & (np.cos(z * np.float32(2 * np.pi / pitch)) < -0.82) & (y < back + 8))
 
-        def canal(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
+        def canal(x: Array, y: Array, z: Array) -> Mask:
             return x * x + (y - back - 14) ** 2 < 70
 
-        def ribs(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
+        def ribs(x: Array, y: Array, z: Array) -> Mask:
             shell = np.abs(body.torso(x, y, body.fat + 6.0) - 1) < np.float32(0.11)
             tilted = z + np.float32(0.45) * y
             spaced = np.cos(tilted * np.float32(2 * np.pi / 27)) > np.float32(0.55)
             return shell & spaced & (tilted > body.dome - 110) & (np.abs(x) > 18)
 
-        def beside_spine(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
+        def beside_spine(x: Array, y: Array, z: Array) -> Mask:
             aside = (np.abs(x) - 34) ** 2 / 900 + (y - back - 22) ** 2 / 500 < 1
             return aside & (body.torso(x, y, body.fat) < 1)
 
@@ -302,17 +212,15 @@ class Anatomist:
     def _gut(self) -> list[Tissue]:
         rng, body = self._rng, self._body
         edge = 0.72 * (body.half_width - body.wall()) / self._sx
-        filling = ("fluid", "gut wall", "gas", "oral contrast")
         parts: list[Tissue] = []
 
         def filled(blob: Blob, weights: Sequence[float]) -> None:
-            content = str(rng.choice(filling, p=weights))
-            inner = replace(blob, radii=tuple(max(2.0, radius - 3.5) for radius in blob.radii))
+            content = str(rng.choice(_GUT_CONTENTS, p=weights))
+            inner = blob.thinner(3.5)
             parts.extend((blob.tissue("gut wall"), inner.tissue(content)))
             if content != "gas" and rng.random() < 0.5:  # a gas bubble floats to the front of the lying patient
                 front = (blob.centre[0], blob.centre[1] - 0.55 * blob.radii[1], blob.centre[2])
-                small = tuple(0.45 * radius for radius in blob.radii)
-                parts.append(replace(inner, centre=front, radii=small).tissue("gas"))
+                parts.append(replace(blob.scaled(0.45), centre=front).tissue("gas"))
 
         for _ in range(int(rng.integers(25, 45))):  # small bowel
             place = (rng.uniform(-0.7, 0.7) * edge, rng.uniform(-75, 5), rng.uniform(-220, -15))
@@ -353,9 +261,9 @@ class Anatomist:
         parts = []
         for side, height in ((-1, -18.0), (1, -6.0)):
             outer = self._blob((side * 62, 48, height + self._rng.normal(0, 8)), (27, 27, 54), dent=0.06)
-            medulla = replace(outer, radii=tuple(0.68 * radius for radius in outer.radii))
+            medulla = outer.scaled(0.68)
             hilum = (outer.centre[0] - side * 0.72 * outer.radii[0], outer.centre[1] - 6, outer.centre[2])
-            sinus = replace(outer, centre=hilum, radii=tuple(0.42 * radius for radius in outer.radii))
+            sinus = replace(outer.scaled(0.42), centre=hilum)
             parts += [outer.tissue("renal cortex", 2), medulla.tissue("renal medulla", 2), sinus.tissue("fat")]
         return parts
 
@@ -380,7 +288,7 @@ class Anatomist:
         left = self._blob((2, -46, 62), (74, 32, 30), vary=0.18)
         porta = self._blob((-18, 40, 0), (52, 46, 52), vary=0.1)
 
-        def inside(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
+        def inside(x: Array, y: Array, z: Array) -> Mask:
             lobes = (right.level(x, y, z) < 1) | (left.level(x, y, z) < 1)
             kept = (porta.level(x, y, z) > 1) & (body.torso(x, y, body.wall()) < 1)
             return lobes & kept & (z < body.diaphragm(x, y) - 3)
@@ -392,23 +300,9 @@ class Anatomist:
             self._tube("vein", ((-34, -15, 34), (-60, -10, 50), (-100, -5, 55)), 4.5, label=1),
             self._tube("vein", ((-24, 10, 95), (-60, 5, 80), (-95, 20, 60)), 4.5, label=1),
         ]
-        inside_liver = [
-            replace(branch, inside=lambda x, y, z, b=branch: b.inside(x, y, z) & inside(x, y, z)) for branch in branches
-        ]
+        inside_liver = [replace(branch, inside=partial(_both, branch.inside, inside)) for branch in branches]
         return [liver, *inside_liver, bladder]
 
 
-def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The rotation by `angles` about x, then y, then z (radians)."""
-    turn = np.eye(3)
-    for axis, angle in enumerate(angles):
-        first, second = [other for other in range(3) if other != axis]
-        step = np.eye(3)
-        step[first, first] = step[second, second] = np.cos(angle)
-        step[first, second], step[second, first] = -np.sin(angle), np.sin(angle)
-        turn = step @ turn
-    return turn.astype(np.float32)
-
-
-def _shifted(point: Point, by: float) -> Point:
-    return point[0] + by, point[1] + by, point[2] + by
+def _both(first: Callable[..., Mask], second: Callable[..., Mask], x: Array, y: Array, z: Array) -> Mask:
+    return first(x, y, z) & second(x, y, z)

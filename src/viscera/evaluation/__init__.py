@@ -1,0 +1,1 @@
+"""Scoring label maps against references: metrics, tables, and pictures to look at."""

@@ -1,0 +1,221 @@
+"""Scoring predicted label maps against references, in memory or file by file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.errors import ConfigError, GeometryError, ReadError
+from viscera.evaluation.metrics import EMPTY_SCORES, FLARE_TOLERANCE_MM, EmptyRule, dice, header_spacing, surface_dice
+from viscera.evaluation.tables import CaseScore, Evaluation
+from viscera.labels import BACKGROUND, LABEL_COUNT, ORGANS
+from viscera.volume import LabelMap
+
+_LOGGER = logging.getLogger(__name__)
+
+_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+# A file may end in one of these without it being part of the case's name.
+_ROLES = ("_labels", "_label", "_seg", "_segmentation", "_dseg")
+
+Files = Path | Mapping[str, Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig:
+    """How label maps are scored; the defaults are FLARE 2021's.
+
+    Attributes:
+        tolerance_mm: Tolerance of the surface Dice, for every organ.
+        empty: Rule for empty masks, a row of `metrics.EMPTY_SCORES`.
+        reference_labels: Where references use other labels: their label to index in the organ table; labels not listed
+            become background. None: labels must be those of the organ table.
+        prediction_labels: The same for predictions.
+    """
+
+    tolerance_mm: float = FLARE_TOLERANCE_MM
+    empty: EmptyRule = "flare"
+    reference_labels: Mapping[int, int] | None = None
+    prediction_labels: Mapping[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        targets = {*(self.reference_labels or {}).values(), *(self.prediction_labels or {}).values()}
+        sources = {*(self.reference_labels or {}), *(self.prediction_labels or {})}
+        for holds, name, expected, got in (
+            (self.tolerance_mm >= 0, "tolerance_mm", "a tolerance of 0 mm or more", self.tolerance_mm),
+            (self.empty in EMPTY_SCORES, "empty", f"one of {', '.join(EMPTY_SCORES)}", self.empty),
+            (targets <= set(range(LABEL_COUNT)), "labels", f"labels mapped to 0..{LABEL_COUNT - 1}", sorted(targets)),
+            (sources <= set(range(256)), "labels", "labels of 0..255 to map from", sorted(sources)),
+        ):
+            if not holds:
+                raise ConfigError(
+                    f"setting ScoringConfig.{name}", expected=expected, got=repr(got), remedy="Correct the value"
+                )
+
+
+def evaluate_label_maps(
+    reference: LabelMap, prediction: LabelMap, *, case: str = "case", config: ScoringConfig | None = None
+) -> tuple[CaseScore, ...]:
+    """The scores of one prediction, one per organ in the order of the organ table.
+
+    Args:
+        reference: What is taken to be right.
+        prediction: On the reference's grid.
+        case: Name to put into the scores.
+        config: None is FLARE 2021's scoring.
+
+    Raises:
+        GeometryError: If the grids differ.
+        ReadError: If a label is not in the organ table and no mapping is given.
+    """
+    config = config or ScoringConfig()
+    _check_grids(reference, prediction, case)
+    expected = _organ_labels(reference.labels, config.reference_labels, f"the reference of {case}")
+    predicted = _organ_labels(prediction.labels, config.prediction_labels, f"the prediction of {case}")
+    spacing_zyx_mm = header_spacing(reference.grid)
+    scores = []
+    for organ in ORGANS:
+        masks = expected == organ.index, predicted == organ.index
+        reference_ml, prediction_ml = (int(np.count_nonzero(mask)) * reference.grid.voxel_ml for mask in masks)
+        scores.append(
+            CaseScore(
+                case=case,
+                organ=organ.name,
+                dsc=dice(*masks, empty=config.empty),
+                nsd=surface_dice(*masks, spacing_zyx_mm, config.tolerance_mm, empty=config.empty),
+                reference_ml=reference_ml,
+                prediction_ml=prediction_ml,
+            )
+        )
+    return tuple(scores)
+
+
+def evaluate_cases(
+    references: Files,
+    predictions: Files,
+    *,
+    config: ScoringConfig | None = None,
+    on_case: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """The scores of every reference's prediction, cases sorted by name.
+
+    Args:
+        references: A folder of label maps, one file, or files by case name. In a folder, a case's name is the file name
+            without its format suffix and without one ending such as `_seg` or `_labels`.
+        predictions: The same. One file is paired with one file whatever their names.
+        config: None is FLARE 2021's scoring.
+        on_case: Called before each case with its name, its number from 0, and how many cases there are.
+
+    Raises:
+        ReadError: If there are no references, a prediction is missing, two files of a folder have one case name, a file
+            cannot be read, or a label is unknown.
+        GeometryError: If the grids of a pair differ.
+    """
+    from viscera.read import read_label_map
+
+    config = config or ScoringConfig()
+    pairs, without_reference = _pairs(references, predictions)
+    if without_reference:
+        _LOGGER.warning("%d predictions have no reference and are not scored", len(without_reference))
+    scores: list[CaseScore] = []
+    for number, (case, (reference, prediction)) in enumerate(pairs.items()):
+        if on_case is not None:
+            on_case(case, number, len(pairs))
+        maps = read_label_map(reference), read_label_map(prediction)
+        scores += evaluate_label_maps(*maps, case=case, config=config)
+    return Evaluation(
+        scores=tuple(scores),
+        tolerance_mm=config.tolerance_mm,
+        empty=config.empty,
+        without_reference=without_reference,
+    )
+
+
+def case_name(path: Path) -> str:
+    """The name of the case a label map belongs to: `case7` for `case7.nii.gz` and `case7_seg.nrrd`."""
+    suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), "")
+    stem = path.name.removesuffix(path.name[len(path.name) - len(suffix) :]) if suffix else path.name
+    role = next((role for role in _ROLES if stem.endswith(role) and stem != role), "")
+    return stem.removesuffix(role)
+
+
+def _pairs(references: Files, predictions: Files) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
+    """(reference, prediction) by case name, sorted; and the names of predictions without reference."""
+    files = [path for path in (references, predictions) if isinstance(path, Path) and not path.is_dir()]
+    if len(files) == 2:
+        return {case_name(files[0]): (files[0], files[1])}, ()
+    expected, found = _by_case(references, "references"), _by_case(predictions, "predictions")
+    if missing := sorted(set(expected) - set(found)):
+        raise ReadError(
+            f"pairing {len(expected)} references with predictions",
+            expected="a prediction for every reference",
+            got=f"none for {', '.join(missing)}",
+            remedy="Add the missing predictions, named like their references, or take those references away",
+        )
+    pairs = {case: (expected[case], found[case]) for case in sorted(expected)}
+    return pairs, tuple(sorted(set(found) - set(expected)))
+
+
+def _by_case(files: Files, what: str) -> dict[str, Path]:
+    if isinstance(files, Mapping):
+        listed = [(name, Path(path)) for name, path in files.items()]
+    elif files.is_dir():
+        listed = [(case_name(path), path) for path in sorted(files.iterdir()) if path.name.lower().endswith(_SUFFIXES)]
+    else:
+        listed = [(case_name(files), files)]
+    by_case: dict[str, Path] = {}
+    for name, path in listed:
+        if name in by_case:
+            raise ReadError(
+                f"listing {what}",
+                expected="one file per case",
+                got=f"{by_case[name].name} and {path.name}, both for case {name}",
+                remedy="Move one of them away, or give the files by case name",
+            )
+        by_case[name] = path
+    if not by_case:
+        raise ReadError(
+            f"listing {what} in {files}",
+            expected=f"files ending in {', '.join(_SUFFIXES)}",
+            got="none",
+            remedy="Give the folder the label maps lie in",
+        )
+    return by_case
+
+
+def _check_grids(reference: LabelMap, prediction: LabelMap, case: str) -> None:
+    if not reference.grid.matches(prediction.grid):
+        grids = [
+            f"{grid.shape_zyx} voxels at {[round(step, 4) for step in grid.spacing_zyx_mm]} mm"
+            f" from {[round(at, 2) for at in grid.origin_xyz_mm]}"
+            for grid in (reference.grid, prediction.grid)
+        ]
+        raise GeometryError(
+            f"scoring {case}",
+            expected=f"the prediction on the reference's grid, {grids[0]}",
+            got=grids[1] if grids[0] != grids[1] else f"{grids[1]} with other axes",
+            remedy="Bring the prediction onto the reference's grid",
+        )
+
+
+def _organ_labels(labels: NDArray[np.uint8], mapping: Mapping[int, int] | None, what: str) -> NDArray[Any]:
+    """The labels in terms of the organ table."""
+    if mapping is not None:
+        table = np.full(256, BACKGROUND, dtype=np.uint8)
+        for source, target in mapping.items():
+            table[source] = target
+        return table[labels]
+    if int(labels.max()) >= LABEL_COUNT:
+        unknown = np.unique(labels[labels >= LABEL_COUNT]).tolist()
+        raise ReadError(
+            f"reading the labels of {what}",
+            expected=f"labels 0 to {LABEL_COUNT - 1}",
+            got=", ".join(map(str, unknown)),
+            remedy="Give a mapping from its labels to those of the organ table",
+        )
+    return labels

@@ -1,0 +1,120 @@
+"""Volume, density and completeness of each organ in a scan, as records, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.errors import GeometryError
+from viscera.geometry import Grid
+from viscera.labels import ORGANS
+from viscera.volume import LabelMap, Volume
+
+# First and last face of each axis of an array in canonical orientation (z to the head, y to the back, x to the left).
+_CANONICAL_FACES = (("inferior", "superior"), ("anterior", "posterior"), ("right", "left"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganStatistics:
+    """What a label map says about one organ.
+
+    Attributes:
+        organ: Name in the organ table.
+        voxels: Voxels with the organ's label.
+        volume_ml: Their volume.
+        mean_hu, sd_hu: Mean and standard deviation of their HU (over all of them, n); None for an absent organ.
+        border_faces: Faces of the scan the organ touches, so that it may be cut there: superior, inferior, anterior,
+            posterior, left, right (the patient's), each the face nearest to that direction.
+    """
+
+    organ: str
+    voxels: int
+    volume_ml: float
+    mean_hu: float | None
+    sd_hu: float | None
+    border_faces: tuple[str, ...]
+
+    @property
+    def touches_border(self) -> bool:
+        """Whether the organ reaches the edge of the scan, so that its volume may be too small."""
+        return bool(self.border_faces)
+
+
+def organ_statistics(volume: Volume, label_map: LabelMap) -> tuple[OrganStatistics, ...]:
+    """The statistics of every organ of the organ table, in its order; labels outside the table are not counted.
+
+    Needs little memory beside the arrays: one slab's voxels at a time, summed exactly as integers.
+
+    Raises:
+        GeometryError: If the label map lies on another grid than the volume.
+    """
+    if not volume.grid.matches(label_map.grid):
+        raise GeometryError(
+            "measuring organs",
+            expected=f"a label map on the volume's grid of {volume.grid.shape_zyx} voxels",
+            got=f"one of {label_map.grid.shape_zyx} voxels, or elsewhere in space",
+            remedy="Bring the label map onto the volume's grid",
+        )
+    sums = _sums(volume.hu, label_map.labels)
+    faces = _border_faces(label_map.labels, label_map.grid)
+    return tuple(
+        _record(organ.name, sums[organ.index], volume.grid.voxel_ml, faces.get(organ.index, ())) for organ in ORGANS
+    )
+
+
+def _sums(hu: NDArray[np.int16], labels: NDArray[np.uint8]) -> dict[int, tuple[int, int, int]]:
+    """Per organ index: the number of voxels, the sum of their HU and of its squares."""
+    sums = {organ.index: (0, 0, 0) for organ in ORGANS}
+    for hu_slab, label_slab in zip(hu, labels, strict=True):
+        present = np.flatnonzero(np.bincount(label_slab.ravel(), minlength=len(ORGANS) + 1))
+        for index in sums.keys() & set(present.tolist()):
+            values = hu_slab[label_slab == index].astype(np.int64)
+            count, total, squares = sums[index]
+            sums[index] = (count + values.size, total + int(values.sum()), squares + int(values @ values))
+    return sums
+
+
+def _border_faces(labels: NDArray[np.uint8], grid: Grid) -> dict[int, tuple[str, ...]]:
+    """The faces each label touches, by label."""
+    turned = grid.to_canonical().apply(labels)
+    faces: dict[int, tuple[str, ...]] = {}
+    for axis, names in enumerate(_CANONICAL_FACES):
+        for position, name in zip((0, -1), names, strict=True):
+            for index in np.unique(turned.take(position, axis=axis)).tolist():
+                faces[index] = (*faces.get(index, ()), name)
+    return faces
+
+
+def _record(organ: str, sums: tuple[int, int, int], voxel_ml: float, faces: tuple[str, ...]) -> OrganStatistics:
+    count, total, squares = sums
+    mean = total / count if count else None
+    # Integers keep the difference of two large numbers exact.
+    sd = math.sqrt(count * squares - total * total) / count if count else None
+    return OrganStatistics(
+        organ=organ, voxels=count, volume_ml=count * voxel_ml, mean_hu=mean, sd_hu=sd, border_faces=faces
+    )
+
+
+def statistics_csv(statistics: Sequence[OrganStatistics]) -> str:
+    """CSV with one row per organ; HU of absent organs are empty, several border faces are separated by a space."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["organ", "voxels", "volume_ml", "mean_hu", "sd_hu", "touches_border", "border_faces"])
+    for row in statistics:
+        hu = ["" if value is None else f"{value:.2f}" for value in (row.mean_hu, row.sd_hu)]
+        border = ["yes" if row.touches_border else "no", " ".join(row.border_faces)]
+        writer.writerow([row.organ, row.voxels, f"{row.volume_ml:.3f}", *hu, *border])
+    return text.getvalue()
+
+
+def statistics_json(statistics: Sequence[OrganStatistics]) -> str:
+    """JSON with one object per organ; HU of absent organs are null."""
+    rows = [{**asdict(row), "touches_border": row.touches_border} for row in statistics]
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

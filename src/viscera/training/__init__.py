@@ -1,0 +1,1 @@
+"""Training of both networks: cases, augmentation, losses and one loop for both stages."""

@@ -1,0 +1,142 @@
+"""Pairing and scoring label maps, in memory and from files."""
+
+import nibabel
+import numpy as np
+import pytest
+
+from viscera.errors import ConfigError, GeometryError, ReadError
+from viscera.evaluation.evaluate import ScoringConfig, case_name, evaluate_cases, evaluate_label_maps
+from viscera.geometry import Grid
+from viscera.volume import LabelMap
+
+SHAPE = (10, 11, 12)
+GRID = Grid.from_axes(SHAPE, spacing_zyx_mm=(3.0, 2.0, 1.0), direction_zyx=np.eye(3)[::-1], origin_xyz_mm=(-5, 7, 11))
+LIVER, KIDNEY, SPLEEN, PANCREAS = range(4)
+
+
+def label_map(*, shift=0, grid=GRID, liver=1, kidney=2):
+    """A liver of 4x3x2 voxels, moved by `shift` along x, and a kidney of one voxel that stays."""
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[3:7, 4:7, 5 + shift : 7 + shift] = liver
+    labels[8, 9, 10] = kidney
+    return LabelMap(labels=labels, grid=grid)
+
+
+def save(path, labels):
+    path.parent.mkdir(exist_ok=True)
+    image = nibabel.Nifti1Image(labels.labels.transpose(2, 1, 0), labels.grid.nifti_affine())
+    nibabel.save(image, path)
+    return path
+
+
+class TestInMemory:
+    def test_scores_and_volumes_of_every_organ(self):
+        scores = evaluate_label_maps(label_map(), label_map(shift=1), case="a")
+        assert [score.organ for score in scores] == ["liver", "kidney", "spleen", "pancreas"]
+        liver = scores[LIVER]
+        assert (liver.case, liver.dsc, liver.nsd) == ("a", 0.5, 1.0)
+        assert (liver.reference_ml, liver.prediction_ml) == pytest.approx((0.144, 0.144))
+        assert (scores[KIDNEY].dsc, scores[KIDNEY].nsd, scores[KIDNEY].reference_ml) == (1.0, 1.0, pytest.approx(0.006))
+
+    def test_the_tolerance_is_used(self):
+        config = ScoringConfig(tolerance_mm=0.5)
+        assert evaluate_label_maps(label_map(), label_map(shift=1), config=config)[LIVER].nsd < 1.0
+
+    def test_organs_absent_in_both(self):
+        assert evaluate_label_maps(label_map(), label_map())[SPLEEN].dsc == 1.0
+        undefined = evaluate_label_maps(label_map(), label_map(), config=ScoringConfig(empty="nan"))[SPLEEN]
+        assert np.isnan([undefined.dsc, undefined.nsd]).all()
+
+    def test_noise_in_an_oblique_affine_does_not_change_the_score(self):
+        noisy = Grid(shape_zyx=SHAPE, affine=GRID.affine * np.array([[1 + 1e-7] * 3 + [1.0]]))
+        scores = evaluate_label_maps(label_map(grid=noisy), label_map(shift=1, grid=noisy))
+        assert scores[LIVER].nsd == 1.0
+
+    def test_grids_that_differ(self):
+        moved = Grid.from_axes(SHAPE, spacing_zyx_mm=(3, 2, 1), direction_zyx=np.eye(3)[::-1], origin_xyz_mm=(0, 0, 0))
+        with pytest.raises(GeometryError, match="the reference's grid"):
+            evaluate_label_maps(label_map(), label_map(grid=moved))
+
+    def test_an_unknown_label(self):
+        with pytest.raises(ReadError, match=r"prediction of a.*got 6\."):
+            evaluate_label_maps(label_map(), label_map(liver=6), case="a")
+
+    def test_labels_of_another_table_are_mapped_and_the_rest_is_background(self):
+        config = ScoringConfig(reference_labels={6: 1})
+        liver, kidney, *_ = evaluate_label_maps(label_map(liver=6, kidney=2), label_map(), config=config)
+        assert (liver.dsc, kidney.dsc) == (1.0, 0.0)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{"tolerance_mm": -1.0}, {"empty": "skip"}, {"reference_labels": {1: 5}}, {"prediction_labels": {300: 1}}],
+    )
+    def test_settings_out_of_range(self, settings):
+        with pytest.raises(ConfigError, match="ScoringConfig"):
+            ScoringConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("case7.nii.gz", "case7"),
+        ("case7_seg.NII", "case7"),
+        ("case.7_labels.nrrd", "case.7"),
+        ("_seg.mha", "_seg"),
+        ("x_seg_dseg.mhd", "x_seg"),
+    ],
+)
+def test_case_names(tmp_path, name, case):
+    assert case_name(tmp_path / name) == case
+
+
+class TestFiles:
+    @pytest.fixture
+    def folders(self, tmp_path):
+        for case in ("b", "a"):
+            save(tmp_path / "references" / f"{case}_labels.nii.gz", label_map())
+            save(tmp_path / "predictions" / f"{case}.nii", label_map(shift=int(case == "b")))
+        return tmp_path / "references", tmp_path / "predictions"
+
+    def test_folder_against_folder_in_the_order_of_names(self, folders):
+        evaluation = evaluate_cases(*folders)
+        assert evaluation.cases == ("a", "b")
+        assert [score.dsc for score in evaluation.scores if score.organ == "liver"] == [1.0, 0.5]
+
+    def test_files_by_case_name(self, folders):
+        references = {"one": folders[0] / "a_labels.nii.gz"}
+        evaluation = evaluate_cases(references, {"one": folders[1] / "b.nii"})
+        assert (evaluation.cases, evaluation.scores[LIVER].dsc) == (("one",), 0.5)
+
+    def test_file_against_file_whatever_the_names(self, folders):
+        evaluation = evaluate_cases(folders[0] / "a_labels.nii.gz", folders[1] / "b.nii")
+        assert (evaluation.cases, evaluation.scores[LIVER].dsc) == (("a",), 0.5)
+
+    def test_missing_predictions_are_named_and_nothing_is_scored(self, folders):
+        save(folders[0] / "c.nii.gz", label_map())
+        (folders[1] / "a.nii").unlink()
+        with pytest.raises(ReadError, match="none for a, c"):
+            evaluate_cases(*folders)
+
+    def test_predictions_without_reference_are_reported(self, folders):
+        save(folders[1] / "z.nii.gz", label_map())
+        assert evaluate_cases(*folders).without_reference == ("z",)
+
+    def test_two_files_for_one_case(self, folders):
+        save(folders[0] / "a.nii.gz", label_map())
+        with pytest.raises(ReadError, match="both for case a"):
+            evaluate_cases(*folders)
+
+    def test_a_folder_without_label_maps(self, folders, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ReadError, match="listing references"):
+            evaluate_cases(tmp_path / "empty", folders[1])
+
+    def test_progress(self, folders):
+        seen = []
+        evaluate_cases(*folders, on_case=lambda *progress: seen.append(progress))
+        assert seen == [("a", 0, 2), ("b", 1, 2)]
+
+    def test_settings_reach_the_scores(self, folders):
+        evaluation = evaluate_cases(*folders, config=ScoringConfig(tolerance_mm=0.5, empty="nan"))
+        assert (evaluation.tolerance_mm, evaluation.empty) == (0.5, "nan")
+        assert evaluation.scores[4 + LIVER].nsd < 1.0
