@@ -55,6 +55,8 @@ class TrainConfig:
         learning_rate: Adam's.
         schedule: The rate stays, or falls along half a cosine to a hundredth after 100 steps of warm-up.
         lambdas: Weights of the cross-entropies of the local and the spatial logits.
+        localise_cross_entropy: Weight of an added cross-entropy in localisation. The generalised Dice loss has next to
+            no gradient on scans without organs, so without this nothing is learnt from them; 0 as published.
         l2: Weight of the squared 3x3x3 kernels in the loss.
         clip_factor, clip_start, clip_alpha: The gradient's norm is cut at this factor times its running mean, which
             starts at `clip_start` and follows with weight `clip_alpha`.
@@ -71,6 +73,7 @@ class TrainConfig:
     learning_rate: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
     lambdas: tuple[float, float] = (1.0, 1.0)
+    localise_cross_entropy: float = 0.0
     l2: float = 1e-6
     clip_factor: float = 5.0
     clip_start: float = 10.0
@@ -124,7 +127,7 @@ def training_sample(case: TrainingCase, stage: Stage, config: TrainConfig, rng: 
     smoothed = torch.from_numpy(resample(case.hu, case.grid, case.grid, sigma_mm=settings.sigma_mm, outside=0.0))
     image = sample(smoothed[None] / settings.hu_scale, positions, nearest=False, outside=air(settings.hu_scale))
     image = jitter_intensity(image, config.augment, rng)
-    labels = torch.from_numpy(case.labels)
+    labels = torch.tensor(case.labels)
     if stage == "localise":
         truth = sample((labels > 0)[None], positions, nearest=True, outside=0)
         return image[None], truth.to(torch.uint8)
@@ -165,7 +168,7 @@ class Trainer:
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
             output = self.network(image.to(memory_format=torch.channels_last_3d))
         if self.stage == "localise":
-            loss = localisation_loss(output, target)
+            loss = localisation_loss(output, target, self.config.localise_cross_entropy)
         else:
             loss = segmentation_loss(output, target, self.config.lambdas)
         penalty = sum((kernel**2).sum() for kernel in self.kernels)
@@ -243,7 +246,7 @@ def train(
     """
     rng = np.random.default_rng([config.seed, 3])
     trainer = Trainer(stage, config, initial)
-    write_text(json.dumps({"stage": stage, **asdict(config)}, indent=2) + "\n", run / "config.json")
+    write_text(json.dumps(asdict(config), indent=2) + "\n", run / "config.json")
     recent: list[float] = []
     lines: list[str] = []
     begun = time.monotonic()

@@ -33,9 +33,12 @@ def generalised_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     return (1.0 - 2.0 * (overlap + DICE_EPSILON) / (total + DICE_EPSILON)).mean()
 
 
-def localisation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """The generalised Dice loss of the softmax of (b, 2, z, y, x) logits."""
-    return generalised_dice_loss(torch.softmax(logits.float(), dim=1), target)
+def localisation_loss(logits: Tensor, target: Tensor, cross_entropy: float = 0.0) -> Tensor:
+    """The generalised Dice loss of the softmax of (b, 2, z, y, x) logits, plus a weighted cross-entropy."""
+    loss = generalised_dice_loss(torch.softmax(logits.float(), dim=1), target)
+    if cross_entropy > 0:
+        loss = loss + cross_entropy * F.cross_entropy(logits.float(), target)
+    return loss
 
 
 def segmentation_loss(output: tuple[Tensor, Tensor, Tensor], target: Tensor, weights: tuple[float, float]) -> Tensor:

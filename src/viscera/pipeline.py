@@ -1,0 +1,145 @@
+"""The whole path from a CT to its label map: the stages in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from viscera.config import ModelConfig, StageConfig
+from viscera.crop import region_box, region_grid
+from viscera.errors import NothingFoundError
+from viscera.geometry import Box, Grid
+from viscera.localise import organ_box
+from viscera.preprocess import fitted_grid, network_input
+from viscera.restore import restore_labels
+from viscera.segment import network_answer
+from viscera.volume import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from viscera.engines import Engine
+
+# A spacing that grew by less than this is not worth a note.
+_NOTED_GROWTH_MM = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """The labels of one CT and how they came about.
+
+    Attributes:
+        label_map: Labels on exactly the CT's grid, and the same grid object.
+        region: The box the segmentation was meant to hold (organs and margin), in mm along the axes of the CT's
+            canonical grid (`Grid.to_canonical`); None if nothing was found.
+        region_grid: The grid the segmentation network worked on, in canonical axes; None if nothing was found.
+        notes: What a reader of the result should know, one sentence each: the volume's notes, then the stages'.
+        seconds: Wall-clock seconds by stage, in order: preprocess, localise, crop, segment, restore.
+    """
+
+    label_map: LabelMap
+    region: Box | None
+    region_grid: Grid | None
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def segment_volume(
+    volume: Volume,
+    engine: Engine,
+    model: ModelConfig,
+    *,
+    allow_empty: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+) -> Segmentation:
+    """The organs of one abdominal CT, on exactly its own grid.
+
+    The CT is turned to canonical axes (z to the head, y to the back, x to the left) without touching its voxels, and
+    the labels are turned back. Nothing is kept between calls.
+
+    Args:
+        volume: Any orientation and spacing; oblique and sheared grids are worked on along their own axes.
+        engine: Runs the two networks.
+        model: Sampling, margin and networks, as the engine's bundle states them.
+        allow_empty: Return an all-background map with a note when no organ is found.
+        on_stage: Called with each stage's name as it begins.
+
+    Raises:
+        NothingFoundError: If no organ is found and `allow_empty` is not set.
+        BundleError: If a network answers with an unexpected shape or with values that are not finite.
+    """
+    stages = _Stages(on_stage=on_stage)
+    turn = volume.grid.to_canonical()
+    hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
+
+    with stages.run("preprocess"):
+        scout_grid = fitted_grid(grid, grid.box(), model.localise)
+        scout = network_input(hu, grid, scout_grid, model.localise)
+    notes = volume.notes + _growth_note("localisation", scout_grid, model.localise)
+
+    try:
+        with stages.run("localise"):
+            organs = organ_box(network_answer(engine, "localise", scout, 2), scout_grid, grid)
+    except NothingFoundError:
+        if not allow_empty:
+            raise
+        return _empty(volume, notes, stages.seconds)
+
+    with stages.run("crop"):
+        target = region_grid(grid, organs, model)
+        region = network_input(hu, grid, target, model.segment)
+    notes += _growth_note("segmentation", target, model.segment)
+
+    with stages.run("segment"):
+        probabilities = network_answer(engine, "segment", region, model.scn.labels)
+
+    with stages.run("restore"):
+        # Turned back while still small: the labels are then written once, in the scan's own order.
+        back = turn.inverse()
+        labels = restore_labels(back.apply(probabilities), back.apply_to_grid(target), volume.grid)
+
+    return Segmentation(
+        label_map=LabelMap(labels=labels, grid=volume.grid),
+        region=region_box(grid, organs, model.margin_mm),
+        region_grid=target,
+        notes=notes,
+        seconds=stages.seconds,
+    )
+
+
+def _empty(volume: Volume, notes: tuple[str, ...], seconds: dict[str, float]) -> Segmentation:
+    return Segmentation(
+        label_map=LabelMap(labels=np.zeros(volume.grid.shape_zyx, dtype=np.uint8), grid=volume.grid),
+        region=None,
+        region_grid=None,
+        notes=(*notes, "No organ was found; the label map is empty."),
+        seconds=seconds,
+    )
+
+
+def _growth_note(stage: str, grid: Grid, config: StageConfig) -> tuple[str, ...]:
+    spacing_mm = grid.spacing_zyx_mm[0]
+    if spacing_mm - config.spacing_mm < _NOTED_GROWTH_MM:
+        return ()
+    return (f"The {stage} worked at {spacing_mm:.2f} mm instead of {config.spacing_mm:g} mm, to hold the extent.",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stages:
+    """Announces and times the stages of one case."""
+
+    on_stage: Callable[[str], None] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def run(self, name: str) -> Iterator[None]:
+        if self.on_stage is not None:
+            self.on_stage(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - start

@@ -1,0 +1,65 @@
+"""The published losses against hand-worked values and finite differences."""
+
+import math
+
+import pytest
+import torch
+
+from viscera.training.losses import generalised_dice_loss, localisation_loss, one_hot, segmentation_loss
+
+LABELS = torch.tensor([[[[0, 0, 0, 1]]]])  # one case, three background voxels, one of an organ
+
+
+def test_one_hot_puts_the_label_on_the_second_axis():
+    maps = one_hot(LABELS, 3)
+    assert maps.shape == (1, 3, 1, 1, 4)
+    assert maps[0, :, 0, 0, 3].tolist() == [0, 1, 0]
+
+
+def test_dice_loss_of_a_perfect_prediction_is_nothing():
+    target = one_hot(LABELS, 2)
+    assert generalised_dice_loss(target, target).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_dice_loss_against_a_value_worked_by_hand():
+    target = one_hot(LABELS, 2)
+    probabilities = torch.full_like(target, 0.5)
+    background, organ = 1 / (9 + 1e-4), 1 / (1 + 1e-4)
+    overlap = background * 1.5 + organ * 0.5
+    total = background * (3 + 4 * 0.25) + organ * (1 + 4 * 0.25)
+    expected = 1 - 2 * (overlap + 1e-8) / (total + 1e-8)
+    assert generalised_dice_loss(probabilities, target).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_dice_loss_of_a_batch_is_the_mean_of_its_cases():
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 3, (2, 3, 4, 5), generator=generator)
+    probabilities = torch.rand(2, 3, 3, 4, 5, generator=generator)
+    target = one_hot(labels, 3)
+    single = [generalised_dice_loss(probabilities[i : i + 1], target[i : i + 1]).item() for i in range(2)]
+    assert generalised_dice_loss(probabilities, target).item() == pytest.approx(sum(single) / 2, rel=1e-6)
+
+
+def test_localisation_loss_adds_the_cross_entropy_only_when_asked():
+    logits, target = torch.zeros(1, 2, 1, 1, 4), one_hot(LABELS, 2)
+    plain = localisation_loss(logits, target).item()
+    assert plain == pytest.approx(generalised_dice_loss(torch.full_like(target, 0.5), target).item())
+    assert localisation_loss(logits, target, 2.0).item() == pytest.approx(plain + 2 * math.log(2))
+
+
+def test_segmentation_loss_weighs_both_cross_entropies():
+    target = one_hot(LABELS, 2)
+    probabilities, local, spatial = torch.full_like(target, 0.5), torch.zeros_like(target), torch.full_like(target, 2.0)
+    dice = generalised_dice_loss(probabilities, target).item()
+    of_zero = math.log(2)
+    of_two = (math.log1p(math.exp(-2)) + math.log1p(math.exp(2))) / 2  # half the targets are 1, half 0
+    loss = segmentation_loss((probabilities, local, spatial), target, (0.5, 3.0)).item()
+    assert loss == pytest.approx(dice + 0.5 * of_zero + 3 * of_two, rel=1e-6)
+
+
+def test_dice_gradient_points_to_the_truth():
+    target = one_hot(LABELS, 2)
+    probabilities = torch.full_like(target, 0.5).requires_grad_()
+    generalised_dice_loss(probabilities, target).backward()
+    assert (probabilities.grad[target > 0] < 0).all()
+    assert (probabilities.grad[target == 0] > 0).all()

@@ -1,0 +1,321 @@
+"""The whole path with an engine that thresholds HU: labels must come back where the voxels are."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from viscera.config import ModelConfig
+from viscera.errors import BundleError, NothingFoundError
+from viscera.geometry import AIR_HU, Grid, Reorientation
+from viscera.pipeline import segment_volume
+from viscera.volume import Volume
+
+MODEL = ModelConfig()
+STAGES = ["preprocess", "localise", "crop", "segment", "restore"]
+UPRIGHT = np.eye(3)[:, ::-1]
+ALL_48 = [
+    Reorientation(axes=axes, flipped=flipped)
+    for axes in itertools.permutations(range(3))
+    for flipped in itertools.product((False, True), repeat=3)
+]
+# Two balls of different size off the middle: (world x, y, z), radius in mm, HU, label. Fixed in the world.
+BALLS = (((-18.0, 11.0, 25.0), 24.0, 400, 1), ((25.0, -14.0, -20.0), 17.0, -400, 3))
+SCAN = Grid.from_axes(
+    (40, 58, 80), spacing_zyx_mm=(3.1, 2.2, 1.6), direction_zyx=UPRIGHT, origin_xyz_mm=(-63.0, -62.0, -60.0)
+)
+
+
+class ThresholdEngine:
+    """Calls what is brighter or darker than water by 200 HU an organ; air is background."""
+
+    name, precision = "threshold", "f32"
+
+    def __init__(self):
+        self.shapes = []
+
+    def run(self, stage, image):
+        self.shapes.append((stage, image.shape))
+        hu = image[:, 0] * 2048.0
+        bright = np.clip(hu / 400.0, 0, 1)
+        dark = np.where(hu > -800, np.clip(-hu / 400.0, 0, 1), 0)
+        if stage == "localise":
+            return np.stack([np.full_like(hu, 0.5), np.maximum(bright, dark)], axis=1).astype(np.float32)
+        probabilities = np.zeros((len(hu), 5, *hu.shape[1:]), dtype=np.float32)
+        probabilities[:, 1], probabilities[:, 3] = bright, dark
+        probabilities[:, 0] = 1 - bright - dark
+        return probabilities
+
+
+class Altered(ThresholdEngine):
+    """The same with one stage's answer replaced."""
+
+    def __init__(self, stage, change):
+        super().__init__()
+        self.stage, self.change = stage, change
+
+    def run(self, stage, image):
+        answer = super().run(stage, image)
+        return self.change(answer) if stage == self.stage else answer
+
+
+def places(grid):
+    return grid.world(np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape_zyx), indexing="ij"), axis=-1))
+
+
+def ball_labels(grid, balls=BALLS):
+    labels = np.zeros(grid.shape_zyx, dtype=np.uint8)
+    for centre, radius, _, label in balls:
+        labels[((places(grid) - centre) ** 2).sum(axis=-1) <= radius**2] = label
+    return labels
+
+
+def ball_volume(grid, balls=BALLS):
+    hu = np.zeros(grid.shape_zyx, dtype=np.int16)
+    labels = ball_labels(grid, balls)
+    for _, _, value, label in balls:
+        hu[labels == label] = value
+    return Volume(hu=hu, grid=grid)
+
+
+def dsc(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def assert_in_place(grid):
+    labels = segment_volume(ball_volume(grid), ThresholdEngine(), MODEL).label_map.labels
+    drawn = ball_labels(grid)
+    for label in (1, 3):
+        assert dsc(labels == label, drawn == label) > 0.95
+    assert set(np.unique(labels)) == {0, 1, 3}
+
+
+def oblique():
+    rotation = np.eye(3)
+    for angle, (a, b) in zip((0.3, -0.2, 0.4), ((0, 1), (1, 2), (0, 2)), strict=True):
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = math.cos(angle)
+        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+        rotation = rotation @ turn
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ SCAN.affine[:3, :3]
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(SCAN.shape_zyx) - 1) / 2)
+    return Grid(shape_zyx=SCAN.shape_zyx, affine=affine)
+
+
+def sheared():
+    shear = np.eye(4)
+    shear[1, 0] = 0.5  # every slice lies half a row further: a gantry tilted by 20 degrees
+    affine = SCAN.affine @ shear
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(SCAN.shape_zyx) - 1) / 2)
+    return Grid(shape_zyx=SCAN.shape_zyx, affine=affine)
+
+
+@pytest.mark.parametrize("turn", ALL_48, ids=str)
+def test_labels_stay_in_place_in_every_orientation(turn):
+    assert_in_place(turn.apply_to_grid(SCAN))
+
+
+@pytest.mark.parametrize("turn", ALL_48[::9], ids=str)
+@pytest.mark.parametrize("make", [oblique, sheared])
+def test_labels_stay_in_place_on_tilted_grids(make, turn):
+    assert_in_place(turn.apply_to_grid(make()))
+
+
+def test_labels_lie_on_exactly_the_volumes_grid():
+    grid = ALL_48[29].apply_to_grid(oblique())
+    label_map = segment_volume(ball_volume(grid), ThresholdEngine(), MODEL).label_map
+    assert label_map.grid is grid
+    assert label_map.labels.flags.c_contiguous
+
+
+def test_orientation_of_the_file_does_not_change_a_label():
+    expected = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL).label_map.labels
+    turn = Reorientation(axes=(2, 0, 1), flipped=(True, False, True))
+    stored = Volume(hu=np.ascontiguousarray(turn.apply(ball_volume(SCAN).hu)), grid=turn.apply_to_grid(SCAN))
+    labels = segment_volume(stored, ThresholdEngine(), MODEL).label_map.labels
+    assert (turn.undo(labels) != expected).mean() < 1e-5
+
+
+def test_networks_see_canonical_axes():
+    seen = []
+
+    class Watching(ThresholdEngine):
+        def run(self, stage, image):
+            seen.append(image)
+            return super().run(stage, image)
+
+    hu = ball_volume(SCAN).hu
+    for turn in (ALL_48[0], ALL_48[29]):
+        segment_volume(Volume(hu=turn.apply(hu), grid=turn.apply_to_grid(SCAN)), Watching(), MODEL)
+    np.testing.assert_allclose(seen[2], seen[0], atol=1e-5)
+    np.testing.assert_allclose(seen[3], seen[1], atol=1e-5)
+
+
+def test_networks_get_allowed_sizes_one_case_at_a_time():
+    engine = ThresholdEngine()
+    segment_volume(ball_volume(SCAN), engine, MODEL)
+    assert engine.shapes == [("localise", (1, 1, 32, 32, 32)), ("segment", (1, 1, 64, 64, 64))]
+
+
+def test_region_is_the_organs_box_with_margin_in_canonical_mm():
+    turned = ALL_48[29].apply_to_grid(SCAN)
+    model = dataclasses.replace(MODEL, margin_mm=10.0)
+    result = segment_volume(ball_volume(turned), ThresholdEngine(), model)
+    # The balls span -37 to 49, -31 to 35 and -42 to 42 mm (z, y, x); the scan's outer corner lies at -61.55, -63.1
+    # and -63.8 mm. The localiser sees them to a voxel of 6 mm.
+    assert result.region.lower_zyx_mm == pytest.approx((14.55, 22.1, 11.8), abs=7)
+    assert result.region.upper_zyx_mm == pytest.approx((120.55, 108.1, 115.8), abs=7)
+
+
+def test_region_grid_holds_the_region():
+    result = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
+    held = SCAN.box_from(result.region_grid, result.region_grid.box())
+    assert held.clipped(result.region) == result.region
+
+
+def test_stages_are_announced_in_order():
+    announced = []
+    segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, on_stage=announced.append)
+    assert announced == STAGES
+
+
+def test_stages_are_timed():
+    seconds = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL).seconds
+    assert list(seconds) == STAGES
+    assert all(value > 0 for value in seconds.values())
+
+
+def test_stages_are_announced_before_they_fail():
+    announced = []
+    with pytest.raises(NothingFoundError):
+        segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL, on_stage=announced.append)
+    assert announced == ["preprocess", "localise"]
+
+
+def test_nothing_found_is_an_error():
+    with pytest.raises(NothingFoundError, match="no foreground voxel"):
+        segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL)
+
+
+def test_nothing_found_never_reaches_the_segmentation():
+    engine = ThresholdEngine()
+    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allow_empty=True)
+    assert [stage for stage, _ in engine.shapes] == ["localise"]
+
+
+def test_allowed_empty_result_is_all_background_with_a_note():
+    result = segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL, allow_empty=True)
+    assert result.label_map.grid is SCAN
+    assert result.label_map.labels.shape == SCAN.shape_zyx
+    assert not result.label_map.labels.any()
+    assert result.notes == ("No organ was found; the label map is empty.",)
+    assert (result.region, result.region_grid) == (None, None)
+
+
+def test_allow_empty_changes_nothing_when_organs_are_found():
+    one = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
+    other = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allow_empty=True)
+    np.testing.assert_array_equal(other.label_map.labels, one.label_map.labels)
+    assert other.notes == ()
+
+
+def test_notes_of_the_volume_come_first():
+    volume = Volume(hu=np.zeros(SCAN.shape_zyx, dtype=np.int16), grid=SCAN, notes=("Two series were found.",))
+    result = segment_volume(volume, ThresholdEngine(), MODEL, allow_empty=True)
+    assert result.notes[0] == "Two series were found."
+    assert len(result.notes) == 2
+
+
+def wide_scan():
+    return Grid.from_axes(
+        (40, 50, 60), spacing_zyx_mm=(5, 6, 9), direction_zyx=UPRIGHT, origin_xyz_mm=(-266.0, -147.0, -98.0)
+    )
+
+
+WIDE_BALLS = (((-160.0, 11.0, 25.0), 50.0, 400, 1), ((160.0, -14.0, -20.0), 40.0, -400, 3))
+
+
+def test_grown_spacings_are_noted():
+    result = segment_volume(ball_volume(wide_scan(), WIDE_BALLS), ThresholdEngine(), MODEL)
+    # The scan is 540 mm wide against 80 voxels of the scout: 6.75 mm.
+    assert result.notes[0] == "The localisation worked at 6.75 mm instead of 6 mm, to hold the extent."
+    assert result.notes[1].startswith("The segmentation worked at 2.9")
+    assert len(result.notes) == 2
+
+
+def test_cases_do_not_change_each_other():
+    engine = ThresholdEngine()
+    cases = [ball_volume(SCAN), ball_volume(wide_scan(), WIDE_BALLS), ball_volume(sheared())]
+    alone = [segment_volume(case, ThresholdEngine(), MODEL) for case in cases]
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 1)):
+        for index in order:
+            result = segment_volume(cases[index], engine, MODEL)
+            np.testing.assert_array_equal(result.label_map.labels, alone[index].label_map.labels)
+            assert result.region_grid == alone[index].region_grid
+            assert result.notes == alone[index].notes
+
+
+def test_an_empty_case_leaves_no_trace_on_the_next():
+    engine = ThresholdEngine()
+    before = segment_volume(ball_volume(SCAN), engine, MODEL)
+    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allow_empty=True)
+    after = segment_volume(ball_volume(SCAN), engine, MODEL)
+    np.testing.assert_array_equal(after.label_map.labels, before.label_map.labels)
+    assert list(after.seconds) == STAGES
+
+
+def test_the_volume_is_left_as_it_is():
+    volume = ball_volume(SCAN)
+    before = volume.hu.copy()
+    segment_volume(volume, ThresholdEngine(), MODEL)
+    np.testing.assert_array_equal(volume.hu, before)
+
+
+def test_spacing_of_one_millimetre_is_not_replaced():
+    grid = Grid.from_axes(
+        (100, 110, 120), spacing_zyx_mm=(1, 1, 1), direction_zyx=UPRIGHT, origin_xyz_mm=(-60.0, -55.0, -50.0)
+    )
+    result = segment_volume(ball_volume(grid), ThresholdEngine(), MODEL)
+    ball = result.label_map.labels == 1
+    assert ball.sum() == pytest.approx(4 / 3 * math.pi * 24**3, rel=0.03)
+
+
+def test_a_scan_thinner_than_the_networks_smallest_input():
+    grid = Grid.from_axes(
+        (5, 70, 80), spacing_zyx_mm=(5, 2.2, 1.6), direction_zyx=UPRIGHT, origin_xyz_mm=(-63, -76, 15)
+    )
+    labels = segment_volume(ball_volume(grid), ThresholdEngine(), MODEL).label_map.labels
+    assert dsc(labels == 1, ball_labels(grid) == 1) > 0.95
+
+
+def test_air_around_the_scan_is_never_an_organ():
+    hu = np.full(SCAN.shape_zyx, AIR_HU, dtype=np.int16)
+    with pytest.raises(NothingFoundError):
+        segment_volume(Volume(hu=hu, grid=SCAN), ThresholdEngine(), MODEL)
+
+
+@pytest.mark.parametrize("stage", ["localise", "segment"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_answers_that_are_not_finite_are_refused(stage, value):
+    def spoil(answer):
+        answer[0, 1, 3, 4, 5] = value
+        return answer
+
+    with pytest.raises(BundleError, match="expected finite values"):
+        segment_volume(ball_volume(SCAN), Altered(stage, spoil), MODEL)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda p: p[:, :4], lambda p: p[:, :, 1:], lambda p: p[0]], ids=["labels", "size", "batch"]
+)
+def test_probabilities_of_another_shape_are_refused(change):
+    with pytest.raises(BundleError, match="running the segment network"):
+        segment_volume(ball_volume(SCAN), Altered("segment", change), MODEL)
+
+
+def test_logits_of_another_shape_are_refused():
+    with pytest.raises(BundleError, match="running the localise network"):
+        segment_volume(ball_volume(SCAN), Altered("localise", lambda answer: answer[:, :1]), MODEL)
