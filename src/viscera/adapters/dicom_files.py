@@ -1,0 +1,164 @@
+"""Where DICOM objects come from: folders, zips and single files, told apart by what is in them, not by names."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from viscera.errors import ReadError
+
+ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+# A study of several whole-body series stays below all of these; CT shrinks two- or threefold in a zip.
+LARGEST_FILE_COUNT = 100_000
+LARGEST_ZIP_BYTES = 8 * 2**30
+LARGEST_ZIP_RATIO = 100
+
+_SNIFFED_BYTES = 136
+# What pydicom begins with when the 128-byte preamble is missing: group 0002 or 0008, a small element number, and a
+# value representation or a length that fits.
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DicomSource:
+    """One DICOM object not yet read.
+
+    Attributes:
+        label: How errors name it.
+        size_bytes: Its length.
+        opened: Opens it, seekable, at its beginning.
+    """
+
+    label: str
+    size_bytes: int
+    opened: Callable[[], BinaryIO]
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether a file that begins with `head` (`_SNIFFED_BYTES`) is DICOM, with or without the usual preamble."""
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 8 or head[:2] not in _FIRST_GROUPS or head[3] != 0:
+        return False
+    explicit = head[4:6] in (b"UL", b"UI", b"CS", b"SH", b"LO", b"OB")
+    return explicit or int.from_bytes(head[4:8], "little") <= 64
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether `path` can be opened and is DICOM."""
+    try:
+        with path.open("rb") as file:
+            return looks_like_dicom(file.read(_SNIFFED_BYTES))
+    except OSError:
+        return False
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in `folder` and its sub-folders, sorted by name, those directly in a folder before deeper ones.
+
+    Raises:
+        ReadError: If there are more than any study has.
+    """
+    count = 0
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            count += 1
+            if count > LARGEST_FILE_COUNT:
+                raise ReadError(
+                    f"reading {folder}",
+                    expected=f"at most {LARGEST_FILE_COUNT} files",
+                    got="more",
+                    remedy="Give the folder of one study",
+                )
+            yield Path(parent, name)
+
+
+@contextmanager
+def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
+    """The DICOM objects of a folder with all below it, of a zip, or the one in a file; in order of their names.
+
+    Zips are read in memory and nothing is ever unpacked to disk, so names inside them cannot lead anywhere.
+
+    Raises:
+        ReadError: If a zip is damaged, locked or larger than any study, or nothing can be opened.
+    """
+    if path.is_dir():
+        yield [_file_source(file, file.name) for file in files_below(path) if is_dicom_file(file)]
+    elif is_zip_file(path):
+        doing = f"reading {path}"
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+            raise _bad_zip(doing, "a damaged one") from error
+        with archive:
+            yield [
+                _zip_source(archive, member, number, doing)
+                for number, member in enumerate(_checked_members(archive, path, doing), 1)
+                if looks_like_dicom(_member_bytes(archive, member, _SNIFFED_BYTES, doing))
+            ]
+    else:
+        yield [_file_source(path, path.name)]
+
+
+def is_zip_file(path: Path) -> bool:
+    """Whether `path` is a file that begins like a zip."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in ZIP_MAGICS
+    except OSError:
+        return False
+
+
+def _file_source(path: Path, label: str) -> DicomSource:
+    return DicomSource(label=label, size_bytes=path.stat().st_size, opened=lambda: path.open("rb"))
+
+
+def _bad_zip(doing: str, got: str) -> ReadError:
+    return ReadError(
+        doing, expected="a zip of DICOM files", got=got, remedy="Zip the series again without a password, or unpack it"
+    )
+
+
+def _checked_members(archive: zipfile.ZipFile, path: Path, doing: str) -> list[zipfile.ZipInfo]:
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    total, packed = sum(member.file_size for member in members), path.stat().st_size
+    if len(members) > LARGEST_FILE_COUNT or total > LARGEST_ZIP_BYTES or total > LARGEST_ZIP_RATIO * packed:
+        raise ReadError(
+            doing,
+            expected=f"at most {LARGEST_FILE_COUNT} files, {LARGEST_ZIP_BYTES} bytes and {LARGEST_ZIP_RATIO} times "
+            "the zip's own size when unpacked",
+            got=f"{len(members)} files and {total} bytes in {packed}",
+            remedy="Unpack it yourself if you trust it, and give the folder",
+        )
+    if any(member.flag_bits & 1 for member in members):
+        raise _bad_zip(doing, "one locked with a password")
+    return members
+
+
+def _zip_source(archive: zipfile.ZipFile, member: zipfile.ZipInfo, number: int, doing: str) -> DicomSource:
+    label = f"file {number} of the zip"  # names inside a zip may be people's names
+    return DicomSource(
+        label=label,
+        size_bytes=member.file_size,
+        opened=lambda: io.BytesIO(_member_bytes(archive, member, member.file_size, doing)),
+    )
+
+
+def _member_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, count: int, doing: str) -> bytes:
+    # With a count, zipfile unfolds no more than that even where the member's declared size is a lie, and it verifies
+    # the checksum at the end. That holds for deflate only; other methods it unfolds without a limit.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise _bad_zip(doing, "one compressed by another method than deflate")
+    try:
+        with archive.open(member) as file:
+            return file.read(count)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
+        raise _bad_zip(doing, "a damaged one") from error

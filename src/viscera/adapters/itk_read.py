@@ -1,0 +1,155 @@
+"""NRRD and MetaImage files, read with SimpleITK (extra `itk`)."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.adapters.nifti_read import DEFLATE_LARGEST_RATIO
+from viscera.adapters.raster import Raster, slab_slices
+from viscera.errors import GeometryError, MissingExtraError, ReadError
+from viscera.geometry import Grid
+from viscera.hounsfield import LARGEST_VOLUME_VOX
+
+# Text headers are far shorter.
+_HEADER_BYTES = 2**16
+# The spaces ITK knows how to turn into its own, LPS.
+_NRRD_SPACES = {
+    "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
+}  # fmt: skip
+_COMPRESSED_FORMATS = ("gzip", "gz", "bzip2", "bz2")
+
+
+def open_itk(path: Path) -> Raster:
+    """The image of an .nrrd, .mha or .mhd file.
+
+    SimpleITK keeps the whole image in its own type beside the slabs; for large scans NIfTI and DICOM are leaner.
+
+    Raises:
+        MissingExtraError: If SimpleITK is not installed.
+        ReadError: If the file is damaged, shorter than its header claims, or not one real-valued 3-D volume.
+        GeometryError: If its header does not say where the voxels lie.
+    """
+    doing = f"reading {path}"
+    try:
+        sitk: Any = importlib.import_module("SimpleITK")
+    except ImportError as error:
+        raise MissingExtraError(
+            doing, expected="SimpleITK", got="no such package", remedy="Install it with: pip install 'viscera[itk]'"
+        ) from error
+    data_file, compressed = _checked_text_header(path, doing)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        _require_real_volume(reader, sitk, doing)
+        _require_room(reader, sitk, data_file, compressed=compressed, doing=doing)
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise ReadError(
+            doing,
+            expected=f"a whole {path.suffix} file that SimpleITK can read",
+            got=_last_line(str(error)),
+            remedy="The file is cut off, damaged or of a kind ITK refuses: export it again, best as NIfTI",
+        ) from error
+    width, height, depth = image.GetSize()[:3]
+    spacing, direction, origin = image.GetSpacing(), image.GetDirection(), image.GetOrigin()
+    size = image.GetDimension()
+    grid = Grid.from_axes(
+        (depth, height, width),
+        spacing_zyx_mm=(spacing[2], spacing[1], spacing[0]),
+        direction_zyx=np.reshape(direction, (size, size))[:3, 2::-1],
+        origin_xyz_mm=(origin[0], origin[1], origin[2]),
+    )
+    return Raster(grid=grid, slope=1.0, intercept=0.0, slabs=_slabs(image, sitk, grid))
+
+
+def _slabs(image: Any, sitk: Any, grid: Grid) -> Iterator[NDArray[Any]]:
+    # The view is only valid while `image` lives, which this generator's frame sees to.
+    array = sitk.GetArrayViewFromImage(image).reshape(grid.shape_zyx)
+    step = slab_slices(grid.shape_zyx, array.dtype)
+    for start in range(0, grid.shape_zyx[0], step):
+        yield array[start : start + step]
+
+
+def _checked_text_header(path: Path, doing: str) -> tuple[Path, bool]:
+    """The file that holds the voxels and whether they are compressed; refuses headers without geometry."""
+    with path.open("rb") as file:
+        text = file.read(_HEADER_BYTES).decode("latin-1")
+    if path.suffix.lower() == ".nrrd":
+        if not text.startswith("NRRD"):
+            raise _not_that(doing, "an NRRD file", "a file that does not begin with NRRD")
+        lines = text.partition("\n\n")[0].replace("\r", "").splitlines()
+        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        known = fields.get("space", "").lower() in _NRRD_SPACES and "space directions" in fields
+        data_name, compressed = fields.get("data file", "local"), fields.get("encoding", "") in _COMPRESSED_FORMATS
+    else:
+        pairs = (line.partition("=") for line in text.splitlines()[:100])
+        fields = {name.strip().lower(): value.strip() for name, sign, value in pairs if sign}
+        if "ndims" not in fields:
+            raise _not_that(doing, "a MetaImage file", "a file without NDims")
+        turned = any(name in fields for name in ("transformmatrix", "rotation", "orientation"))
+        known = turned and "elementspacing" in fields
+        data_name = fields.get("elementdatafile", "local")
+        compressed = fields.get("compresseddata", "").lower() == "true"
+    if not known:
+        raise GeometryError(
+            doing,
+            expected="the spacing and the patient's axes in the header",
+            got="a header without them",
+            remedy="Export the scan again with its geometry, best from DICOM",
+        )
+    return _data_file(path, data_name, doing), compressed
+
+
+def _data_file(path: Path, name: str, doing: str) -> Path:
+    if name.lower() == "local":
+        return path
+    beside = path.parent / name
+    if PurePath(name).name != name or "\\" in name or not beside.is_file():
+        raise _not_that(doing, "voxels in the file or in one beside it", f"the data file {name[:200]!r}")
+    return beside
+
+
+def _not_that(doing: str, expected: str, got: str) -> ReadError:
+    return ReadError(doing, expected=expected, got=got, remedy="Check the file, or export the scan again as NIfTI")
+
+
+def _require_real_volume(reader: Any, sitk: Any, doing: str) -> None:
+    size = reader.GetSize()
+    # Names of other types begin with "vector of", "complex of", "label of" or "Unknown".
+    name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    real = reader.GetNumberOfComponents() == 1 and name[0].isdigit()
+    if len(size) < 3 or min(size[:3]) < 2 or math.prod(size[3:]) > 1 or not real:
+        kind = "" if real else f" of {name}"
+        raise ReadError(
+            doing,
+            expected="one 3-D volume of real numbers",
+            got=f"{' x '.join(map(str, size))} voxels{kind}",
+            remedy="Give one volume with at least 2 voxels along each axis",
+        )
+
+
+def _require_room(reader: Any, sitk: Any, data_file: Path, *, compressed: bool, doing: str) -> None:
+    voxels, stored = math.prod(reader.GetSize()), data_file.stat().st_size
+    # ITK names types as in "16-bit signed integer".
+    bits = int(sitk.GetPixelIDValueAsString(reader.GetPixelID()).partition("-")[0])
+    least = voxels * bits / 8 / (DEFLATE_LARGEST_RATIO if compressed else 1)
+    if least > stored or voxels > LARGEST_VOLUME_VOX:
+        raise ReadError(
+            doing,
+            expected=f"data for the {' x '.join(map(str, reader.GetSize()))} voxels its header claims",
+            got=f"a file of {stored} bytes",
+            remedy="The file is cut off or damaged: copy or convert it again",
+        )
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "an error without a message"

@@ -1,0 +1,140 @@
+"""Label maps, volumes and other outputs to files: whole or not at all, and equal bytes for equal content."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.adapters.nifti_header import packed_header
+from viscera.errors import WriteError
+from viscera.geometry import Grid
+from viscera.labels import BACKGROUND, ORGANS
+from viscera.volume import LabelMap, Volume
+
+# NIfTI-1 keeps sizes in signed 16-bit integers.
+LARGEST_SIZE_VOX = 32767
+# The standard's intent code of images whose values are labels.
+_LABEL_INTENT = 1002
+# Labels shrink to next to nothing at any level; CT hardly shrinks further above the first.
+_LABEL_LEVEL = 4
+_VOLUME_LEVEL = 1
+
+
+def write_label_map(label_map: LabelMap, path: Path) -> None:
+    """Nothing; writes uint8 labels on exactly the label map's grid to a .nii or .nii.gz file.
+
+    The organs' names and colours are in a header extension (the `LabelTable` that Connectome Workbench and others
+    read). Missing parent folders are made.
+
+    Raises:
+        WriteError: If the file cannot be written; nothing is left behind then.
+    """
+    extension = _label_table().encode()
+    _write_nifti(label_map.labels, label_map.grid, Path(path), extension=extension, intent=_LABEL_INTENT)
+
+
+def write_volume(volume: Volume, path: Path) -> None:
+    """Nothing; writes int16 HU on exactly the volume's grid to a .nii or .nii.gz file, as `write_label_map` does."""
+    _write_nifti(volume.hu, volume.grid, Path(path))
+
+
+def write_text(text: str, path: Path) -> None:
+    r"""Nothing; writes `text` in UTF-8 with \n line ends, all of it or nothing.
+
+    Raises:
+        WriteError: If the file cannot be written.
+    """
+    write_bytes(text.encode(), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Nothing; writes `data`, all of it or nothing; missing parent folders are made.
+
+    Raises:
+        WriteError: If the file cannot be written.
+    """
+    with _whole_file(Path(path)) as file:
+        file.write(data)
+
+
+def _write_nifti(array: NDArray[Any], grid: Grid, path: Path, *, extension: bytes = b"", intent: int = 0) -> None:
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
+        raise WriteError(
+            f"writing {path}",
+            expected="a name that ends in .nii or .nii.gz",
+            got=path.name,
+            remedy="Give the output such a name",
+        )
+    if max(grid.shape_zyx) > LARGEST_SIZE_VOX:
+        raise WriteError(
+            f"writing {path}",
+            expected=f"at most {LARGEST_SIZE_VOX} voxels along each axis",
+            got=f"{grid.shape_zyx} (z, y, x)",
+            remedy="Split the volume",
+        )
+    dtype = np.dtype(array.dtype).newbyteorder("<")
+    header = packed_header(grid, dtype, extension=extension, intent=intent)
+    level = _LABEL_LEVEL if intent == _LABEL_INTENT else _VOLUME_LEVEL
+    with _whole_file(path) as file:
+        if name.endswith(".gz"):
+            # Without a name and a time in it, equal content makes equal files.
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=file, mtime=0) as packed:
+                _write_image(cast(BinaryIO, packed), header, array, dtype)
+        else:
+            _write_image(file, header, array, dtype)
+
+
+def _write_image(file: BinaryIO, header: bytes, array: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    file.write(header)
+    for one in array:  # slice by slice, as the array may be a turned view
+        file.write(np.ascontiguousarray(one, dtype=dtype).data)
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` only if all goes well."""
+    # In the same folder, as only a rename within one disk is atomic.
+    temporary = path.parent / f".viscera-{secrets.token_hex(8)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        raise WriteError(
+            f"writing {path}",
+            expected="a folder that can be written to",
+            got=error.strerror or type(error).__name__,
+            remedy="Check the folder's permissions and the free space",
+        ) from error
+    finally:
+        # Gone already if it has taken its place; removed on any failure and on an interrupt.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _label_table() -> str:
+    rows = [(BACKGROUND, "background", (0, 0, 0), 0)] + [(o.index, o.name, o.colour, 1) for o in ORGANS]
+    labels = "".join(
+        f"<Label Key={quoteattr(str(index))} "
+        + " ".join(
+            f'{channel}="{value / 255:.6f}"' for channel, value in zip(("Red", "Green", "Blue"), colour, strict=True)
+        )
+        + f' Alpha="{alpha}"><![CDATA[{name}]]></Label>'
+        for index, name, colour, alpha in rows
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0">'
+        f"<LabelTable>{labels}</LabelTable><VolumeType><![CDATA[Label]]></VolumeType>"
+        "</VolumeInformation></CaretExtension>"
+    )

@@ -1,0 +1,119 @@
+"""Reading NRRD and MetaImage; SimpleITK writes the files and is the oracle for their geometry."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from viscera.errors import GeometryError, MissingExtraError, ReadError
+from viscera.read import read_label_map, read_volume
+
+sitk = pytest.importorskip("SimpleITK")
+
+DIRECTION = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, -1.0)
+
+
+def ct_zyx():
+    return np.random.default_rng(5).integers(-1000, 400, (10, 11, 12)).astype(np.int16)
+
+
+def save(path, array, **options):
+    image = sitk.GetImageFromArray(array, **options)
+    if image.GetDimension() == 3:
+        image.SetSpacing((1.0, 2.0, 3.0))
+        image.SetOrigin((10.0, -20.0, 30.0))
+        image.SetDirection(DIRECTION)
+    sitk.WriteImage(image, str(path), useCompression=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha", "ct.mhd"])
+def test_values_and_geometry(tmp_path, name):
+    path = save(tmp_path / name, ct_zyx())
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.hu, ct_zyx())
+    image = sitk.ReadImage(str(path))
+    for x, y, z in [(0, 0, 0), (11, 0, 0), (0, 10, 0), (3, 4, 9)]:
+        expected = image.TransformIndexToPhysicalPoint((x, y, z))
+        np.testing.assert_allclose(volume.grid.world(np.array([z, y, x])), expected, atol=1e-9)
+
+
+def test_floats_are_rounded(tmp_path):
+    array = ct_zyx().astype(np.float32)
+    array[0, 0, :2] = (-3.4, 7.6)
+    np.testing.assert_array_equal(read_volume(save(tmp_path / "ct.mha", array)).hu[0, 0, :2], [-3, 8])
+
+
+def test_label_map(tmp_path):
+    labels = (ct_zyx() > 0).astype(np.uint8)
+    np.testing.assert_array_equal(read_label_map(save(tmp_path / "l.nrrd", labels)).labels, labels)
+
+
+def test_colours_are_refused(tmp_path):
+    with pytest.raises(ReadError, match="one 3-D volume of real numbers"):
+        read_volume(save(tmp_path / "ct.mha", np.zeros((10, 11, 12, 3), np.uint8), isVector=True))
+
+
+def test_several_volumes_are_refused(tmp_path):
+    with pytest.raises(ReadError, match="12 x 11 x 10 x 2 voxels"):
+        read_volume(save(tmp_path / "ct.mha", np.zeros((2, 10, 11, 12), np.int16), isVector=False))
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
+def test_truncated_file_is_refused(tmp_path, name):
+    path = save(tmp_path / name, ct_zyx())
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ReadError, match="cut off"):
+        read_volume(path)
+
+
+def test_truncated_plain_file_is_refused(tmp_path):
+    path = tmp_path / "ct.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(ct_zyx()), str(path), useCompression=False)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ReadError, match="voxels its header claims"):
+        read_volume(path)
+
+
+def test_nrrd_without_space_is_refused(tmp_path):
+    head = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 12 11 10\nspacings: 1 2 3\nendian: little\nencoding: raw\n\n"
+    (tmp_path / "ct.nrrd").write_bytes(head + ct_zyx().tobytes())
+    with pytest.raises(GeometryError, match="patient's axes"):
+        read_volume(tmp_path / "ct.nrrd")
+
+
+def test_meta_image_without_axes_is_refused(tmp_path):
+    head = b"ObjectType = Image\nNDims = 3\nDimSize = 12 11 10\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    (tmp_path / "ct.mha").write_bytes(head + ct_zyx().tobytes())
+    with pytest.raises(GeometryError, match="patient's axes"):
+        read_volume(tmp_path / "ct.mha")
+
+
+def test_data_file_elsewhere_is_refused(tmp_path):
+    (tmp_path / "inner").mkdir()
+    path = save(tmp_path / "inner" / "ct.mhd", ct_zyx())
+    (tmp_path / "inner" / "ct.zraw").rename(tmp_path / "ct.zraw")
+    path.write_text(path.read_text().replace("ct.zraw", "../ct.zraw"))
+    with pytest.raises(ReadError, match="in one beside it"):
+        read_volume(path)
+
+
+def test_header_that_claims_gigabytes_is_refused(tmp_path):
+    path = save(tmp_path / "ct.mha", ct_zyx())
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 12 11 10", b"DimSize = 2000 2000 2000"))
+    with pytest.raises(ReadError, match="voxels its header claims"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
+def test_other_bytes_are_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"something else")
+    with pytest.raises(ReadError):
+        read_volume(tmp_path / name)
+
+
+def test_missing_package_names_the_extra(tmp_path, monkeypatch):
+    path = save(tmp_path / "ct.mha", ct_zyx())
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(MissingExtraError, match=r"viscera\[itk\]"):
+        read_volume(path)

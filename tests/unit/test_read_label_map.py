@@ -1,0 +1,43 @@
+"""Reading label maps: whole numbers from 0 to 255 in any type, nothing else."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from viscera.errors import ReadError
+from viscera.read import read_label_map
+
+AFFINE = np.array([[-1.0, 0, 0, 5], [0, 2, 0, -6], [0, 0, 3, 7], [0, 0, 0, 1]])
+
+
+def labels_ijk(dtype=np.uint8):
+    return np.random.default_rng(4).integers(0, 118, (12, 11, 10)).astype(dtype)
+
+
+def save(tmp_path, array):
+    nib.save(nib.Nifti1Image(array, AFFINE, dtype=array.dtype), tmp_path / "labels.nii.gz")
+    return tmp_path / "labels.nii.gz"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64])
+def test_whole_numbers_of_every_type_are_read(tmp_path, dtype):
+    label_map = read_label_map(save(tmp_path, labels_ijk(dtype)))
+    assert label_map.labels.dtype == np.uint8
+    np.testing.assert_array_equal(label_map.labels, labels_ijk().transpose(2, 1, 0))
+    np.testing.assert_allclose(label_map.grid.nifti_affine(), AFFINE)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(0.5, np.float32), (-1, np.int16), (256, np.uint16), (np.nan, np.float32), (np.inf, np.float64)],
+)
+def test_other_values_are_refused(tmp_path, value, dtype):
+    array = labels_ijk(dtype)
+    array[3, 4, 5] = value
+    with pytest.raises(ReadError, match="whole numbers from 0 to 255"):
+        read_label_map(save(tmp_path, array))
+
+
+def test_dicom_is_refused(tmp_path):
+    with pytest.raises(ReadError, match="got DICOM"):
+        read_label_map(tmp_path)
