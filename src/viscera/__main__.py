@@ -1,0 +1,8 @@
+"""`python -m viscera`: the command line."""
+
+import sys
+
+from viscera.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""One case from file to file, and the segmenter kept over many: the one path of the command line and the API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from viscera.bundle import CARD, Bundle, load_bundle
+from viscera.engines import Engine, make_engine
+from viscera.pipeline import Segmentation
+from viscera.pipeline import segment_volume as run_stages
+from viscera.read import read_volume
+from viscera.volume import Volume
+from viscera.write import write_bytes, write_label_map
+
+if TYPE_CHECKING:
+    from viscera.statistics import OrganStatistics
+
+# The stages of a file in order: those of the pipeline between reading and writing. The preview is drawn on request.
+STAGES = ("read", "preprocess", "localise", "crop", "segment", "restore", "preview", "write")
+
+OnStage = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseOptions:
+    """How one scan is read and what is written beside its labels.
+
+    Attributes:
+        series: The series to take from a DICOM folder with several, None for the reader's choice.
+        hu_offset: Added to every voxel, for scans stored with a shifted HU scale.
+        allow_empty: Write an empty label map when no organ is found instead of raising.
+        preview: Write a picture beside the label file, NAME_preview.png.
+    """
+
+    series: str | None = None
+    hu_offset: int = 0
+    allow_empty: bool = False
+    preview: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SegmentedCase:
+    """What became of one scan.
+
+    Attributes:
+        segmentation: Labels on the scan's own grid, and how they came about.
+        statistics: Volume and mean HU of every organ.
+        output: The label file.
+        preview: The picture, None if not asked for.
+        notes: Remarks of the reading and of the stages.
+        reading_notes: Those of the reading alone: a series chosen, an offset applied.
+        seconds: Wall-clock seconds by stage, those of `STAGES`.
+    """
+
+    segmentation: Segmentation
+    statistics: tuple[OrganStatistics, ...]
+    output: Path
+    preview: Path | None
+    notes: tuple[str, ...]
+    reading_notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmenter:
+    """A loaded bundle and its engine; make it once with `Segmenter.load` and use it for any number of scans.
+
+    Attributes:
+        bundle: The model: configuration, graphs, card.
+        engine: What runs the networks.
+    """
+
+    bundle: Bundle
+    engine: Engine
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """A segmenter with the shipped bundle, or with the one of a folder or a shipped name.
+
+        Args:
+            bundle: None for the default bundle, else a folder, or the name of a bundle that ships with the package.
+            device: "auto", "cpu" or "cuda".
+            precision: "auto", "f32" or "bf16".
+            threads: CPU threads, None for as many as there are cores.
+
+        Raises:
+            BundleError: If the bundle is missing, incomplete or altered.
+            ConfigError: For an unknown device or precision, or one this machine has not.
+            MissingExtraError: If the device needs a package that is not installed.
+        """
+        loaded = load_bundle(None if bundle is None else bundle_source(bundle))
+        engine = make_engine(loaded, device=device, precision=precision, threads=threads)
+        engine.prepare()  # while the first scan is read
+        return cls(bundle=loaded, engine=engine)
+
+    @property
+    def device(self) -> str:
+        """Where the networks run, "cpu" or "cuda"."""
+        return "cuda" if self.engine.name.endswith("cuda") else "cpu"
+
+    def segment_volume(
+        self, volume: Volume, *, allow_empty: bool = False, on_stage: OnStage | None = None
+    ) -> Segmentation:
+        """The organs of a CT on its own grid; see `viscera.pipeline.segment_volume`.
+
+        Raises:
+            NothingFoundError: If no organ is found, unless `allow_empty`.
+        """
+        return run_stages(volume, self.engine, self.bundle.card.model, allow_empty=allow_empty, on_stage=on_stage)
+
+    def segment_file(
+        self,
+        source: str | Path,
+        output: str | Path,
+        *,
+        options: CaseOptions | None = None,
+        on_stage: OnStage | None = None,
+    ) -> SegmentedCase:
+        """The organs of the scan at `source`, written to `output` (.nii or .nii.gz).
+
+        Files appear whole or not at all. `on_stage` is called with each of `STAGES` as it begins.
+
+        Raises:
+            ReadError, GeometryError: If the scan cannot be read or its geometry is unsound.
+            NothingFoundError: If no organ is found, unless `options.allow_empty`.
+            WriteError: If a file cannot be written.
+        """
+        from viscera.statistics import organ_statistics
+
+        source, output, chosen = Path(source), Path(output), options or CaseOptions()
+        seconds: dict[str, float] = {}
+        with _timed("read", seconds, on_stage):
+            volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset)
+        segmentation = self.segment_volume(volume, allow_empty=chosen.allow_empty, on_stage=on_stage)
+        seconds.update(segmentation.seconds)
+        preview = None
+        if chosen.preview:
+            with _timed("preview", seconds, on_stage):
+                preview = _write_preview(volume, segmentation, output)
+        with _timed("write", seconds, on_stage):
+            statistics = tuple(organ_statistics(volume, segmentation.label_map))
+            # Last of all: where the label file is, the case is finished.
+            write_label_map(segmentation.label_map, output)
+        return SegmentedCase(
+            segmentation=segmentation,
+            statistics=statistics,
+            output=output,
+            preview=preview,
+            notes=segmentation.notes,
+            reading_notes=volume.notes,
+            seconds=seconds,
+        )
+
+
+def segment_volume(
+    volume: Volume,
+    *,
+    bundle: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    allow_empty: bool = False,
+) -> Segmentation:
+    """The organs of one CT on its own grid, with a segmenter made for this call; for many, keep a `Segmenter`."""
+    segmenter = Segmenter.load(bundle, device=device, precision=precision)
+    return segmenter.segment_volume(volume, allow_empty=allow_empty)
+
+
+def segment_file(
+    source: str | Path,
+    output: str | Path,
+    *,
+    bundle: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    options: CaseOptions | None = None,
+) -> SegmentedCase:
+    """The organs of one scan, file to file, with a segmenter made for this call; for many, keep a `Segmenter`."""
+    segmenter = Segmenter.load(bundle, device=device, precision=precision)
+    return segmenter.segment_file(source, output, options=options)
+
+
+def bundle_source(bundle: str | Path) -> str | Path:
+    """The folder, or the shipped name, that `bundle` means, as `load_bundle` takes it.
+
+    Text is a name if it has no separator and no folder of that name holds a card.
+    """
+    folder = Path(bundle)
+    named = isinstance(bundle, str) and folder.name == bundle and not (folder / CARD).is_file()
+    return bundle if named else folder
+
+
+def preview_path(output: Path) -> Path:
+    """Where the picture of a label file goes: NAME_preview.png beside it."""
+    return output.with_name(f"{output_stem(output)}_preview.png")
+
+
+def output_stem(output: Path) -> str:
+    """The name of a label file without .nii or .nii.gz."""
+    return output.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _write_preview(volume: Volume, segmentation: Segmentation, output: Path) -> Path:
+    from viscera.evaluation.figures import preview_png
+
+    path = preview_path(output)
+    write_bytes(preview_png(volume, segmentation.label_map), path)
+    return path
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float], on_stage: OnStage | None) -> Iterator[None]:
+    if on_stage is not None:
+        on_stage(stage)
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

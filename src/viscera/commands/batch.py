@@ -1,0 +1,211 @@
+"""The cases of `viscera segment`, one after the other: one that fails is told and reported, and the rest go on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import viscera
+from viscera.bundle import CARD
+from viscera.case import STAGES, CaseOptions, SegmentedCase, Segmenter
+from viscera.commands.console import Console, Progress
+from viscera.commands.interrupt import clean_end
+from viscera.commands.plan import Plan, PlannedCase
+from viscera.commands.tables import cases_csv, cases_json, summary
+from viscera.errors import VisceraError, WriteError
+from viscera.read import read_label_map, read_volume
+from viscera.report import CaseEntry, Failure, Machinery, RunReport, Status, peak_memory_mib, utc_now
+from viscera.statistics import OrganStatistics, organ_statistics
+from viscera.write import write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        options: For every case.
+        skip_existing: Keep label files that are there.
+        statistics: Write the tables of all cases.
+        report: The report's file, or None.
+        given: The options as the report shows them.
+    """
+
+    options: CaseOptions
+    skip_existing: bool = False
+    statistics: bool = False
+    report: Path | None = None
+    given: Mapping[str, Any]
+
+
+class Batch:
+    """One run over the cases of a plan; `run` may be called once."""
+
+    def __init__(self, plan: Plan, request: Request, console: Console) -> None:
+        self.plan = plan
+        self.request = request
+        self.console = console
+        self.steps = len(STAGES) * len(plan.cases)
+        self.statistics: dict[str, tuple[OrganStatistics, ...]] = {}
+        cases = tuple(CaseEntry(name=case.name, input=str(case.source)) for case in plan.cases)
+        self.report = RunReport(viscera=viscera.__version__, options=request.given, started=utc_now(), cases=cases)
+
+    def run(self, load: Callable[[], Segmenter]) -> int:
+        """Works on every case and returns the exit code; `load` is called if any case is left to segment.
+
+        Raises:
+            VisceraError: If the bundle cannot be loaded or the report cannot be written; the report tells.
+            KeyboardInterrupt: On Ctrl-C or SIGTERM, after the report is written.
+        """
+        with clean_end():
+            try:
+                self._save()
+                make_folder(self.plan.folder)
+                self._work(load)
+                self._write_statistics()
+            except KeyboardInterrupt:
+                self._end(interrupted=True)
+                self._write_statistics()
+                raise
+            except VisceraError as error:
+                self._end(error=error)
+                raise
+            self._end()
+        if len(self.plan.cases) > 1:
+            self.console.say(self._tally())
+        return 1 if self.report.count(Status.FAILED) else 0
+
+    def _work(self, load: Callable[[], Segmenter]) -> None:
+        segmenter: Segmenter | None = None
+        with self.console.progress() as progress:
+            for index, case in enumerate(self.plan.cases):
+                if case.error is not None:
+                    self._failed(index, case.error, progress)
+                elif self.request.skip_existing and case.output.is_file():
+                    self._skip(index, case, progress)
+                else:
+                    progress.begin(f"{case.name}: read")
+                    segmenter = segmenter or load()
+                    self._segment(index, case, segmenter, progress)
+                progress.reach(len(STAGES) * (index + 1), of=self.steps)
+
+    def _segment(self, index: int, case: PlannedCase, segmenter: Segmenter, progress: Progress) -> None:
+        self._set(index, status=Status.RUNNING)
+
+        def on_stage(stage: str) -> None:
+            progress.begin(f"{case.name}: {stage}")
+            progress.reach(len(STAGES) * index + STAGES.index(stage), of=self.steps)
+
+        try:
+            done = segmenter.segment_file(case.source, case.output, options=self.request.options, on_stage=on_stage)
+            self._name_machinery(segmenter)
+        except Exception as error:  # the one place where a case's unforeseen error must not end the others
+            self._failed(index, error, progress)
+        else:
+            self._done(index, case, done, progress)
+
+    def _done(self, index: int, case: PlannedCase, done: SegmentedCase, progress: Progress) -> None:
+        self.statistics[case.name] = done.statistics
+        grid = done.segmentation.label_map.grid
+        self._set(
+            index,
+            status=Status.DONE,
+            output=str(done.output),
+            preview=None if done.preview is None else str(done.preview),
+            notes=done.notes,
+            shape_zyx_vox=grid.shape_zyx,
+            spacing_zyx_mm=grid.spacing_zyx_mm,
+            seconds=done.seconds,
+            organs=tuple(organ_entry(organ) for organ in done.statistics),
+            peak_memory_mib=peak_memory_mib(),
+        )
+        progress.pause()
+        # How finely a stage worked is of interest to few; how the scan was read may change what the labels mean.
+        for note in done.notes if self.console.verbose else done.reading_notes:
+            self.console.note(f"{case.name}: {note}")
+        self.console.say(f"{case.name}: {summary(done.statistics)} ({sum(done.seconds.values()):.1f} s)")
+
+    def _skip(self, index: int, case: PlannedCase, progress: Progress) -> None:
+        progress.begin(f"{case.name}: skip")
+        organs: tuple[OrganStatistics, ...] = ()
+        if self.request.statistics:  # the tables are of all cases, so those done before are measured again
+            try:
+                options = self.request.options
+                volume = read_volume(case.source, series=options.series, hu_offset=options.hu_offset)
+                organs = tuple(organ_statistics(volume, read_label_map(case.output)))
+            except VisceraError as error:
+                self._failed(index, error, progress)
+                return
+            self.statistics[case.name] = organs
+        self._set(
+            index, status=Status.SKIPPED, output=str(case.output), organs=tuple(organ_entry(organ) for organ in organs)
+        )
+        progress.pause()
+        self.console.say(f"{case.name}: kept {case.output}")
+
+    def _failed(self, index: int, error: Exception, progress: Progress) -> None:
+        self._set(index, status=Status.FAILED, error=Failure.of(error), peak_memory_mib=peak_memory_mib())
+        progress.pause()
+        self.console.fail(error, about=self.plan.cases[index].name)
+
+    def _write_statistics(self) -> None:
+        if self.request.statistics and self.statistics:
+            write_text(cases_csv(self.statistics), self._table(".csv"))
+            write_text(cases_json(self.statistics), self._table(".json"))
+
+    def _table(self, ending: str) -> Path:
+        return self.plan.statistics.with_name(self.plan.statistics.name + ending)
+
+    def _tally(self) -> str:
+        counts = [(self.report.count(status), status) for status in (Status.DONE, Status.SKIPPED, Status.FAILED)]
+        return ", ".join(f"{count} {status}" for count, status in counts if count)
+
+    def _set(self, index: int, **changes: Any) -> None:
+        self.report = self.report.with_case(index, **changes)
+        self._save()
+
+    def _name_machinery(self, segmenter: Segmenter) -> None:
+        # Not before the first case: asking an engine for its precision waits for its libraries, which load meanwhile.
+        if self.report.machinery is None:
+            self.report = replace(self.report, machinery=machinery(segmenter))
+
+    def _end(self, *, interrupted: bool = False, error: VisceraError | None = None) -> None:
+        self.report = self.report.ended(interrupted=interrupted, error=error)
+        self._save()
+
+    def _save(self) -> None:
+        self.report.save(self.request.report)
+
+
+def organ_entry(organ: OrganStatistics) -> dict[str, Any]:
+    """One organ's statistics as the report shows them."""
+    return {**asdict(organ), "touches_border": organ.touches_border}
+
+
+def machinery(segmenter: Segmenter) -> Machinery:
+    """What the report says of a segmenter."""
+    card = segmenter.bundle.card
+    return Machinery(
+        bundle=card.name,
+        bundle_version=card.version,
+        card_sha256=hashlib.sha256((segmenter.bundle.folder / CARD).read_bytes()).hexdigest(),
+        engine=segmenter.engine.name,
+        device=segmenter.device,
+        precision=segmenter.engine.precision,
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` and its parents; raises WriteError if that fails; returns nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"making the folder {folder}",
+            expected="a place that can be written",
+            got=error.strerror or str(error),
+            remedy="Give another place with -o",
+        ) from error

@@ -1,0 +1,108 @@
+"""What runs the networks of a bundle: OpenVINO on the CPU (the default) or torch on a CUDA GPU, behind one protocol."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.bundle import Bundle, Stage
+from viscera.complexity import require_size
+from viscera.config import ModelConfig
+from viscera.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "f32", "bf16")
+
+# One of these exists where an NVIDIA driver is loaded: Linux, then Linux within Windows.
+_GPU_MARKS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+_GPU_MARK_WINDOWS = Path("C:/Windows/System32/nvcuda.dll")
+
+
+class Engine(Protocol):
+    """Runs both stages' networks. `prepare` and `run` may be called from any thread; one `run` at a time."""
+
+    @property
+    def name(self) -> str:
+        """What computes: "openvino", "torch-cuda" or "torch-cpu"."""
+
+    @property
+    def precision(self) -> str:
+        """The precision of the convolutions, "f32" or "bf16"."""
+
+    def prepare(self) -> None:
+        """Starts loading libraries and networks in the background; optional, errors appear in the first `run`."""
+
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's output for `image` (b, 1, z, y, x) in [-1, 1].
+
+        Stage "localise" gives logits (b, 2, z, y, x), "segment" probabilities (b, labels, z, y, x) that sum to 1.
+
+        Raises:
+            ConfigError: For an image of another kind, or a side the network cannot halve often enough.
+            MemoryBudgetError: If the device has too little memory.
+        """
+
+
+def make_engine(bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None) -> Engine:
+    """The engine that runs the networks of `bundle`.
+
+    Args:
+        bundle: The verified bundle.
+        device: "cpu" is OpenVINO, "cuda" is torch on the GPU, "auto" is the GPU if torch is installed and finds one.
+            Where nothing hints at an NVIDIA driver, "auto" does not import torch, which takes seconds.
+        precision: "f32", "bf16", or "auto": bf16 where the device computes in it, else f32.
+        threads: Of the CPU; None leaves the number to the library.
+
+    Raises:
+        ConfigError: For an unknown word, a GPU that is not there, or bf16 on a device without it.
+        MissingExtraError: For "cuda" without torch or safetensors installed.
+    """
+    _require_one_of("device", device, DEVICES)
+    _require_one_of("precision", precision, PRECISIONS)
+    if threads is not None and threads < 1:
+        raise ConfigError("choosing threads", expected="at least 1", got=str(threads), remedy="Correct the number")
+    if device == "auto":
+        device = "cuda" if gpu_may_exist() and _torch_finds_a_gpu() else "cpu"
+    if device == "cuda":
+        from viscera.engines.torch_engine import TorchEngine
+
+        return TorchEngine(bundle, device="cuda", precision=precision, threads=threads)
+    from viscera.engines.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(bundle, precision=precision, threads=threads)
+
+
+def gpu_may_exist() -> bool:
+    """Whether torch is installed and the machine has a trace of an NVIDIA driver, found out without importing torch."""
+    packages = all(importlib.util.find_spec(name) is not None for name in ("torch", "safetensors"))
+    return packages and (any(mark.exists() for mark in _GPU_MARKS) or _GPU_MARK_WINDOWS.exists())
+
+
+def require_image(model: ModelConfig, stage: Stage, image: NDArray[np.float32]) -> None:
+    """Raises ConfigError unless `image` is float32 (b, 1, z, y, x) with sides that the stage's network can halve."""
+    if stage not in get_args(Stage):
+        raise ConfigError("running a network", expected=" or ".join(get_args(Stage)), got=stage, remedy="Correct it")
+    if image.dtype != np.float32 or image.ndim != 5 or image.shape[0] < 1 or image.shape[1] != 1:
+        raise ConfigError(
+            f"running the network of stage {stage}",
+            expected="a float32 image (b, 1, z, y, x)",
+            got=f"{image.dtype} of shape {image.shape}",
+            remedy="Add the batch and channel axes, convert to float32",
+        )
+    network = model.localiser if stage == "localise" else model.scn
+    require_size(image.shape[2:], network.size_multiple_vox)
+
+
+def _torch_finds_a_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _require_one_of(name: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise ConfigError(f"choosing the {name}", expected=" or ".join(words), got=repr(value), remedy="Correct it")

@@ -1,0 +1,171 @@
+"""The networks with torch, on a CUDA GPU or the CPU, read from the bundle's safetensors weights."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.bundle import STAGES, Bundle, Stage
+from viscera.config import ModelConfig
+from viscera.engines import require_image
+from viscera.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class TorchEngine:
+    """torch in inference mode; bf16 is torch's autocast, f32 is kept free of TF32.
+
+    Args:
+        bundle: The verified bundle.
+        device: "cuda" or "cpu".
+        precision: "f32", "bf16" or "auto", which is bf16 on a GPU that computes in it and f32 on the CPU.
+        threads: Of the CPU, for the whole process; None leaves torch's setting.
+
+    Raises:
+        MissingExtraError: If torch or safetensors is not installed.
+        ConfigError: If there is no CUDA GPU, or bf16 is asked of one without it.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, device: str = "cuda", precision: str = "auto", threads: int | None = None
+    ) -> None:
+        torch = import_torch()
+        self.name = f"torch-{device}"
+        self._bundle = bundle
+        self._device = torch.device(device)
+        self._loading = threading.Lock()
+        self._running = threading.Lock()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                "choosing the device cuda",
+                expected="an NVIDIA GPU and a torch built for it",
+                got=f"torch {torch.__version__} without a usable GPU",
+                remedy="Use the device cpu, or install a driver and a torch build with CUDA",
+            )
+        # Emulated bf16 would be slower than f32.
+        has_bf16 = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not has_bf16:
+            name = torch.cuda.get_device_name()
+            raise ConfigError("choosing the precision bf16", expected="a GPU with it", got=name, remedy="Use f32")
+        self.precision = ("bf16" if has_bf16 and device == "cuda" else "f32") if precision == "auto" else precision
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    def prepare(self) -> None:
+        """Starts reading both networks in the background; errors appear in the first `run`."""
+        threading.Thread(target=self._prepare, name="viscera-prepare").start()
+
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's output for `image`; see `Engine.run`."""
+        import torch
+
+        require_image(self._bundle.card.model, stage, image)
+        with self._running:
+            try:
+                return self._infer(stage, torch.from_numpy(np.ascontiguousarray(image)))
+            except torch.OutOfMemoryError as error:
+                raise MemoryBudgetError(
+                    f"running the network of stage {stage} on {image.shape}",
+                    expected="enough free GPU memory",
+                    got=str(error),
+                    remedy="Close other programs on the GPU, or use the device cpu",
+                ) from error
+
+    def _infer(self, stage: Stage, image: Tensor) -> NDArray[np.float32]:
+        import torch
+
+        network = self._networks[stage]
+        autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), autocast, exact:
+            output = network(image.to(self._device))
+            wanted = output if stage == "localise" else output.probabilities
+            values: NDArray[np.float32] = wanted.float().cpu().numpy()
+        return values
+
+    def _prepare(self) -> None:
+        try:
+            _ = self._networks
+        except VisceraError:
+            return  # the first `run` meets it again, where it can be reported
+
+    @property
+    def _networks(self) -> dict[Stage, nn.Module]:
+        with self._loading:
+            return self._read_networks
+
+    @cached_property
+    def _read_networks(self) -> dict[Stage, nn.Module]:
+        model = self._bundle.card.model
+        return {stage: load_network(stage, model, self._bundle.weights(stage)).to(self._device) for stage in STAGES}
+
+
+def load_network(stage: Stage, model: ModelConfig, weights: Path) -> nn.Module:
+    """A stage's network in evaluation mode on the CPU, with its weights from a safetensors file.
+
+    "localise" gives a `UNet`, "segment" a `SpatialConfigurationNet`.
+
+    Raises:
+        BundleError: If the file is no safetensors file or does not hold exactly the network's weights.
+        MissingExtraError: If torch or safetensors is not installed.
+    """
+    import_torch()
+    from viscera.networks import SpatialConfigurationNet, UNet
+
+    network = UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
+    tensors = read_weights(weights)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if different := sorted(name for name, _ in expected.items() ^ found.items()):
+        raise BundleError(
+            f"loading the weights {weights}",
+            expected=f"the weights of the network of stage {stage}",
+            got=f"others, missing ones or other shapes ({', '.join(different[:3])})",
+            remedy="Use the weights and the settings of one and the same training",
+        )
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, as float32 on the CPU.
+
+    Raises:
+        BundleError: If the file cannot be read as safetensors.
+        MissingExtraError: If torch or safetensors is not installed.
+    """
+    import_torch()
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise BundleError(
+            f"loading the weights {path}",
+            expected="a safetensors file",
+            got=str(error),
+            remedy="Pass the weights as written by the training",
+        ) from error
+
+
+def import_torch() -> Any:
+    """The module `torch`, with `safetensors` beside it; raises MissingExtraError if one is not installed."""
+    try:
+        import safetensors  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            "loading torch",
+            expected="the packages torch and safetensors",
+            got=str(error),
+            remedy="Run: pip install 'viscera[train]'",
+        ) from error
+    return torch

@@ -1,0 +1,82 @@
+"""A tiny model with random weights and small scans: they show that the parts fit, not that labels are right."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from viscera.cli import main
+from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+
+# Coarse stages and a few filters: a case takes some hundredths of a second.
+TINY_MODEL = ModelConfig(
+    localise=StageConfig(
+        spacing_mm=24.0, sigma_mm=8.0, sizes_x_vox=(8, 16, 24), sizes_y_vox=(8, 16), sizes_z_vox=(8, 16, 32)
+    ),
+    segment=StageConfig(
+        spacing_mm=16.0, sigma_mm=5.0, sizes_x_vox=(16, 24, 32), sizes_y_vox=(8, 16, 24), sizes_z_vox=(8, 16, 24)
+    ),
+    margin_mm=20.0,
+    localiser=UNetConfig(inputs=1, outputs=2, filters=2, levels=2),
+    scn=ScnConfig(local_filters=2, local_levels=2, spatial_filters=2, spatial_levels=2, spatial_factor=2),
+)
+
+
+@pytest.fixture(scope="session")
+def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """Makes a bundle whose localisation finds organs everywhere or nowhere."""
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    pytest.importorskip("onnx")
+
+    def export(finds: bool) -> Path:
+        import dataclasses
+        import json
+
+        from viscera.networks import SpatialConfigurationNet, UNet
+
+        folder = tmp_path_factory.mktemp("tiny")
+        torch.manual_seed(7)
+        localiser, segmenter = UNet(TINY_MODEL.localiser), SpatialConfigurationNet(TINY_MODEL.scn)
+        with torch.no_grad():
+            for values in localiser.parameters():
+                values.zero_()
+            localiser.output.bias.copy_(torch.tensor([0.0, 1.0 if finds else -1.0]))
+        safetensors.save_file(localiser.state_dict(), folder / "localiser.safetensors")
+        safetensors.save_file(segmenter.state_dict(), folder / "segmenter.safetensors")
+        card = {"name": "tiny", "version": "1", "description": "Random weights.", "licence": "Apache-2.0"}
+        (folder / "card.json").write_text(json.dumps({**card, "model": dataclasses.asdict(TINY_MODEL)}))
+        weights = ["--localiser", folder / "localiser.safetensors", "--segmenter", folder / "segmenter.safetensors"]
+        bundle = folder / "bundle"
+        assert main(["export", "-q", *map(str, [*weights, "--card", folder / "card.json", "-o", bundle])]) == 0
+        return bundle
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(export_tiny: Callable[[bool], Path]) -> Path:
+    return export_tiny(True)
+
+
+@pytest.fixture(scope="session")
+def empty_bundle(export_tiny: Callable[[bool], Path]) -> Path:
+    return export_tiny(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic CT of 20 x 24 x 28 voxels at 12 x 11 x 10 mm."""
+    return small_phantom(tmp_path_factory.mktemp("scan") / "ct.nii.gz", seed=1, shape=(20, 24, 28))
+
+
+@pytest.fixture(scope="session")
+def other_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another person on another grid."""
+    return small_phantom(tmp_path_factory.mktemp("scan") / "other.nii.gz", seed=2, shape=(31, 23, 27))
+
+
+def small_phantom(path: Path, *, seed: int, shape: tuple[int, int, int]) -> Path:
+    size = ["--shape", *map(str, shape), "--spacing", "12", "11", "10"]
+    assert main(["phantom", "-q", "-o", str(path), "--seed", str(seed), *size]) == 0
+    return path

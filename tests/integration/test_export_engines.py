@@ -1,0 +1,381 @@
+"""Weights to bundle to engine: the graphs, both engines against torch, and what each refuses."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+
+from viscera import engines, export  # noqa: E402
+from viscera.bundle import Bundle, ModelCard, Stage, load_bundle  # noqa: E402
+from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
+from viscera.engines import make_engine  # noqa: E402
+from viscera.engines.openvino_engine import OpenVinoEngine, import_openvino  # noqa: E402
+from viscera.engines.torch_engine import TorchEngine, load_network  # noqa: E402
+from viscera.errors import BundleError, ConfigError, MissingExtraError  # noqa: E402
+from viscera.export import GRAPH_TOLERANCE, export_bundle, export_graph, graph_difference  # noqa: E402
+from viscera.networks import SpatialConfigurationNet, UNet  # noqa: E402
+
+# How far OpenVINO in float32 may be from torch in any probability or logit.
+ENGINE_TOLERANCE = 1e-4
+# bf16 keeps 8 bits; the networks here have logits of about 1.
+BF16_TOLERANCE = 0.05
+
+STAGE = StageConfig(
+    spacing_mm=6.0,
+    sigma_mm=3.0,
+    sizes_x_vox=(16, 24, 32),
+    sizes_y_vox=(8, 16),
+    sizes_z_vox=(8, 24),
+)
+MODEL = ModelConfig(
+    localise=STAGE,
+    segment=STAGE,
+    localiser=UNetConfig(inputs=1, outputs=2, filters=8, levels=3),
+    scn=ScnConfig(local_filters=8, local_levels=3, spatial_filters=4, spatial_levels=2),
+)
+CARD = ModelCard(name="tiny", version="1", description="Random weights", licence="CC0-1.0", model=MODEL)
+SHAPES = [(1, 1, 8, 16, 24), (2, 1, 24, 8, 16)]
+STAGES: tuple[Stage, ...] = ("localise", "segment")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[Stage, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(11)
+    networks: dict[Stage, torch.nn.Module] = {
+        "localise": UNet(MODEL.localiser),
+        "segment": SpatialConfigurationNet(MODEL.scn),
+    }
+    for stage, network in networks.items():
+        for name, value in network.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(value, std=0.1)
+        safetensors_torch.save_file(network.state_dict(), folder / stage, metadata={"path": "/home/someone"})
+    return {stage: folder / stage for stage in networks}
+
+
+@pytest.fixture(scope="module")
+def bundle(weights: dict[Stage, Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    return export_bundle(folder, CARD, localise_weights=weights["localise"], segment_weights=weights["segment"])
+
+
+def image_of(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.random.default_rng(len(shape) + shape[2]).uniform(-1, 1, shape).astype(np.float32)
+
+
+def by_torch(bundle: Bundle, stage: Stage, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    network = load_network(stage, bundle.card.model, bundle.weights(stage))
+    with torch.inference_mode():
+        output = network(torch.from_numpy(image))
+    values: NDArray[np.float32] = (output if stage == "localise" else output.probabilities).numpy()
+    return values
+
+
+# Export
+
+
+def test_an_exported_bundle_loads(bundle: Bundle) -> None:
+    assert load_bundle(bundle.folder) == bundle
+
+
+def test_export_is_deterministic(bundle: Bundle, weights: dict[Stage, Path], tmp_path: Path) -> None:
+    again = export_bundle(
+        tmp_path / "again", CARD, localise_weights=weights["localise"], segment_weights=weights["segment"]
+    )
+    assert again.card.files == bundle.card.files
+
+
+def test_exported_weights_are_the_given_ones_without_metadata(bundle: Bundle, weights: dict[Stage, Path]) -> None:
+    for stage in STAGES:
+        given = safetensors_torch.load_file(weights[stage])
+        kept = safetensors_torch.load_file(bundle.weights(stage))
+        assert given.keys() == kept.keys()
+        assert all(torch.equal(given[name], kept[name]) for name in given)
+        assert b"someone" not in bundle.weights(stage).read_bytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_graphs_say_nothing_of_where_they_were_made(bundle: Bundle, stage: Stage) -> None:
+    model = onnx.load(bundle.graph(stage))
+    assert (model.doc_string, model.graph.doc_string, list(model.metadata_props)) == ("", "", [])
+    assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
+    strings = re.findall(rb"[\x20-\x7e]{6,}", b"".join(node.SerializeToString() for node in model.graph.node))
+    assert not [text for text in strings if b"/home" in text or b".py" in text]
+
+
+@pytest.mark.parametrize(("stage", "output"), [("localise", "logits"), ("segment", "probabilities")])
+def test_graphs_leave_batch_and_sizes_open(bundle: Bundle, stage: Stage, output: str) -> None:
+    graph = onnx.load(bundle.graph(stage)).graph
+    ends = {end.name: [d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim] for end in graph.input}
+    ends |= {end.name: [d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim] for end in graph.output}
+    channels = 2 if stage == "localise" else 5
+    assert ends == {"image": ["batch", 1, "z", "y", "x"], output: ["batch", channels, "z", "y", "x"]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_linear_upsampling_has_torchs_alignment(bundle: Bundle, stage: Stage) -> None:
+    nodes = [node for node in onnx.load(bundle.graph(stage)).graph.node if node.op_type == "Resize"]
+    modes = {tuple(sorted((a.name, a.s.decode()) for a in node.attribute)) for node in nodes}
+    assert modes == {(("coordinate_transformation_mode", "half_pixel"), ("mode", "linear"))}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_graphs_agree_with_torch(bundle: Bundle, stage: Stage) -> None:
+    content = bundle.graph(stage).read_bytes()
+    assert graph_difference(stage, MODEL, bundle.weights(stage), content) <= GRAPH_TOLERANCE / 10
+
+
+def test_a_graph_of_other_weights_is_noticed(bundle: Bundle, weights: dict[Stage, Path], tmp_path: Path) -> None:
+    tensors = safetensors_torch.load_file(weights["segment"])
+    tensors["spatial.3.expanding.0.first.weight"][0, 0] += 0.2
+    safetensors_torch.save_file(tensors, tmp_path / "other")
+    content = bundle.graph("segment").read_bytes()
+    assert graph_difference("segment", MODEL, tmp_path / "other", content) > GRAPH_TOLERANCE
+
+
+def test_a_graph_that_differs_from_torch_is_not_exported(
+    weights: dict[Stage, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "GRAPH_TOLERANCE", 0.0)
+    with pytest.raises(BundleError, match="difference from torch"):
+        export_graph("segment", MODEL, weights["segment"])
+
+
+def test_the_published_sizes_export(tmp_path: Path) -> None:
+    model = ModelConfig()
+    safetensors_torch.save_file(UNet(model.localiser).state_dict(), tmp_path / "weights")
+    assert len(export_graph("localise", model, tmp_path / "weights")) < 2.7e6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("output.bias"), r"output\.bias of shape \(2,\), got none"),
+        (lambda t: t.update({"output.bias": torch.zeros(3)}), r"output\.bias of shape \(2,\), got shape \(3,\)"),
+        (lambda t: t.update({"extra": torch.zeros(3)}), "only weights of the network's layers, got extra"),
+        (lambda t: t["output.bias"].fill_(float("nan")), r"NaN or infinity in output\.bias"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights: dict[Stage, Path], tmp_path: Path, change, message: str) -> None:
+    tensors = safetensors_torch.load_file(weights["localise"])
+    change(tensors)
+    safetensors_torch.save_file(tensors, tmp_path / "changed")
+    with pytest.raises(BundleError, match=message):
+        export_graph("localise", MODEL, tmp_path / "changed")
+
+
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"\x80\x04K\x01.")  # a pickle
+    with pytest.raises(BundleError, match="expected a safetensors file"):
+        export_graph("localise", MODEL, tmp_path / "weights")
+
+
+# Engines
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_openvino_in_f32_agrees_with_torch(bundle: Bundle, stage: Stage, shape: tuple[int, ...]) -> None:
+    engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
+    found = engine.run(stage, image_of(shape))
+    assert (found.dtype, found.shape) == (np.float32, (shape[0], 2 if stage == "localise" else 5, *shape[2:]))
+    np.testing.assert_allclose(found, by_torch(bundle, stage, image_of(shape)), atol=ENGINE_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bf16_stays_close(bundle: Bundle, stage: Stage) -> None:
+    engine = make_engine(bundle, device="cpu", threads=1)
+    if engine.precision != "bf16":
+        pytest.skip("no bf16 on this processor")
+    image = image_of(SHAPES[0])
+    np.testing.assert_allclose(engine.run(stage, image), by_torch(bundle, stage, image), atol=BF16_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_torch_engine_agrees_with_torch(bundle: Bundle, precision: str) -> None:
+    engine = TorchEngine(bundle, device="cpu", precision=precision)
+    tolerance = 1e-6 if precision == "f32" else BF16_TOLERANCE
+    for stage in STAGES:
+        found = engine.run(stage, image_of(SHAPES[1]))
+        np.testing.assert_allclose(found, by_torch(bundle, stage, image_of(SHAPES[1])), atol=tolerance, rtol=0)
+
+
+def test_batch_of_two_is_two_batches_of_one(bundle: Bundle) -> None:
+    engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
+    image = image_of(SHAPES[1])
+    both = engine.run("segment", image)
+    alone = np.concatenate([engine.run("segment", image[:1]), engine.run("segment", image[1:])])
+    np.testing.assert_allclose(both, alone, atol=1e-5)
+
+
+def test_runs_do_not_depend_on_runs_before(bundle: Bundle) -> None:
+    engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
+    first = engine.run("segment", image_of(SHAPES[0]))
+    kept = first.copy()
+    for shape in (*reversed(SHAPES), SHAPES[0]):
+        engine.run("localise", image_of(shape))
+        last = engine.run("segment", image_of(shape))
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(last, kept)
+
+
+def test_images_need_not_be_contiguous(bundle: Bundle) -> None:
+    engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
+    image = image_of((1, 1, 24, 8, 16))
+    turned = image.transpose(0, 1, 4, 3, 2)
+    np.testing.assert_array_equal(engine.run("localise", turned), engine.run("localise", np.ascontiguousarray(turned)))
+
+
+def test_a_prepared_engine_gives_the_same(bundle: Bundle) -> None:
+    for kind in (OpenVinoEngine(bundle, precision="f32"), TorchEngine(bundle, device="cpu")):
+        kind.prepare()
+        image = image_of(SHAPES[0])
+        expected = by_torch(bundle, "localise", image)
+        np.testing.assert_allclose(kind.run("localise", image), expected, atol=ENGINE_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((1, 1, 8, 12, 16), np.float32), r"multiples of 8 voxels, got 8 x 12 x 16"),
+        (np.zeros((1, 1, 8, 0, 16), np.float32), r"multiples of 8 voxels"),
+        (np.zeros((1, 2, 8, 8, 16), np.float32), r"a float32 image \(b, 1, z, y, x\), got float32 of shape"),
+        (np.zeros((8, 8, 16), np.float32), r"a float32 image"),
+        (np.zeros((1, 1, 8, 8, 16), np.float64), r"a float32 image .* got float64"),
+    ],
+)
+def test_images_the_network_cannot_take_are_refused(bundle: Bundle, image: NDArray[np.float32], message: str) -> None:
+    for engine in (make_engine(bundle, device="cpu"), TorchEngine(bundle, device="cpu")):
+        with pytest.raises(ConfigError, match=message):
+            engine.run("segment", image)
+
+
+def test_an_unknown_stage_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="expected localise or segment, got restore"):
+        make_engine(bundle, device="cpu").run("restore", image_of(SHAPES[0]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wish", [{"device": "tpu"}, {"precision": "int8"}, {"threads": 0}])
+def test_unknown_wishes_are_refused(bundle: Bundle, wish: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        make_engine(bundle, **wish)  # type: ignore[arg-type]
+
+
+def test_bf16_on_a_processor_without_it_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVinoEngine, "_has_bf16", False)
+    with pytest.raises(ConfigError, match="AVX512-BF16"):
+        make_engine(bundle, device="cpu", precision="bf16")
+    assert make_engine(bundle, device="cpu").precision == "f32"
+
+
+def test_auto_is_bf16_where_the_processor_has_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVinoEngine, "_has_bf16", True)
+    assert make_engine(bundle, device="cpu").precision == "bf16"
+
+
+def test_cuda_without_a_gpu_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="without a usable GPU"):
+        make_engine(bundle, device="cuda")
+
+
+def test_cuda_without_torch_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"viscera\[train\]"):
+        make_engine(bundle, device="cuda")
+
+
+def test_auto_without_a_trace_of_a_gpu_is_openvino(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "gpu_may_exist", lambda: False)
+    monkeypatch.setattr(engines, "_torch_finds_a_gpu", lambda: pytest.fail("torch was asked"))
+    assert make_engine(bundle).name == "openvino"
+
+
+def test_a_trace_of_a_gpu_that_torch_cannot_use_is_openvino(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "gpu_may_exist", lambda: True)
+    monkeypatch.setattr(engines, "_torch_finds_a_gpu", lambda: False)
+    assert make_engine(bundle).name == "openvino"
+
+
+def test_a_gpu_is_looked_for_by_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_GPU_MARKS", (tmp_path / "nvidiactl",))
+    assert not engines.gpu_may_exist()
+    (tmp_path / "nvidiactl").touch()
+    assert engines.gpu_may_exist()
+
+
+# Damaged or swapped files, which checksums of a wrongly made bundle would not show
+
+
+def test_a_graph_that_is_no_onnx_is_reported(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "localise.onnx").write_bytes(b"not a graph")
+    broken = dataclasses.replace(bundle, folder=tmp_path)
+    with pytest.raises(BundleError, match="an ONNX graph that OpenVINO reads"):
+        make_engine(broken, device="cpu").run("localise", image_of(SHAPES[0]))
+
+
+def test_swapped_graphs_are_reported(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "localise.onnx").write_bytes(bundle.graph("segment").read_bytes())
+    (tmp_path / "segment.onnx").write_bytes(bundle.graph("localise").read_bytes())
+    swapped = dataclasses.replace(bundle, folder=tmp_path)
+    with pytest.raises(BundleError, match=r"expected one output \(1, 2, 8, 16, 24\)"):
+        make_engine(swapped, device="cpu").run("localise", image_of(SHAPES[0]))
+
+
+def test_swapped_weights_are_reported(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="loading the weights"):
+        load_network("localise", MODEL, bundle.weights("segment"))
+
+
+# Reporting home
+
+
+def run_python(code: str, home: Path) -> str:
+    environment = {"HOME": str(home), "USERPROFILE": str(home), "PATH": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=120
+    )
+    return result.stdout.strip()
+
+
+def test_openvino_is_imported_without_its_reports(tmp_path: Path) -> None:
+    code = """
+import socket, sys
+def refuse(*args, **kwargs): raise SystemExit("a connection was opened")
+socket.socket = socket.create_connection = refuse
+from viscera.engines.openvino_engine import import_openvino
+import_openvino().Core()
+print([name for name in sys.modules if "telemetry" in name or name.startswith("openvino.tools.ovc")])
+"""
+    assert run_python(code, tmp_path) == "[]"
+    assert not list(tmp_path.iterdir())
+
+
+def test_engines_load_nothing_heavy_before_they_run(tmp_path: Path) -> None:
+    code = (
+        "import sys, viscera.engines, viscera.bundle, viscera.export; print({'torch', 'openvino'} & set(sys.modules))"
+    )
+    assert run_python(code, tmp_path) == "set()"
+
+
+def test_a_program_that_has_openvino_keeps_it() -> None:
+    assert import_openvino() is sys.modules["openvino"]

@@ -1,0 +1,228 @@
+"""The command line's frame: usage, exit codes, error lines, what importing costs."""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import viscera
+from viscera.cli import VERBS, build_parser, main
+from viscera.commands.console import Console, Progress, error_line
+from viscera.commands.interrupt import Terminated
+from viscera.errors import (
+    BundleError,
+    ConfigError,
+    GeometryError,
+    MemoryBudgetError,
+    MissingExtraError,
+    NothingFoundError,
+    ReadError,
+    VisceraError,
+    WriteError,
+)
+
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md"
+ERRORS = (
+    VisceraError,
+    ReadError,
+    WriteError,
+    GeometryError,
+    ConfigError,
+    BundleError,
+    NothingFoundError,
+    MemoryBudgetError,
+    MissingExtraError,
+)
+
+
+@pytest.fixture
+def verb_that(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes `viscera info` raise."""
+
+    def install(error: BaseException) -> None:
+        def run(args: argparse.Namespace, console: Console) -> int:
+            raise error
+
+        monkeypatch.setattr(VERBS["info"], "run", run)
+
+    return install
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout
+
+
+@pytest.mark.parametrize("code", ["import viscera", "import viscera.cli", "import viscera; viscera.ReadError"])
+def test_importing_loads_nothing_heavy(code: str) -> None:
+    heavy = {"torch", "openvino", "numpy", "nibabel", "pydicom", "scipy", "PIL", "SimpleITK", "tqdm"}
+    loaded = set(python(f"{code}; import sys; print(*sys.modules)").split())
+    assert not heavy & loaded
+
+
+def test_loading_the_api_loads_no_engine() -> None:
+    loaded = set(python("import viscera; viscera.Segmenter; import sys; print(*sys.modules)").split())
+    assert not {"torch", "openvino"} & loaded
+
+
+@pytest.mark.parametrize("name", viscera.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(viscera, name) is not None
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        _ = viscera.segmnt
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"viscera {viscera.__version__}\n"
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run([sys.executable, "-m", "viscera", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"viscera {viscera.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["segmnt"],
+        ["segment"],
+        ["segment", "a.nii"],
+        ["segment", "a.nii", "-o", "b.nii", "--devce", "cpu"],
+        ["segment", "a.nii", "-o", "b.nii", "--stat"],
+        ["segment", "a.nii", "-o", "b.nii", "--device", "gpu"],
+        ["segment", "a.nii", "-o", "b.nii", "--precision", "int8"],
+        ["segment", "a.nii", "-o", "b.nii", "--threads", "0"],
+        ["segment", "a.nii", "-o", "b.nii", "--threads", "two"],
+        ["segment", "a.nii", "-o", "b.nii", "--hu-offset", "1.5"],
+        ["evaluate", "a.nii"],
+        ["phantom"],
+        ["phantom", "-o", "a.nii", "--phase", "venous"],
+        ["phantom", "-o", "a.nii", "--shape", "3", "4"],
+        ["export", "-o", "x"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "usage: viscera" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_raised_on_purpose_is_one_line_and_its_exit_code(
+    kind: type[VisceraError],
+    verb_that: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verb_that(kind("reading a.nii", expected="a CT", got="two\nlines", remedy="Give a CT"))
+    code = main(["info", "-v"])
+    out, err = capsys.readouterr()
+    assert code == kind.exit_code
+    assert err == "viscera: error: reading a.nii: expected a CT, got two lines. Give a CT.\n"
+    assert out == ""
+
+
+def test_every_error_is_in_the_list_above() -> None:
+    def family(kind: type[VisceraError]) -> set[type[VisceraError]]:
+        return {kind}.union(*(family(child) for child in kind.__subclasses__()))
+
+    assert {kind for kind in family(VisceraError) if kind.__module__ == "viscera.errors"} == set(ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"), [(KeyboardInterrupt(), 130, "interrupted"), (Terminated(), 143, "terminated")]
+)
+def test_an_interrupt_is_told_without_a_traceback(
+    error: BaseException,
+    code: int,
+    word: str,
+    verb_that: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verb_that(error)
+    assert main(["info"]) == code
+    assert capsys.readouterr().err == f"viscera: {word}\n"
+
+
+def test_an_unexpected_error_is_one_line_with_a_hint() -> None:
+    line = error_line(ZeroDivisionError("by\nzero"))
+    assert line == "ZeroDivisionError: by zero (unexpected; -v shows the traceback)"
+    assert error_line(MemoryError()) == "MemoryError (unexpected; -v shows the traceback)"
+
+
+def test_verbose_shows_the_traceback_of_an_unexpected_error(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(verbose=True).fail(ZeroDivisionError("by zero"), about="case7")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "viscera: error: case7: ZeroDivisionError: by zero"
+    assert lines[-1] == "ZeroDivisionError: by zero"
+
+
+def test_the_progress_bar_names_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(shown=True) as progress:
+        progress.begin("case7: crop")
+        progress.reach(3, of=8)
+    assert "case7: crop  38%" in capsys.readouterr().err
+
+
+def test_no_bar_is_drawn_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().progress() as progress:
+        progress.begin("case7: crop")
+        progress.reach(3, of=8)
+    assert capsys.readouterr().err == ""
+
+
+def test_quiet_says_only_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    console.say("result")
+    console.note("remark")
+    console.fail(ZeroDivisionError())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("viscera: error: ZeroDivisionError")
+
+
+def verb_parsers() -> dict[str, argparse.ArgumentParser]:
+    actions = build_parser()._actions
+    return next(dict(action.choices) for action in actions if isinstance(action, argparse._SubParsersAction))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_reference_names_every_option(verb: str) -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    general, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
+    section = next(part for part in parts if part.startswith(f"{verb}\n"))
+    for action in verb_parsers()[verb]._actions:
+        for option in action.option_strings:
+            known = {"-h", "--help"} | set(re.findall(r"`(-[-\w]+)`", general + section))
+            assert option in known, f"{option} is not in docs/reference/cli.md"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_reference_names_no_option_that_is_gone(verb: str) -> None:
+    parts = re.split(r"^## ", REFERENCE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    section = next(part for part in parts if part.startswith(f"{verb}\n"))
+    table = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
+    options = {option for action in verb_parsers()[verb]._actions for option in action.option_strings}
+    assert set(re.findall(r"`(-[-\w]+)`", table)) <= options
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example = VERBS[verb].EXAMPLE
+    assert example.startswith(f"viscera {verb}")
+    assert build_parser().parse_args(example.split()[1:]).verb == verb
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert example in capsys.readouterr().out
