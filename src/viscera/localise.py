@@ -33,11 +33,11 @@ def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid) -> Box:
         )
     foreground = logits[1] > logits[0]
     if not foreground.any():
-        raise _nothing_found("no foreground voxel")
+        raise nothing_found("no foreground voxel")
     box = grid.box_from(scout, scout.box(_bounds(foreground)))
     limits = grid.box()
     if not box.overlaps(limits):
-        raise _nothing_found("foreground only in the padding around the scan")
+        raise nothing_found("foreground only in the padding around the scan")
     return box.clipped(limits)
 
 
@@ -46,9 +46,10 @@ def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     return slice(int(z[0]), int(z[-1]) + 1), slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)
 
 
-def _nothing_found(got: str) -> NothingFoundError:
+def nothing_found(got: str) -> NothingFoundError:
+    """The error for a scan without organs; `got` says what was found instead."""
     return NothingFoundError(
-        "locating the organs",
+        "looking for organs",
         expected="an abdominal CT showing liver, kidney, spleen or pancreas",
         got=got,
         remedy="Check that the input is a CT of the abdomen in Hounsfield units, or allow empty results",

@@ -14,7 +14,7 @@ from viscera.config import ModelConfig, StageConfig
 from viscera.crop import region_box, region_grid
 from viscera.errors import NothingFoundError
 from viscera.geometry import Box, Grid
-from viscera.localise import organ_box
+from viscera.localise import nothing_found, organ_box
 from viscera.preprocess import fitted_grid, network_input
 from viscera.restore import restore_labels
 from viscera.segment import network_answer
@@ -34,8 +34,8 @@ class Segmentation:
     Attributes:
         label_map: Labels on exactly the CT's grid, and the same grid object.
         region: The box the segmentation was meant to hold (organs and margin), in mm along the axes of the CT's
-            canonical grid (`Grid.to_canonical`); None if nothing was found.
-        region_grid: The grid the segmentation network worked on, in canonical axes; None if nothing was found.
+            canonical grid (`Grid.to_canonical`); None if no organ was found.
+        region_grid: The grid the segmentation network worked on, in canonical axes; None if no organ was found.
         notes: What a reader of the result should know, one sentence each: the volume's notes, then the stages'.
         seconds: Wall-clock seconds by stage, in order: preprocess, localise, crop, segment, restore.
     """
@@ -68,7 +68,7 @@ def segment_volume(
         on_stage: Called with each stage's name as it begins.
 
     Raises:
-        NothingFoundError: If no organ is found and `allow_empty` is not set.
+        NothingFoundError: If either network finds no organ and `allow_empty` is not set.
         BundleError: If a network answers with an unexpected shape or with values that are not finite.
     """
     stages = _Stages(on_stage=on_stage)
@@ -100,6 +100,10 @@ def segment_volume(
         # Turned back while still small: the labels are then written once, in the scan's own order.
         back = turn.inverse()
         labels = restore_labels(back.apply(probabilities), back.apply_to_grid(target), volume.grid)
+    if not labels.any():
+        if not allow_empty:
+            raise nothing_found("a region in which no voxel is more likely organ than background")
+        return _empty(volume, notes, stages.seconds)
 
     return Segmentation(
         label_map=LabelMap(labels=labels, grid=volume.grid),

@@ -28,6 +28,15 @@ SMALL = ModelConfig(
 CONFIG = TrainConfig(model=SMALL, iterations=4, learning_rate=1e-3, save_every=2, bfloat16=False, label_sigma_vox=0.5)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors are slowest when threads wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def case():
     phantom = make_phantom(21, config=PhantomConfig(shape_zyx=(45, 40, 48), spacing_zyx_mm=(6.0, 8.0, 9.0)))

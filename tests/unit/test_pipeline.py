@@ -206,6 +206,21 @@ def test_nothing_found_never_reaches_the_segmentation():
     assert [stage for stage, _ in engine.shapes] == ["localise"]
 
 
+def only_background(answer):
+    empty = np.zeros_like(answer)
+    empty[:, 0] = 1
+    return empty
+
+
+def test_a_region_without_organs_is_an_error_too():
+    with pytest.raises(NothingFoundError, match="no voxel is more likely organ"):
+        segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL)
+    allowed = segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL, allow_empty=True)
+    assert not allowed.label_map.labels.any()
+    assert allowed.region is None
+    assert allowed.notes[-1].startswith("No organ was found")
+
+
 def test_allowed_empty_result_is_all_background_with_a_note():
     result = segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL, allow_empty=True)
     assert result.label_map.grid is SCAN
