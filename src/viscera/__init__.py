@@ -63,12 +63,25 @@ __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604  # all of them strings
 def __getattr__(name: str) -> Any:
     """The public `name`, imported on first use."""
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("viscera")
+        return _version()
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"viscera.{_MODULE_OF[name]}"), name)
+
+
+def _version() -> str:
+    """The installed version, or that of the source tree the package is run from."""
+    import tomllib
+    from importlib import metadata
+    from pathlib import Path
+
+    try:
+        return metadata.version("viscera")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        if not project.is_file():
+            return "unknown"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def __dir__() -> list[str]:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from viscera.config import ModelConfig, from_dict
+from viscera.config import ModelConfig, from_dict, organ_table
 from viscera.errors import BundleError, ConfigError, WriteError
-from viscera.labels import LABEL_COUNT, ORGANS, Organ
+from viscera.labels import ORGANS, Organ
 
 Stage = Literal["localise", "segment"]
 STAGES: tuple[Stage, ...] = ("localise", "segment")
@@ -47,7 +47,7 @@ class ModelCard:
     Attributes:
         name, version, description, licence: For people; the name is also the folder's in the package.
         model: Every setting of both stages and their networks.
-        organs: The labels; must be those of `labels.ORGANS`, as all outputs are written with these.
+        organs: The labels; one for each channel of the segmentation network after the background's.
         training: On what and how the networks were trained; free fields.
         metrics: What was measured with them, and on what; free fields.
         limits: What the networks are known not to do, one sentence each.
@@ -87,7 +87,7 @@ def load_bundle(source: Path | str | None = None) -> Bundle:
 
     Raises:
         BundleError: If there is no such bundle, or its card or a file is missing, altered or too large, or made for
-            other organs or another version of the card's format.
+            another version of the card's format.
     """
     folder = source if isinstance(source, Path) else _shipped(DEFAULT_BUNDLE if source is None else source)
     card = _read_card(folder / CARD)
@@ -203,7 +203,7 @@ def _card_fields(values: dict[str, Any], path: Path) -> dict[str, Any]:
             raise _error(path, f"{name} as a list of {kind.__name__}", "something else in it", "Correct the card")
     try:
         values["model"] = from_dict(ModelConfig, values["model"])
-        values["organs"] = tuple(from_dict(Organ, organ) for organ in values["organs"])
+        values["organs"] = organ_table(values["organs"])
     except ConfigError as error:
         raise _error(
             path, "settings and organs of this version", f"an error {error.doing}: {error}", "Correct the card"
@@ -214,12 +214,11 @@ def _card_fields(values: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _require_consistent(card: ModelCard, path: Path) -> None:
     model, localiser = card.model, card.model.localiser
-    organs = [(organ.index, organ.name) for organ in card.organs]
+    labels = len(card.organs) + 1
     files = ", ".join(sorted(card.files)) or "none"
     ends = f"{localiser.inputs} and {localiser.outputs}"
     checks = [
-        (organs == [(organ.index, organ.name) for organ in ORGANS], "the organs of this version", str(organs)),
-        (model.scn.labels == LABEL_COUNT, f"{LABEL_COUNT} labels", f"{model.scn.labels} labels"),
+        (model.scn.labels == labels, f"{labels} labels, one more than organs", f"{model.scn.labels} labels"),
         ((localiser.inputs, localiser.outputs) == (1, 2), "a localiser with 1 input and 2 outputs", ends),
         (set(card.files) == set(FILES), f"the checksums of {', '.join(FILES)}", files),
     ]

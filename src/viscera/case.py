@@ -148,11 +148,11 @@ class Segmenter:
         preview = None
         if chosen.preview:
             with _timed("preview", seconds, on_stage):
-                preview = _write_preview(volume, segmentation, output)
+                preview = self._write_preview(volume, segmentation, output)
         with _timed("write", seconds, on_stage):
-            statistics = tuple(organ_statistics(volume, segmentation.label_map))
+            statistics = organ_statistics(volume, segmentation.label_map, self.bundle.card.organs)
             # Last of all: where the label file is, the case is finished.
-            write_label_map(segmentation.label_map, output)
+            write_label_map(segmentation.label_map, output, self.bundle.card.organs)
         return SegmentedCase(
             segmentation=segmentation,
             statistics=statistics,
@@ -162,6 +162,13 @@ class Segmenter:
             reading_notes=volume.notes,
             seconds=seconds,
         )
+
+    def _write_preview(self, volume: Volume, segmentation: Segmentation, output: Path) -> Path:
+        from viscera.evaluation.figures import preview_png
+
+        path = preview_path(output)
+        write_bytes(preview_png(volume, segmentation.label_map, self.bundle.card.organs), path)
+        return path
 
 
 def segment_volume(
@@ -209,14 +216,6 @@ def preview_path(output: Path) -> Path:
 def output_stem(output: Path) -> str:
     """The name of a label file without .nii or .nii.gz."""
     return output.name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _write_preview(volume: Volume, segmentation: Segmentation, output: Path) -> Path:
-    from viscera.evaluation.figures import preview_png
-
-    path = preview_path(output)
-    write_bytes(preview_png(volume, segmentation.label_map), path)
-    return path
 
 
 @contextmanager

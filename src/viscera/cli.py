@@ -15,7 +15,19 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from viscera.commands import demo, evaluate, export, info, phantom, segment, train
+from viscera.commands import (
+    bundle,
+    crossval,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    info,
+    phantom,
+    prepare,
+    segment,
+    train,
+)
 from viscera.commands.console import Console
 from viscera.commands.interrupt import Terminated
 from viscera.errors import VisceraError
@@ -26,7 +38,11 @@ VERBS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "phantom": phantom,
     "info": info,
+    "prepare": prepare,
     "train": train,
+    "crossval": crossval,
+    "finetune": finetune,
+    "bundle": bundle,
     "export": export,
 }
 

@@ -9,12 +9,12 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from viscera.errors import ConfigError
-from viscera.labels import LABEL_COUNT
+from viscera.labels import LABEL_COUNT, Organ, named_organ, organ_table_fault
 
 _Record = TypeVar("_Record")
 
@@ -230,6 +230,26 @@ def from_dict(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
         ) from error
 
 
+def organ_table(values: Sequence[Any]) -> tuple[Organ, ...]:
+    """The organ table of plain values: for each organ, in order from index 1, its name or the fields of an `Organ`.
+
+    Raises:
+        ConfigError: If an organ has unknown or missing fields, or the table's indices, names or colours are unsound.
+    """
+    organs = tuple(
+        from_dict(Organ, value) if isinstance(value, Mapping) else named_organ(index, str(value))
+        for index, value in enumerate(values, start=1)
+    )
+    if (fault := organ_table_fault(organs)) is not None:
+        raise ConfigError(
+            "reading the table of organs",
+            expected="organs 1, 2, ... with a plain name and a colour each",
+            got=fault,
+            remedy="Correct the table",
+        )
+    return organs
+
+
 def _converted(kind: type, name: str, hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(typing.cast(type, hint), value)
@@ -238,8 +258,13 @@ def _converted(kind: type, name: str, hint: Any, value: Any) -> Any:
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         return None if value is None else _converted(kind, name, options[0], value)
     if origin is tuple and isinstance(value, list | tuple):
-        element = typing.get_args(hint)[0]
-        return tuple(_converted(kind, name, element, item) for item in value)
+        elements = typing.get_args(hint)
+        if elements[-1] is Ellipsis:
+            elements = (elements[0],) * len(value)
+        if len(elements) == len(value):
+            return tuple(_converted(kind, name, one, item) for one, item in zip(elements, value, strict=True))
+    if origin is typing.Literal and value in typing.get_args(hint):
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

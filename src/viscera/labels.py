@@ -1,8 +1,13 @@
-"""The organ table: label index, name, colour and code, the one source for files, pictures and reports."""
+"""The organ table: label index, name, colour and code, the one source for files, pictures and reports.
+
+`ORGANS` is the default; a bundle may bring its own table in its card.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +41,54 @@ ORGANS: tuple[Organ, ...] = (
 )
 
 LABEL_COUNT = len(ORGANS) + 1
+
+# A uint8 label map holds no more.
+_LARGEST_INDEX = 255
+# Names go into XML, CSV, tables and pictures: letters of any alphabet, digits and a few signs.
+_NAME = re.compile(r"\w[\w .,+()/'-]{0,63}")
+
+
+# For other organs, in turn: the rest of the Okabe-Ito palette, then some of ColorBrewer's paired colours.
+_COLOURS = (
+    (0, 158, 115),
+    (0, 114, 178),
+    (230, 159, 0),
+    (178, 223, 138),
+    (251, 154, 153),
+    (202, 178, 214),
+    (166, 206, 227),
+    (177, 89, 40),
+)
+# DICOM PS3.3 section 8.2: a private coding scheme's name begins with 99; a code value has at most 16 characters.
+_PRIVATE_SCHEME = "99VISCERA"
+_CODE_LENGTH = 16
+
+
+def named_organ(index: int, name: str) -> Organ:
+    """The organ of `ORGANS` with that name, numbered `index`, or a new one with another colour and a private code."""
+    for organ in ORGANS:
+        if organ.name == name:
+            return replace(organ, index=index)
+    code = Code(value=name[:_CODE_LENGTH].upper(), meaning=name, scheme=_PRIVATE_SCHEME)
+    return Organ(index=index, name=name, colour=_COLOURS[(index - 1) % len(_COLOURS)], code=code)
+
+
+def organ_table_fault(organs: Sequence[Organ]) -> str | None:
+    """What keeps `organs` from being a table that files, scores and reports can be made with, None if nothing.
+
+    Indices count from 1 without a gap, as they are the channels of the segmentation network after the background;
+    names are different from each other, short and plain; colours are three values of 0 to 255.
+    """
+    if not 1 <= len(organs) <= _LARGEST_INDEX:
+        return f"{len(organs)} organs"
+    if (indices := [organ.index for organ in organs]) != list(range(1, len(organs) + 1)):
+        return f"the indices {indices}"
+    names = [organ.name for organ in organs]
+    if odd := [name for name in names if not _NAME.fullmatch(name)]:
+        return f"the name {odd[0][:80]!r}"
+    if len(set(names)) < len(names):
+        return f"the names {names}, one of them twice"
+    for organ in organs:
+        if len(organ.colour) != 3 or not all(0 <= value <= 255 for value in organ.colour):
+            return f"the colour {organ.colour} of {organ.name}"
+    return None

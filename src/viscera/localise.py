@@ -50,7 +50,7 @@ def nothing_found(got: str) -> NothingFoundError:
     """The error for a scan without organs; `got` says what was found instead."""
     return NothingFoundError(
         "looking for organs",
-        expected="an abdominal CT showing liver, kidney, spleen or pancreas",
+        expected="a CT showing organs the model knows",
         got=got,
         remedy="Check that the input is a CT of the abdomen in Hounsfield units, or allow empty results",
     )

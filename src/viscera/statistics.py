@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from viscera.errors import GeometryError
 from viscera.geometry import Grid
-from viscera.labels import ORGANS
+from viscera.labels import ORGANS, Organ
 from viscera.volume import LabelMap, Volume
 
 # First and last face of each axis of an array in canonical orientation (z to the head, y to the back, x to the left).
@@ -26,7 +26,7 @@ class OrganStatistics:
     """What a label map says about one organ.
 
     Attributes:
-        organ: Name in the organ table.
+        organ: Its name.
         voxels: Voxels with the organ's label.
         volume_ml: Their volume.
         mean_hu, sd_hu: Mean and standard deviation of their HU (over all of them, n); None for an absent organ.
@@ -47,8 +47,10 @@ class OrganStatistics:
         return bool(self.border_faces)
 
 
-def organ_statistics(volume: Volume, label_map: LabelMap) -> tuple[OrganStatistics, ...]:
-    """The statistics of every organ of the organ table, in its order; labels outside the table are not counted.
+def organ_statistics(
+    volume: Volume, label_map: LabelMap, organs: Sequence[Organ] = ORGANS
+) -> tuple[OrganStatistics, ...]:
+    """The statistics of every one of `organs`, in their order; other labels are not counted.
 
     Needs little memory beside the arrays: one slab's voxels at a time, summed exactly as integers.
 
@@ -62,18 +64,18 @@ def organ_statistics(volume: Volume, label_map: LabelMap) -> tuple[OrganStatisti
             got=f"one of {label_map.grid.shape_zyx} voxels, or elsewhere in space",
             remedy="Bring the label map onto the volume's grid",
         )
-    sums = _sums(volume.hu, label_map.labels)
+    sums = _sums(volume.hu, label_map.labels, [organ.index for organ in organs])
     faces = _border_faces(label_map.labels, label_map.grid)
     return tuple(
-        _record(organ.name, sums[organ.index], volume.grid.voxel_ml, faces.get(organ.index, ())) for organ in ORGANS
+        _record(organ.name, sums[organ.index], volume.grid.voxel_ml, faces.get(organ.index, ())) for organ in organs
     )
 
 
-def _sums(hu: NDArray[np.int16], labels: NDArray[np.uint8]) -> dict[int, tuple[int, int, int]]:
+def _sums(hu: NDArray[np.int16], labels: NDArray[np.uint8], indices: Sequence[int]) -> dict[int, tuple[int, int, int]]:
     """Per organ index: the number of voxels, the sum of their HU and of its squares."""
-    sums = {organ.index: (0, 0, 0) for organ in ORGANS}
+    sums = dict.fromkeys(indices, (0, 0, 0))
     for hu_slab, label_slab in zip(hu, labels, strict=True):
-        present = np.flatnonzero(np.bincount(label_slab.ravel(), minlength=len(ORGANS) + 1))
+        present = np.flatnonzero(np.bincount(label_slab.ravel(), minlength=max(indices) + 1))
         for index in sums.keys() & set(present.tolist()):
             values = hu_slab[label_slab == index].astype(np.int64)
             count, total, squares = sums[index]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from viscera.adapters.nifti_header import packed_header
 from viscera.errors import WriteError
 from viscera.geometry import Grid
-from viscera.labels import BACKGROUND, ORGANS
+from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.volume import LabelMap, Volume
 
 # NIfTI-1 keeps sizes in signed 16-bit integers.
@@ -29,16 +29,16 @@ _LABEL_LEVEL = 4
 _VOLUME_LEVEL = 1
 
 
-def write_label_map(label_map: LabelMap, path: Path) -> None:
+def write_label_map(label_map: LabelMap, path: Path, organs: Sequence[Organ] = ORGANS) -> None:
     """Nothing; writes uint8 labels on exactly the label map's grid to a .nii or .nii.gz file.
 
-    The organs' names and colours are in a header extension (the `LabelTable` that Connectome Workbench and others
+    The names and colours of `organs` are in a header extension (the `LabelTable` that Connectome Workbench and others
     read). Missing parent folders are made.
 
     Raises:
         WriteError: If the file cannot be written; nothing is left behind then.
     """
-    extension = _label_table().encode()
+    extension = _label_table(organs).encode()
     _write_nifti(label_map.labels, label_map.grid, Path(path), extension=extension, intent=_LABEL_INTENT)
 
 
@@ -123,8 +123,8 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def _label_table() -> str:
-    rows = [(BACKGROUND, "background", (0, 0, 0), 0)] + [(o.index, o.name, o.colour, 1) for o in ORGANS]
+def _label_table(organs: Sequence[Organ]) -> str:
+    rows = [(BACKGROUND, "background", (0, 0, 0), 0)] + [(o.index, o.name, o.colour, 1) for o in organs]
     labels = "".join(
         f"<Label Key={quoteattr(str(index))} "
         + " ".join(

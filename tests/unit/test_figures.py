@@ -99,7 +99,7 @@ class TestOrientationAndScale:
 
 class TestSlices:
     def test_axial_slices_run_from_head_to_foot_through_the_organs(self):
-        scene = figures._scene(*scan())
+        scene = figures.scene_of(*scan())
         cuts = figures._cuts(scene)
         assert [cut.plane for cut in cuts] == ["axial"] * 3 + ["coronal", "sagittal"]
         heights = [cut.index for cut in cuts[:3]]
@@ -110,7 +110,7 @@ class TestSlices:
         volume, label_map = scan(liver=(slice(2, 18), slice(0, 8), slice(2, 30)))
         labels = label_map.labels.copy()
         labels[3:17, 20:23, 33:35] = 4
-        coronal = figures._cuts(figures._scene(volume, LabelMap(labels=labels, grid=GRID)))[3]
+        coronal = figures._cuts(figures.scene_of(volume, LabelMap(labels=labels, grid=GRID)))[3]
         # No coronal plane sees both, and each organ is as large in all of its planes: the one nearest the middle wins.
         assert coronal.index == 20
 
@@ -120,7 +120,7 @@ class TestSlices:
         hu[:, 2:16, 3:30] = np.where(label_map.labels[:, 2:16, 3:30] > 0, 60, 0)
         hu[:, 26, :] = 200  # a table, with air between it and the body, bent up beside the body
         hu[:, 14:27, 36:39] = 200
-        scene = figures._scene(Volume(hu=hu, grid=GRID), label_map)
+        scene = figures.scene_of(Volume(hu=hu, grid=GRID), label_map)
         _, across_y, across_x = scene.ranges
         assert (across_y, across_x) == (slice(0, 19), slice(0, 35))  # the body and 10 mm
 
@@ -128,7 +128,7 @@ class TestSlices:
 class TestWithoutOrgans:
     def test_the_picture_shows_the_whole_scan_and_says_so(self, monkeypatch):
         written = []
-        monkeypatch.setattr(figures, "_write", lambda _draw, _at, text, **_: written.append(text))
+        monkeypatch.setattr(figures, "draw_text", lambda _draw, _at, text, **_: written.append(text))
         picture(*scan(liver=None))
         assert "no organ found" in written
         assert not any("ml" in text for text in written)
@@ -140,7 +140,7 @@ class TestWithoutOrgans:
 class TestLegend:
     def test_names_volumes_and_where_organs_are_cut(self, monkeypatch):
         written = []
-        monkeypatch.setattr(figures, "_write", lambda _draw, _at, text, **_: written.append(text))
+        monkeypatch.setattr(figures, "draw_text", lambda _draw, _at, text, **_: written.append(text))
         picture(*scan(liver=(slice(12, 20), *LIVER[1:])))
         assert "liver" in written
         assert "11.5 ml" in written  # 8 * 6 * 8 voxels of 0.03 ml

@@ -54,7 +54,7 @@ class Batch:
         self.report = RunReport(viscera=viscera.__version__, options=request.given, started=utc_now(), cases=cases)
 
     def run(self, load: Callable[[], Segmenter]) -> int:
-        """Works on every case and returns the exit code; `load` is called if any case is left to segment.
+        """Works on every case and returns the exit code; `load` is called if a case is left to segment or measure.
 
         Raises:
             VisceraError: If the bundle cannot be loaded or the report cannot be written; the report tells.
@@ -85,7 +85,9 @@ class Batch:
                 if case.error is not None:
                     self._failed(index, case.error, progress)
                 elif self.request.skip_existing and case.output.is_file():
-                    self._skip(index, case, progress)
+                    if self.request.statistics:  # what the labels are called stands in the bundle
+                        segmenter = segmenter or load()
+                    self._skip(index, case, segmenter, progress)
                 else:
                     progress.begin(f"{case.name}: read")
                     segmenter = segmenter or load()
@@ -128,14 +130,16 @@ class Batch:
             self.console.note(f"{case.name}: {note}")
         self.console.say(f"{case.name}: {summary(done.statistics)} ({sum(done.seconds.values()):.1f} s)")
 
-    def _skip(self, index: int, case: PlannedCase, progress: Progress) -> None:
+    def _skip(self, index: int, case: PlannedCase, segmenter: Segmenter | None, progress: Progress) -> None:
         progress.begin(f"{case.name}: skip")
         organs: tuple[OrganStatistics, ...] = ()
-        if self.request.statistics:  # the tables are of all cases, so those done before are measured again
+        if segmenter is not None and self.request.statistics:
+            # The tables are of all cases, so those done before are measured again.
             try:
                 options = self.request.options
                 volume = read_volume(case.source, series=options.series, hu_offset=options.hu_offset)
-                organs = tuple(organ_statistics(volume, read_label_map(case.output)))
+                labels = read_label_map(case.output)
+                organs = organ_statistics(volume, labels, segmenter.bundle.card.organs)
             except VisceraError as error:
                 self._failed(index, error, progress)
                 return

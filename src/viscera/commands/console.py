@@ -36,10 +36,14 @@ class Console:
 
     def fail(self, error: BaseException, *, about: str | None = None) -> None:
         """Prints one line for `error`, and its traceback if verbose and it was not raised on purpose."""
-        subject = f"{about}: " if about else ""
-        print(f"viscera: error: {subject}{error_line(error, verbose=self.verbose)}", file=sys.stderr, flush=True)
+        self.complain(error_line(error, verbose=self.verbose), about=about)
         if self.verbose and not isinstance(error, VisceraError):
             traceback.print_exception(error, file=sys.stderr)
+
+    def complain(self, line: str, *, about: str | None = None) -> None:
+        """Prints one line about what went wrong."""
+        subject = f"{about}: " if about else ""
+        print(f"viscera: error: {subject}{line}", file=sys.stderr, flush=True)
 
     def stopped(self, how: str) -> None:
         """Prints that the run ended before its time."""

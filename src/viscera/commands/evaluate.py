@@ -21,17 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", metavar="MM", type=float, default=1.0, help="of the NSD (default: %(default)g mm)"
     )
+    parser.add_argument("--bundle", metavar="DIR_OR_NAME", help="the bundle whose organs the labels are")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="write one row per case and organ")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the settings, the summary and every score")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Scores the cases, prints the summary and returns the exit code."""
+    from viscera.bundle import load_bundle
+    from viscera.case import bundle_source
     from viscera.evaluation.evaluate import ScoringConfig, evaluate_cases
     from viscera.evaluation.tables import cases_text, evaluation_json, scores_csv, summary_text
+    from viscera.labels import ORGANS
     from viscera.write import write_text
 
-    config = ScoringConfig(tolerance_mm=args.tolerance)
+    organs = ORGANS if args.bundle is None else load_bundle(bundle_source(args.bundle)).card.organs
+    config = ScoringConfig(tolerance_mm=args.tolerance, organs=organs)
     with console.progress() as progress:
 
         def on_case(case: str, number: int, count: int) -> None:

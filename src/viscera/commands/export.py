@@ -20,7 +20,7 @@ DESCRIPTION = (
 EXAMPLE = "viscera export --localiser localise.safetensors --segmenter segment.safetensors --card card.json -o bundle/"
 
 # Fields of a bundle's card that are written by the export itself.
-_WRITTEN = {"format", "organs", "files"}
+_WRITTEN = {"format", "files"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,21 +55,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card described in a JSON file; what a bundle's own card holds beyond that (checksums, labels) is passed over.
+    """The card described in a JSON file; the checksums of a bundle's own card are passed over.
 
     Raises:
         ReadError: If the file cannot be read or is not JSON with the fields of a card.
-        ConfigError: If the settings under "model" are not those of a `ModelConfig`.
+        ConfigError: If the settings under "model" are not those of a `ModelConfig`, or the organs no organs.
     """
     from viscera.bundle import ModelCard
-    from viscera.config import ModelConfig, from_dict
+    from viscera.config import ModelConfig, from_dict, organ_table
+    from viscera.labels import ORGANS
 
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _card_error(path, "a JSON file", str(error)) from error
     texts = {"name", "version", "description", "licence"}
-    optional = {"model": dict, "training": dict, "metrics": dict, "limits": list}
+    optional = {"model": dict, "organs": list, "training": dict, "metrics": dict, "limits": list}
     if not isinstance(values, dict) or not texts <= set(values) <= texts | set(optional) | _WRITTEN:
         given = ", ".join(sorted(values)) if isinstance(values, dict) else type(values).__name__
         raise _card_error(path, f"{', '.join(sorted(texts))} and, if wanted, {', '.join(optional)}", given)
@@ -78,6 +79,7 @@ def read_card(path: Path) -> ModelCard:
     if wrong := [name for name, value in kept.items() if not isinstance(value, kinds[name])]:
         raise _card_error(path, f"{wrong[0]} as {kinds[wrong[0]].__name__}", type(kept[wrong[0]]).__name__)
     kept["model"] = from_dict(ModelConfig, kept.get("model", {}))
+    kept["organs"] = organ_table(kept["organs"]) if "organs" in kept else ORGANS
     kept["limits"] = tuple(map(str, kept.get("limits", ())))
     return ModelCard(**kept)
 

@@ -10,7 +10,8 @@ from viscera.commands.options import add_machinery, given_options
 
 HELP = "label the organs of one or many CTs"
 DESCRIPTION = """\
-Labels liver (1), kidneys (2), spleen (3) and pancreas (4) on each CT's own grid and writes them as NIfTI.
+Labels liver (1), kidneys (2), spleen (3) and pancreas (4), or the organs of another bundle, on each CT's own grid and
+writes them as NIfTI.
 A case that fails is named and the others are still done."""
 EXAMPLE = "viscera segment patient/dicom/ more/*.nii.gz -o labels/ --preview --statistics --report run.json"
 

@@ -1,42 +1,64 @@
-"""`viscera train`: one of the two networks, on phantoms."""
+"""`viscera train`: one of the two networks, on prepared cases."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from viscera.commands.console import Console
-from viscera.commands.options import positive
-from viscera.errors import ConfigError, MissingExtraError, VisceraError
+from viscera.commands.interrupt import clean_end
+from viscera.commands.options import DEVICES, positive
+from viscera.commands.watch import run_monitor
+from viscera.errors import ConfigError, MissingExtraError
 
-HELP = "train a network on synthetic CTs"
-DESCRIPTION = (
-    "Trains the localisation or the segmentation network on phantoms, which are made in CASES if not there yet; needs "
-    "viscera[train]. Writes averaged weights, settings and a log to RUN; `viscera export` makes a bundle of two runs."
-)
-EXAMPLE = "viscera train segment cases/ -o runs/segment --phantoms 400 --config starter.json"
+if TYPE_CHECKING:
+    from viscera.training.cases import Cache
+
+HELP = "train a network on prepared cases"
+DESCRIPTION = """\
+Trains the localisation or the segmentation network on cases that `viscera prepare` stored in CACHE; needs
+viscera[train]. Writes averaged weights, settings, a log and checkpoints to RUN. Stopped by Ctrl-C or anything else, the
+same command goes on from the newest checkpoint. Under torchrun several GPUs share the work."""
+EXAMPLE = "viscera train segment cache/ -o runs/segment --config segment.toml --fold-file splits.json --fold 1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments to `parser`."""
     parser.add_argument("stage", choices=("localise", "segment"), help="which network")
-    parser.add_argument("cases", metavar="CASES", type=Path, help="folder of training cases")
+    parser.add_argument("cache", metavar="CACHE", type=Path, help="folder of prepared cases")
     parser.add_argument("-o", "--output", metavar="RUN", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--phantoms", metavar="N", type=positive, default=400, help="cases (default: %(default)s)")
-    parser.add_argument("--first-seed", metavar="N", type=int, default=1000, help="of the cases (default: %(default)s)")
-    parser.add_argument("--config", metavar="FILE.json", type=Path, help="settings (default: the published ones)")
-    parser.add_argument("--initial", metavar="FILE.safetensors", type=Path, help="weights to begin with")
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
+    settings = parser.add_argument_group("settings")
+    settings.add_argument("--config", metavar="FILE.toml", type=Path, help="settings (default: the published ones)")
+    settings.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="one setting, e.g. augment.gain=0.1; repeatable",
+    )
+    settings.add_argument("--initial", metavar="FILE.safetensors", type=Path, help="weights to begin with")
+    settings.add_argument("--restart", action="store_true", help="begin anew, deleting the checkpoints in RUN")
+    cases = parser.add_argument_group("cases (default: all of CACHE, none for validation)")
+    cases.add_argument("--fold-file", metavar="FILE.json", type=Path, help="folds as viscera crossval writes them")
+    cases.add_argument("--fold", metavar="K", type=positive, help="which of them, from 1 on")
+    cases.add_argument("--names", metavar="NAME", nargs="+", help="cases to train on")
+    cases.add_argument("--validation", metavar="NAME", nargs="+", help="cases held out to watch the training with")
+    machine = parser.add_argument_group("hardware")
+    machine.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+    machine.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
+    parser.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to RUN/tensorboard")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Trains and returns the exit code."""
+    from viscera.training.cases import Cache
+    from viscera.training.config import read_train_config
+
     try:
         import torch
 
-        from viscera.training.cases import write_phantom_case
         from viscera.training.loop import train
     except ModuleNotFoundError as error:
         raise MissingExtraError(
@@ -44,41 +66,69 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ) from error
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    config = read_config(args.config)
-    with console.progress() as progress:
-        paths = []
-        for index in range(args.phantoms):
-            progress.begin("making phantoms")
-            progress.reach(index, of=args.phantoms)
-            paths.append(write_phantom_case(args.cases, args.first_seed + index))
-
-        def on_step(iteration: int, loss: float) -> None:
-            progress.begin(f"{args.stage}: iteration {iteration}, loss {loss:.3f}")
-            progress.reach(iteration, of=config.iterations)
-
-        weights = train(args.stage, paths, args.output, config, initial=args.initial, on_step=on_step)
-    console.say(f"wrote {weights}")
+    config = read_train_config(args.config, args.set)
+    cache = Cache.open(args.cache)
+    names, validation = chosen_cases(args, cache)
+    first = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them speaks
+    try:
+        with clean_end():
+            weights = train(
+                args.stage,
+                cache,
+                args.output,
+                config,
+                names=names,
+                validation=validation,
+                initial=args.initial,
+                resume=not args.restart,
+                device=args.device,
+                monitor=run_monitor(args.output, console, tensorboard=args.tensorboard) if first else None,
+            )
+    except KeyboardInterrupt:
+        if first:
+            _say_where(args.output, console)
+        raise
+    if first:
+        console.say(f"wrote {weights}")
     return 0
 
 
-def read_config(path: Path | None) -> Any:
-    """The `TrainConfig` in a JSON file, or the published one.
+def chosen_cases(args: argparse.Namespace, cache: Cache) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the cases to train on and of those held out, as the arguments say.
 
     Raises:
-        VisceraError: If the file cannot be read.
-        ConfigError: If it is not JSON, or a field is unknown or out of range.
+        ConfigError: If the arguments contradict each other or name what is not there.
+        ReadError: If the file of folds cannot be read.
     """
-    from viscera.config import from_dict
-    from viscera.training.loop import TrainConfig
+    from viscera.training.splits import read_splits
 
-    if path is None:
-        return TrainConfig()
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise VisceraError(
-            f"reading {path}", expected="a JSON file", got=error.strerror or str(error), remedy="Check the path"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(f"reading {path}", expected="JSON", got=str(error), remedy="Correct the file") from error
-    return from_dict(TrainConfig, values)
+    if args.fold_file is None:
+        if args.fold is not None:
+            raise ConfigError("choosing cases", expected="--fold-file with --fold", got="none", remedy="Give the file")
+        held_out = tuple(args.validation or ())
+        rest = tuple(name for name in cache.names if name not in held_out)
+        return tuple(args.names or rest), held_out
+    if args.fold is None or args.names or args.validation:
+        raise ConfigError(
+            "choosing cases",
+            expected="--fold beside --fold-file, and neither --names nor --validation",
+            got="other arguments",
+            remedy="Give either folds or names",
+        )
+    folds = read_splits(args.fold_file, cache.names).folds
+    if args.fold > len(folds):
+        raise ConfigError(
+            f"choosing fold {args.fold} of {args.fold_file}",
+            expected=f"a number up to {len(folds)}",
+            got=str(args.fold),
+            remedy="Correct --fold",
+        )
+    fold = folds[args.fold - 1]
+    return fold.train, fold.val
+
+
+def _say_where(run: Path, console: Console) -> None:
+    from viscera.training.checkpoint import checkpoint_iterations
+
+    if iterations := checkpoint_iterations(run):
+        console.note(f"saved at iteration {iterations[-1]}; the same command goes on from there")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from viscera.errors import ConfigError, GeometryError, ReadError
 from viscera.evaluation.metrics import EMPTY_SCORES, FLARE_TOLERANCE_MM, EmptyRule, dice, header_spacing, surface_dice
 from viscera.evaluation.tables import CaseScore, Evaluation
-from viscera.labels import BACKGROUND, LABEL_COUNT, ORGANS
+from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.volume import LabelMap
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,20 +36,28 @@ class ScoringConfig:
         reference_labels: Where references use other labels: their label to index in the organ table; labels not listed
             become background. None: labels must be those of the organ table.
         prediction_labels: The same for predictions.
+        organs: The organ table.
     """
 
     tolerance_mm: float = FLARE_TOLERANCE_MM
     empty: EmptyRule = "flare"
     reference_labels: Mapping[int, int] | None = None
     prediction_labels: Mapping[int, int] | None = None
+    organs: tuple[Organ, ...] = ORGANS
+
+    @property
+    def largest_label(self) -> int:
+        """The largest index in the organ table."""
+        return max(organ.index for organ in self.organs)
 
     def __post_init__(self) -> None:
+        largest = self.largest_label
         targets = {*(self.reference_labels or {}).values(), *(self.prediction_labels or {}).values()}
         sources = {*(self.reference_labels or {}), *(self.prediction_labels or {})}
         for holds, name, expected, got in (
             (self.tolerance_mm >= 0, "tolerance_mm", "a tolerance of 0 mm or more", self.tolerance_mm),
             (self.empty in EMPTY_SCORES, "empty", f"one of {', '.join(EMPTY_SCORES)}", self.empty),
-            (targets <= set(range(LABEL_COUNT)), "labels", f"labels mapped to 0..{LABEL_COUNT - 1}", sorted(targets)),
+            (targets <= set(range(largest + 1)), "labels", f"labels mapped to 0..{largest}", sorted(targets)),
             (sources <= set(range(256)), "labels", "labels of 0..255 to map from", sorted(sources)),
         ):
             if not holds:
@@ -75,11 +83,11 @@ def evaluate_label_maps(
     """
     config = config or ScoringConfig()
     _check_grids(reference, prediction, case)
-    expected = _organ_labels(reference.labels, config.reference_labels, f"the reference of {case}")
-    predicted = _organ_labels(prediction.labels, config.prediction_labels, f"the prediction of {case}")
+    expected = _organ_labels(reference.labels, config.reference_labels, config, f"the reference of {case}")
+    predicted = _organ_labels(prediction.labels, config.prediction_labels, config, f"the prediction of {case}")
     spacing_zyx_mm = header_spacing(reference.grid)
     scores = []
-    for organ in ORGANS:
+    for organ in config.organs:
         masks = expected == organ.index, predicted == organ.index
         reference_ml, prediction_ml = (int(np.count_nonzero(mask)) * reference.grid.voxel_ml for mask in masks)
         scores.append(
@@ -133,6 +141,7 @@ def evaluate_cases(
         tolerance_mm=config.tolerance_mm,
         empty=config.empty,
         without_reference=without_reference,
+        organs=config.organs,
     )
 
 
@@ -203,18 +212,20 @@ def _check_grids(reference: LabelMap, prediction: LabelMap, case: str) -> None:
         )
 
 
-def _organ_labels(labels: NDArray[np.uint8], mapping: Mapping[int, int] | None, what: str) -> NDArray[Any]:
+def _organ_labels(
+    labels: NDArray[np.uint8], mapping: Mapping[int, int] | None, config: ScoringConfig, what: str
+) -> NDArray[Any]:
     """The labels in terms of the organ table."""
     if mapping is not None:
         table = np.full(256, BACKGROUND, dtype=np.uint8)
         for source, target in mapping.items():
             table[source] = target
         return table[labels]
-    if int(labels.max()) >= LABEL_COUNT:
-        unknown = np.unique(labels[labels >= LABEL_COUNT]).tolist()
+    if int(labels.max()) > config.largest_label:
+        unknown = np.unique(labels[labels > config.largest_label]).tolist()
         raise ReadError(
             f"reading the labels of {what}",
-            expected=f"labels 0 to {LABEL_COUNT - 1}",
+            expected=f"labels 0 to {config.largest_label}",
             got=", ".join(map(str, unknown)),
             remedy="Give a mapping from its labels to those of the organ table",
         )

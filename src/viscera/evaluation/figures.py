@@ -20,7 +20,7 @@ from viscera.volume import LabelMap, Volume
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-_Plane = Literal["axial", "coronal", "sagittal"]
+Plane = Literal["axial", "coronal", "sagittal"]
 _Colour = tuple[int, int, int]
 
 # The usual abdominal soft-tissue window.
@@ -29,8 +29,8 @@ LEVEL_HU = 40
 
 # The array axis (z, y, x in canonical orientation) each plane is cut across, and the letters at its left, right, top
 # and bottom edge. Radiological convention: the patient's right is on the image's left; coronal and sagittal head up.
-_PLANE_AXIS: dict[_Plane, int] = {"axial": 0, "coronal": 1, "sagittal": 2}
-_EDGE_LETTERS: dict[_Plane, str] = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+_PLANE_AXIS: dict[Plane, int] = {"axial": 0, "coronal": 1, "sagittal": 2}
+_EDGE_LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 # The name of each canonical axis in captions, as its world coordinate.
 _AXIS_LETTER = "zyx"
 
@@ -42,7 +42,7 @@ _ORGAN_MARGIN_MM = 45.0
 
 # Largest size of a panel in pixels along the world's axes, and of the picture's other parts.
 _PANEL_PX: dict[str, int] = {"x": 520, "y": 430, "z": 560}
-_GAP_PX = 10
+GAP_PX = 10
 _LEGEND_PX = 330
 _FONT_PX = 17
 _NOTE_PX = 48
@@ -50,18 +50,19 @@ _SMOOTHING = 2  # panels are drawn this much larger, then reduced, for smooth co
 _CONTOUR_PX = 3  # on the enlarged panel
 _FILL = 0.22  # opacity inside the contours
 
-_BACK: _Colour = (16, 18, 22)
-_TEXT: _Colour = (232, 234, 237)
-_FAINT: _Colour = (150, 156, 166)
+BACK: _Colour = (16, 18, 22)
+TEXT: _Colour = (232, 234, 237)
+FAINT: _Colour = (150, 156, 166)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Scene:
+class Scene:
     """The scan in canonical orientation, what of it is shown, and how large.
 
     Attributes:
         hu, labels: Views (z, y, x).
         grid: Their grid.
+        organs: The organs to draw.
         ranges: The voxels shown along each axis.
         px_per_mm: One scale for all panels.
     """
@@ -69,6 +70,7 @@ class _Scene:
     hu: NDArray[np.int16]
     labels: NDArray[np.uint8]
     grid: Grid
+    organs: Sequence[Organ]
     ranges: Ranges
     px_per_mm: float
 
@@ -80,24 +82,25 @@ class _Scene:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Cut:
+class Cut:
     """A plane at a voxel index along its axis."""
 
-    plane: _Plane
+    plane: Plane
     index: int
 
     @property
     def axis(self) -> int:
+        """The array axis the plane is cut across."""
         return _PLANE_AXIS[self.plane]
 
 
-def preview_png(volume: Volume, label_map: LabelMap) -> bytes:
+def preview_png(volume: Volume, label_map: LabelMap, organs: Sequence[Organ] = ORGANS) -> bytes:
     """A PNG with three axial, a coronal and a sagittal slice through the organs, and a legend with their volumes.
 
     All panels share one scale in mm. The slices are those where most of the organs is seen. Radiological convention:
     the patient's right is on the image's left. Window 400 HU wide around 40 HU. Grids of any orientation are shown
     along the axes nearest to the patient's. A label map without organs gives the middle slices and says so. The same
-    input gives the same bytes with one version of Pillow.
+    input gives the same bytes with one version of Pillow. Only labels of the table `organs` are drawn.
 
     Raises:
         GeometryError: If the label map lies on another grid than the volume.
@@ -113,35 +116,36 @@ def preview_png(volume: Volume, label_map: LabelMap) -> bytes:
             remedy="Install it with: pip install pillow",
         ) from error
 
-    statistics = organ_statistics(volume, label_map)  # refuses grids that differ
-    scene = _scene(volume, label_map)
+    statistics = organ_statistics(volume, label_map, organs)  # refuses grids that differ
+    scene = scene_of(volume, label_map, organs)
     cuts = _cuts(scene)
-    rows = [[_panel(scene, cut, cuts) for cut in row] for row in (cuts[:_AXIAL_SLICES], cuts[_AXIAL_SLICES:])]
-    widths = [sum(panel.width + _GAP_PX for panel in row) for row in rows]
-    width = max(widths[0], widths[1] + _LEGEND_PX) + _GAP_PX
+    rows = [[draw_panel(scene, cut, cuts) for cut in row] for row in (cuts[:_AXIAL_SLICES], cuts[_AXIAL_SLICES:])]
+    widths = [sum(panel.width + GAP_PX for panel in row) for row in rows]
+    width = max(widths[0], widths[1] + _LEGEND_PX) + GAP_PX
     heights = [max(panel.height for panel in row) for row in rows]
-    height = max(sum(heights), heights[0] + _legend_height(statistics)) + 3 * _GAP_PX
-    picture = Image.new("RGB", (width, height), _BACK)
-    top = _GAP_PX
+    height = max(sum(heights), heights[0] + _legend_height(statistics)) + 3 * GAP_PX
+    picture = Image.new("RGB", (width, height), BACK)
+    top = GAP_PX
     for row, row_height in zip(rows, heights, strict=True):
-        left = _GAP_PX
+        left = GAP_PX
         for panel in row:
             picture.paste(panel, (left, top))
-            left += panel.width + _GAP_PX
-        top += row_height + _GAP_PX
-    _draw_legend(ImageDraw.Draw(picture), statistics, (widths[1] + 2 * _GAP_PX, heights[0] + 2 * _GAP_PX))
+            left += panel.width + GAP_PX
+        top += row_height + GAP_PX
+    _draw_legend(ImageDraw.Draw(picture), statistics, organs, (widths[1] + 2 * GAP_PX, heights[0] + 2 * GAP_PX))
     data = io.BytesIO()
     picture.save(data, format="PNG")
     return data.getvalue()
 
 
-def _scene(volume: Volume, label_map: LabelMap) -> _Scene:
+def scene_of(volume: Volume, label_map: LabelMap, organs: Sequence[Organ] = ORGANS) -> Scene:
+    """The scan and its labels as they are drawn: in canonical orientation, cut to the body and around the organs."""
     turn = volume.grid.to_canonical()
     hu, labels, grid = turn.apply(volume.hu), turn.apply(label_map.labels), turn.apply_to_grid(volume.grid)
     ranges = _shown(hu, labels, grid)
     extents_mm = [(part.stop - part.start) * step for part, step in zip(ranges, grid.spacing_zyx_mm, strict=True)]
     scale = min(_PANEL_PX[letter] / extent for letter, extent in zip(_AXIS_LETTER, extents_mm, strict=True))
-    return _Scene(hu=hu, labels=labels, grid=grid, ranges=ranges, px_per_mm=scale)
+    return Scene(hu=hu, labels=labels, grid=grid, organs=organs, ranges=ranges, px_per_mm=scale)
 
 
 def _shown(hu: NDArray[np.int16], labels: NDArray[np.uint8], grid: Grid) -> Ranges:
@@ -182,27 +186,33 @@ def _widened(indices: NDArray[np.int64], margin: int, count: int) -> slice:
     return slice(max(0, int(indices[0]) - margin), min(count, int(indices[-1]) + 1 + margin))
 
 
-def _cuts(scene: _Scene) -> list[_Cut]:
-    """Three axial cuts from head to foot, then a coronal and a sagittal one, where most of the organs is seen.
+def _cuts(scene: Scene) -> list[Cut]:
+    """Three axial cuts from head to foot, then a coronal and a sagittal one, where most of the organs is seen."""
+    scores = organ_profiles(scene)
+    spans = [np.flatnonzero(score) for score in scores]
+    low, high = (int(spans[0][0]), int(spans[0][-1])) if len(spans[0]) else (0, len(scores[0]) - 1)
+    # Around these parts of the organs' height, each moved to the best place nearby.
+    axial = [best_index(scores[0], low + (high - low) * part, 0.06 * (high - low)) for part in (0.78, 0.52, 0.26)]
+    planes: list[tuple[Plane, int]] = [("axial", index) for index in axial]
+    planes += [(plane, best_index(scores[_PLANE_AXIS[plane]])) for plane in ("coronal", "sagittal")]
+    return [Cut(plane=plane, index=index) for plane, index in planes]
+
+
+def organ_profiles(scene: Scene) -> list[NDArray[np.float64]]:
+    """How much of the organs each slice across z, y and x shows.
 
     Each organ counts by its area relative to its own largest one, so that a small organ counts as much as the liver.
     """
     scores = [np.zeros(count) for count in scene.labels.shape]
-    for organ in ORGANS:
+    for organ in scene.organs:
         mask = scene.labels == organ.index
         for axis in range(3):
             profile = _profile(mask, axis)
             scores[axis] += profile / max(1, int(profile.max()))
-    spans = [np.flatnonzero(score) for score in scores]
-    low, high = (int(spans[0][0]), int(spans[0][-1])) if len(spans[0]) else (0, len(scores[0]) - 1)
-    # Around these parts of the organs' height, each moved to the best place nearby.
-    axial = [_best(scores[0], low + (high - low) * part, 0.06 * (high - low)) for part in (0.78, 0.52, 0.26)]
-    planes: list[tuple[_Plane, int]] = [("axial", index) for index in axial]
-    planes += [(plane, _best(scores[_PLANE_AXIS[plane]])) for plane in ("coronal", "sagittal")]
-    return [_Cut(plane=plane, index=index) for plane, index in planes]
+    return scores
 
 
-def _best(score: NDArray[np.float64], about: float | None = None, reach: float = 0.0) -> int:
+def best_index(score: NDArray[np.float64], about: float | None = None, reach: float = 0.0) -> int:
     """The index of the largest score, within `reach` of `about` if given; the middle one where all are equal."""
     about = (len(score) - 1) / 2 if about is None else about
     first, last = (round(about - reach), round(about + reach)) if reach else (0, len(score) - 1)
@@ -211,7 +221,7 @@ def _best(score: NDArray[np.float64], about: float | None = None, reach: float =
     return int(best[np.argmin(np.abs(best - about))])
 
 
-def _panel(scene: _Scene, cut: _Cut, cuts: Sequence[_Cut]) -> Image.Image:
+def draw_panel(scene: Scene, cut: Cut, cuts: Sequence[Cut]) -> Image.Image:
     """One slice with the organs' contours, letters, a scale bar, and ticks where the other planes cut it."""
     from PIL import Image, ImageDraw
 
@@ -222,7 +232,7 @@ def _panel(scene: _Scene, cut: _Cut, cuts: Sequence[_Cut]) -> Image.Image:
     image = Image.fromarray(grey.round().astype(np.uint8)).resize(large, Image.Resampling.BICUBIC)
     coloured = np.repeat(np.asarray(image, dtype=np.float32)[..., None], 3, axis=2)
     labels = _slice(scene.labels, scene, cut)
-    for organ in ORGANS:
+    for organ in scene.organs:
         if (labels == organ.index).any():
             _paint(coloured, labels == organ.index, organ)
     panel = Image.fromarray(coloured.round().astype(np.uint8)).reduce(_SMOOTHING)
@@ -232,7 +242,7 @@ def _panel(scene: _Scene, cut: _Cut, cuts: Sequence[_Cut]) -> Image.Image:
     return panel
 
 
-def _slice(array: NDArray[Any], scene: _Scene, cut: _Cut) -> NDArray[Any]:
+def _slice(array: NDArray[Any], scene: Scene, cut: Cut) -> NDArray[Any]:
     """The shown part of a slice, as rows from top to bottom: anterior first, or head first."""
     part = [scene.ranges[axis] if axis != cut.axis else cut.index for axis in range(3)]
     picture = array[tuple(part)]
@@ -255,7 +265,7 @@ def _paint(coloured: NDArray[np.float32], mask: NDArray[np.bool_], organ: Organ)
     coloured[filled & ~core] = colour
 
 
-def _draw_ticks(draw: ImageDraw.ImageDraw, scene: _Scene, cut: _Cut, cuts: Sequence[_Cut]) -> None:
+def _draw_ticks(draw: ImageDraw.ImageDraw, scene: Scene, cut: Cut, cuts: Sequence[Cut]) -> None:
     """Short lines at the panel's edges where the other planes run."""
     rows, columns = (axis for axis in range(3) if axis != cut.axis)
     width, height = scene.size_px(columns), scene.size_px(rows)
@@ -270,10 +280,10 @@ def _draw_ticks(draw: ImageDraw.ImageDraw, scene: _Scene, cut: _Cut, cuts: Seque
             at = height - at if other.axis == 0 else at
             lines = [((0, at), (8, at)), ((width - 9, at), (width - 1, at))]
         for line in lines:
-            draw.line(line, fill=_FAINT, width=1)
+            draw.line(line, fill=FAINT, width=1)
 
 
-def _draw_marks(draw: ImageDraw.ImageDraw, scene: _Scene, cut: _Cut, size: tuple[int, int]) -> None:
+def _draw_marks(draw: ImageDraw.ImageDraw, scene: Scene, cut: Cut, size: tuple[int, int]) -> None:
     """The caption, the letters at the edges and a scale bar."""
     width, height = size
     inset = 13
@@ -284,39 +294,44 @@ def _draw_marks(draw: ImageDraw.ImageDraw, scene: _Scene, cut: _Cut, size: tuple
         (width / 2, height - inset, "mb"),
     )
     for letter, (x, y, anchor) in zip(_EDGE_LETTERS[cut.plane], edges, strict=True):
-        _write(draw, (x, y), letter, anchor=anchor)
+        draw_text(draw, (x, y), letter, anchor=anchor)
     middle = (np.array(scene.grid.shape_zyx) - 1) / 2
     middle[cut.axis] = cut.index
     position_mm = float(scene.grid.world(middle)[2 - cut.axis])
     caption = f"{cut.plane}  {_AXIS_LETTER[cut.axis]} {position_mm:.0f} mm"
-    _write(draw, (inset, 8), caption, anchor="lt", size=_FONT_PX - 3, colour=_FAINT)
+    draw_text(draw, (inset, 8), caption, anchor="lt", size=_FONT_PX - 3, colour=FAINT)
     length_cm = 5 if 50 * scene.px_per_mm < width / 3 else 1
     left, bottom = width - inset - round(10 * length_cm * scene.px_per_mm), height - inset
-    draw.rectangle((left - 1, bottom - 4, width - inset + 1, bottom), fill=_BACK)
-    draw.rectangle((left, bottom - 3, width - inset, bottom - 1), fill=_TEXT)
-    _write(draw, (width - inset, bottom - 8), f"{length_cm} cm", anchor="rb", size=_FONT_PX - 3)
+    draw.rectangle((left - 1, bottom - 4, width - inset + 1, bottom), fill=BACK)
+    draw.rectangle((left, bottom - 3, width - inset, bottom - 1), fill=TEXT)
+    draw_text(draw, (width - inset, bottom - 8), f"{length_cm} cm", anchor="rb", size=_FONT_PX - 3)
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, statistics: Sequence[OrganStatistics], corner: tuple[int, int]) -> None:
+def _draw_legend(
+    draw: ImageDraw.ImageDraw,
+    statistics: Sequence[OrganStatistics],
+    organs: Sequence[Organ],
+    corner: tuple[int, int],
+) -> None:
     """The organs found with colour and volume; below a volume, at which faces of the scan the organ may be cut."""
     left, top = corner
-    right = left + _LEGEND_PX - 3 * _GAP_PX
-    colours = {organ.name: organ.colour for organ in ORGANS}
+    right = left + _LEGEND_PX - 3 * GAP_PX
+    colours = {organ.name: organ.colour for organ in organs}
     if not any(row.voxels for row in statistics):
-        _write(draw, (left, top), "no organ found", anchor="lt", size=_FONT_PX + 3)
+        draw_text(draw, (left, top), "no organ found", anchor="lt", size=_FONT_PX + 3)
     for row in statistics:
         if row.voxels:
             draw.rounded_rectangle((left, top, left + 20, top + 20), radius=4, fill=colours[row.organ])
-            _write(draw, (left + 32, top + 10), row.organ, anchor="lm")
+            draw_text(draw, (left + 32, top + 10), row.organ, anchor="lm")
             volume = f"{row.volume_ml:,.0f} ml" if row.volume_ml >= 100 else f"{row.volume_ml:.1f} ml"
-            _write(draw, (right, top + 10), volume, anchor="rm")
+            draw_text(draw, (right, top + 10), volume, anchor="rm")
         if row.touches_border:
             note = "reaches the scan's edge:\n" + ", ".join(row.border_faces)
-            _write(draw, (left + 32, top + 27), note, anchor="la", size=_FONT_PX - 3, colour=_FAINT)
+            draw_text(draw, (left + 32, top + 27), note, anchor="la", size=_FONT_PX - 3, colour=FAINT)
         top += _entry_height(row)
     top = corner[1] + _legend_height(statistics) - _NOTE_PX
     note = f"window {WINDOW_HU} HU, level {LEVEL_HU} HU\nR: the patient's right"
-    _write(draw, (left, top), note, anchor="la", size=_FONT_PX - 3, colour=_FAINT)
+    draw_text(draw, (left, top), note, anchor="la", size=_FONT_PX - 3, colour=FAINT)
 
 
 def _entry_height(row: OrganStatistics) -> int:
@@ -327,16 +342,17 @@ def _legend_height(statistics: Sequence[OrganStatistics]) -> int:
     return max(48, sum(map(_entry_height, statistics))) + _NOTE_PX
 
 
-def _write(
+def draw_text(
     draw: ImageDraw.ImageDraw,
     at: tuple[float, float],
     text: str,
     *,
     anchor: str,
     size: int = _FONT_PX,
-    colour: _Colour = _TEXT,
+    colour: _Colour = TEXT,
 ) -> None:
-    draw.text(at, text, font=_font(size), fill=colour, anchor=anchor, stroke_width=2, stroke_fill=_BACK)
+    """Nothing; writes `text` at a point, placed there as Pillow's `anchor` says, with a dark rim."""
+    draw.text(at, text, font=_font(size), fill=colour, anchor=anchor, stroke_width=2, stroke_fill=BACK)
 
 
 @functools.cache

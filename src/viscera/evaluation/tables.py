@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from viscera.evaluation.metrics import FLARE_TOLERANCE_MM, EmptyRule
-from viscera.labels import ORGANS
+from viscera.labels import ORGANS, Organ
 
 MEAN_ROW = "mean"
 
@@ -77,12 +77,14 @@ class Evaluation:
         tolerance_mm: Tolerance of the surface Dice.
         empty: Rule for empty masks.
         without_reference: Names of predictions that had no reference and were not scored.
+        organs: The organ table the label maps were scored by.
     """
 
     scores: tuple[CaseScore, ...]
     tolerance_mm: float = FLARE_TOLERANCE_MM
     empty: EmptyRule = "flare"
     without_reference: tuple[str, ...] = ()
+    organs: tuple[Organ, ...] = ORGANS
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -102,13 +104,13 @@ def spread(values: Iterable[float]) -> Spread:
     )
 
 
-def summarise(scores: Sequence[CaseScore]) -> tuple[OrganSummary, ...]:
-    """One summary per scored organ in the order of the organ table, then the row "mean".
+def summarise(scores: Sequence[CaseScore], organs: Sequence[Organ] = ORGANS) -> tuple[OrganSummary, ...]:
+    """One summary per scored organ in the order of the table `organs`, then the row "mean".
 
     The last row first takes each case's mean over its defined organs, then mean and standard deviation over cases:
     with no undefined score its mean is the mean of the organs' means.
     """
-    names = [organ.name for organ in ORGANS if any(score.organ == organ.name for score in scores)]
+    names = [organ.name for organ in organs if any(score.organ == organ.name for score in scores)]
     rows = [_organ_summary(name, [score for score in scores if score.organ == name]) for name in names]
     by_case: dict[str, list[CaseScore]] = {}
     for score in scores:
@@ -145,7 +147,7 @@ def summary_text(evaluation: Evaluation) -> str:
     count = len(evaluation.cases)
     title = f"{count} case{'' if count == 1 else 's'}, mean ± standard deviation" if count > 1 else "1 case"
     header = ["organ", "DSC %", f"NSD % at {evaluation.tolerance_mm:g} mm", "volume difference ml"]
-    summaries = summarise(evaluation.scores)
+    summaries = summarise(evaluation.scores, evaluation.organs)
     rows = [
         [row.organ, _entry(row.dsc, 100, "5.2f"), _entry(row.nsd, 100, "5.2f"), _entry(row.difference_ml, 1, "+6.1f")]
         for row in summaries
@@ -154,7 +156,7 @@ def summary_text(evaluation: Evaluation) -> str:
     lines = [
         title if count else "no cases",
         "",
-        *_aligned([header, *rows], {0, rule_above_last}),
+        *aligned_rows([header, *rows], {0, rule_above_last}),
         *_remarks(evaluation),
     ]
     return "\n".join(lines) + "\n"
@@ -162,7 +164,7 @@ def summary_text(evaluation: Evaluation) -> str:
 
 def cases_text(evaluation: Evaluation) -> str:
     """A table for a terminal: one row per case with DSC / NSD in percent of each organ and on average."""
-    names = [row.organ for row in summarise(evaluation.scores)]
+    names = [row.organ for row in summarise(evaluation.scores, evaluation.organs)]
     header = ["case", *names]
     rows = []
     for case in evaluation.cases:
@@ -171,7 +173,7 @@ def cases_text(evaluation: Evaluation) -> str:
         pairs = {**{name: (score.dsc, score.nsd) for name, score in scores.items()}, MEAN_ROW: mean}
         rows.append([case, *(_pair(*pairs[name]) if name in pairs else "" for name in names)])
     title = f"DSC / NSD in %, tolerance {evaluation.tolerance_mm:g} mm"
-    return "\n".join([title, "", *_aligned([header, *rows], {0}), *_remarks(evaluation)]) + "\n"
+    return "\n".join([title, "", *aligned_rows([header, *rows], {0}), *_remarks(evaluation)]) + "\n"
 
 
 def _entry(values: Spread, factor: float, form: str) -> str:
@@ -186,7 +188,7 @@ def _pair(dsc: float, nsd: float) -> str:
     return f"{dsc_text} / {nsd_text:>6}"
 
 
-def _aligned(rows: Sequence[Sequence[str]], rules_after: set[int]) -> list[str]:
+def aligned_rows(rows: Sequence[Sequence[str]], rules_after: set[int]) -> list[str]:
     """The rows with columns of one width, the first flush left and the others flush right, and rules after some."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
@@ -200,7 +202,7 @@ def _aligned(rows: Sequence[Sequence[str]], rules_after: set[int]) -> list[str]:
 
 def _remarks(evaluation: Evaluation) -> list[str]:
     remarks = []
-    for row in summarise(evaluation.scores)[:-1]:
+    for row in summarise(evaluation.scores, evaluation.organs)[:-1]:
         if row.dsc.undefined:
             remarks.append(f"{row.organ}: {row.dsc.undefined} of {row.dsc.count + row.dsc.undefined} cases undefined")
     if remarks:
@@ -226,7 +228,7 @@ def evaluation_json(evaluation: Evaluation) -> str:
         "tolerance_mm": evaluation.tolerance_mm,
         "empty": evaluation.empty,
         "without_reference": list(evaluation.without_reference),
-        "summary": [asdict(row) for row in summarise(evaluation.scores)],
+        "summary": [asdict(row) for row in summarise(evaluation.scores, evaluation.organs)],
         "scores": [
             {
                 name: None if isinstance(value, float) and math.isnan(value) else value

@@ -11,43 +11,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viscera.errors import ConfigError
-from viscera.geometry import AIR_HU, Grid
+from viscera.geometry import Grid, Size, Vector
+from viscera.training.config import AugmentConfig
 
 _NODES = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Ranges, all uniform around no change (paper, section 3; authors' release).
-
-    Attributes:
-        translation_mm: Per axis, to both sides.
-        rotation_rad: About each axis, to both sides.
-        scale: Isotropic factor 1 +- this.
-        axis_scale: Further factor per axis 1 +- this.
-        elastic_mm: Displacement of each of 8x8x8 B-spline nodes per axis, to both sides.
-        shift: Added to intensities (HU / 2048), to both sides.
-        gain: Intensities are multiplied by 1 +- this.
-    """
-
-    translation_mm: float = 20.0
-    rotation_rad: float = 0.35
-    scale: float = 0.2
-    axis_scale: float = 0.1
-    elastic_mm: float = 15.0
-    shift: float = 0.2
-    gain: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 0:
-                raise ConfigError(
-                    f"setting AugmentConfig.{name}", expected="0 or more", got=str(value), remedy="Correct the value"
-                )
-
-
-IDENTITY = AugmentConfig(translation_mm=0, rotation_rad=0, scale=0, axis_scale=0, elastic_mm=0, shift=0, gain=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,72 +46,100 @@ def draw_warp(config: AugmentConfig, rng: np.random.Generator) -> Warp:
     return Warp(matrix_zyx=matrix, shift_zyx_mm=shift, nodes_mm=nodes)
 
 
-def sampling_positions(warp: Warp, source: Grid, target: Grid) -> Tensor:
-    """Where each voxel of `target` reads in `source`: float32 (z, y, x, 3) voxel positions (z, y, x).
+def sampling_positions(warp: Warp, source: Grid, target: Grid, device: torch.device | str = "cpu") -> Tensor:
+    """Where each voxel of `target` reads in `source`: float32 (z, y, x, 3) voxel positions (z, y, x), on `device`.
 
     The grids are parallel. Without transformation these are exactly the positions inference reads at.
     """
-    offset, step = target.positions_in(source)
-    spacing = torch.tensor(target.spacing_zyx_mm)
-    axes = [
-        (torch.arange(count) - (count - 1) / 2) * float(mm) for count, mm in zip(target.shape_zyx, spacing, strict=True)
-    ]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    moved = points @ torch.from_numpy(warp.matrix_zyx).float().T + torch.from_numpy(warp.shift_zyx_mm).float()
+    linear, constant = _affine_part(warp, source, target)
+    columns = torch.from_numpy(linear.T.copy()).float().to(device)
+    counts = [torch.arange(count, device=device, dtype=torch.float32) for count in target.shape_zyx]
+    z, y, x = (count[:, None] * column for count, column in zip(counts, columns, strict=True))
+    rows = z[:, None] + y + torch.from_numpy(constant).float().to(device)
+    # In memory (z, y, 3, x): long lines along x make both this sum and the spline's product fast.
+    positions: Tensor = rows[..., None] + x.T
     if np.any(warp.nodes_mm):
-        moved = moved + _spline(warp.nodes_mm, target.shape_zyx)
-    # Back from mm about the middle to voxels of the target, then of the source.
-    middle = torch.tensor([(count - 1) / 2 for count in target.shape_zyx])
-    voxels = moved / spacing + middle
-    return voxels * torch.tensor(step) + torch.tensor(offset)
+        positions += _spline(warp.nodes_mm / np.reshape(source.spacing_zyx_mm, (3, 1, 1, 1)), target.shape_zyx, device)
+    return positions.movedim(2, 3)
 
 
-def sample(array: Tensor, positions: Tensor, *, nearest: bool, outside: float) -> Tensor:
+def position_bounds(warp: Warp, source: Grid, target: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lowest and highest voxel positions (z, y, x) among `source` that `sampling_positions` may give."""
+    linear, constant = _affine_part(warp, source, target)
+    ends = linear[:, :, None] * np.stack([np.zeros(3), np.array(target.shape_zyx) - 1.0], axis=-1)
+    # A B-spline stays among its nodes.
+    bend = np.abs(warp.nodes_mm).max(axis=(1, 2, 3)) / source.spacing_zyx_mm
+    low: NDArray[np.float64] = constant + ends.min(axis=2).sum(axis=1) - bend
+    high: NDArray[np.float64] = constant + ends.max(axis=2).sum(axis=1) + bend
+    return low, high
+
+
+def sample(
+    array: Tensor, positions: Tensor, *, nearest: bool = False, edge: bool = True, start_zyx: Size = (0, 0, 0)
+) -> Tensor:
     """`array` (c, z, y, x) read at voxel `positions` (z, y, x, 3): float32 (c, z, y, x).
 
-    Linear or nearest; within half a voxel beyond the outer voxel centres the edge value, further out `outside`.
+    Args:
+        array: Any real type; converted to float32.
+        positions: Among the voxels of the whole of which `array` is a part.
+        nearest: Take the nearest voxel instead of interpolating linearly.
+        edge: Beyond the array its edge continues; otherwise zeros follow.
+        start_zyx: Where the array's first voxel lies in the whole.
     """
-    sizes = torch.tensor(array.shape[1:])
-    normalised = (2 * positions + 1) / sizes - 1  # -1 and 1 at the outer voxel faces
-    mode = "nearest" if nearest else "bilinear"
-    grid = normalised.flip(-1)[None]
-    read = F.grid_sample(array[None].float(), grid, mode=mode, padding_mode="border", align_corners=False)[0]
-    beyond = (normalised.abs() > 1 + 1e-6).any(-1)
-    return read.masked_fill(beyond, outside)
+    grid = torch.empty(positions.movedim(3, 2).shape, device=positions.device)
+    for axis, (count, start) in enumerate(zip(array.shape[1:], start_zyx, strict=True)):
+        # -1 and 1 are the outer faces; the last axis is (x, y, z).
+        torch.mul(positions[..., axis], 2 / count, out=grid[:, :, 2 - axis]).add_((1 - 2 * start) / count - 1)
+    mode, padding = "nearest" if nearest else "bilinear", "border" if edge else "zeros"
+    places = grid.movedim(2, 3)[None]
+    return F.grid_sample(array[None].float(), places, mode=mode, padding_mode=padding, align_corners=False)[0]
 
 
-def jitter_intensity(image: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """The image (HU / scale) with a random shift, then a random gain, clipped to [-1, 1]."""
-    shift, gain = rng.uniform(-1, 1) * config.shift, 1 + rng.uniform(-1, 1) * config.gain
-    return ((image + shift) * gain).clamp(-1, 1)
+def beyond(positions: Tensor, low_zyx: Vector, high_zyx: Vector) -> Tensor:
+    """Which of the `positions` (z, y, x, 3) are less than `low_zyx` or more than `high_zyx`: bool (z, y, x)."""
+    outside = torch.zeros(positions.shape[:3], dtype=torch.bool, device=positions.device)
+    for axis, (low, high) in enumerate(zip(low_zyx, high_zyx, strict=True)):
+        outside |= (positions[..., axis] < low) | (positions[..., axis] > high)
+    return outside
+
+
+def jitter_intensity(image: Tensor, config: AugmentConfig, rng: np.random.Generator, *, gamma: bool = False) -> Tensor:
+    """The image (HU / scale) with a random shift, then a random gain, clipped to [-1, 1], then, if so, a gamma."""
+    shift, gain, power = rng.uniform(-1, 1, 3) * (config.shift, config.gain, config.gamma) + (0.0, 1.0, 1.0)
+    changed = (image + float(shift)).mul_(float(gain)).clamp_(-1, 1)
+    if gamma and power != 1:
+        # Of [-1, 1] mapped to [0, 1], so that the ends stay where they are.
+        changed = (changed + 1).mul_(0.5).pow_(float(power)).mul_(2).sub_(1)
+    return changed
 
 
 def smooth_maps(maps: Tensor, sigma_vox: float) -> Tensor:
     """Maps (c, z, y, x) smoothed by a Gaussian of `sigma_vox` voxels, edges repeated."""
     if sigma_vox == 0:
         return maps
-    reach = math.ceil(3 * sigma_vox)
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma_vox) ** 2)
-    kernel /= kernel.sum()
-    result = maps[:, None]
-    for axis in range(3):
-        shape, padding = [1, 1, 1], [0, 0, 0, 0, 0, 0]
-        shape[axis] = 2 * reach + 1
-        padding[4 - 2 * axis] = padding[5 - 2 * axis] = reach
-        result = F.conv3d(F.pad(result, padding, mode="replicate"), kernel.reshape(1, 1, *shape))
-    return result[:, 0]
+    result = maps
+    for axis in (1, 2, 3):
+        matrix = _smoothing(maps.shape[axis], sigma_vox, maps.device)
+        result = torch.tensordot(matrix, result, dims=([1], [axis])).movedim(0, axis)
+    return result
 
 
-def air(hu_scale: float) -> float:
-    """The network's intensity of air."""
-    return AIR_HU / hu_scale
+def _affine_part(warp: Warp, source: Grid, target: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The matrix and the constant that turn voxels of `target` into positions in `source`, without the spline."""
+    offset, step = (np.array(values) for values in target.positions_in(source))
+    spacing, middle = np.array(target.spacing_zyx_mm), (np.array(target.shape_zyx) - 1) / 2
+    to_source = step / spacing
+    linear = to_source[:, None] * warp.matrix_zyx * spacing
+    constant = to_source * warp.shift_zyx_mm + middle * step + offset - linear @ middle
+    return linear, constant
 
 
-def _spline(nodes_mm: NDArray[np.float64], shape_zyx: tuple[int, int, int]) -> Tensor:
-    """Displacements (z, y, x, 3) of a uniform cubic B-spline whose nodes reach from face to face of the grid."""
-    field = torch.from_numpy(nodes_mm).float()
-    z, y, x = (_spline_weights(count) for count in shape_zyx)
-    return torch.einsum("cijk,zi,yj,xk->zyxc", field, z, y, x)
+def _spline(nodes: NDArray[np.float64], shape_zyx: Size, device: torch.device | str) -> Tensor:
+    """Displacements (z, y, 3, x) of a uniform cubic B-spline whose nodes reach from face to face of the grid."""
+    z, y, x = (_spline_weights(count).to(device) for count in shape_zyx)
+    field = torch.from_numpy(nodes).float().to(device)
+    planes = torch.einsum("cijk,zi,yj->zyck", field, z, y)
+    return planes @ x.T
 
 
 def _spline_weights(count: int) -> Tensor:
@@ -157,3 +152,13 @@ def _spline_weights(count: int) -> Tensor:
     for place, part in enumerate(parts):
         np.add.at(weights, (np.arange(count), np.clip(first - 1 + place, 0, _NODES - 1)), part / 6)
     return torch.from_numpy(weights).float()
+
+
+def _smoothing(count: int, sigma_vox: float, device: torch.device) -> Tensor:
+    """(count, count) weights of a Gaussian cut at three sigmas; what falls over an end counts for the end."""
+    reach = math.ceil(3 * sigma_vox)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_vox) ** 2)
+    weights = np.zeros((count, count))
+    columns = np.clip(np.arange(count)[:, None] + np.arange(-reach, reach + 1), 0, count - 1)
+    np.add.at(weights, (np.arange(count)[:, None], columns), kernel / kernel.sum())
+    return torch.from_numpy(weights).float().to(device)

@@ -1,101 +1,297 @@
-"""Training cases: a CT and its labels, drawn from phantoms and kept as compact arrays."""
+"""Training cases: labelled CTs as `viscera prepare` stores them, and the cache they are read from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import ReadError
-from viscera.geometry import Box, Grid, Vector
-from viscera.phantom import HEAD_Z_MM, THIGHS_Z_MM, PhantomConfig, make_phantom
+from viscera.bundle import Stage
+from viscera.config import StageConfig, from_dict
+from viscera.errors import ConfigError, ReadError
+from viscera.geometry import Box, Grid, Size, Vector
 
-# Shares of the kinds of scan a phantom case shows; organs must be found in all but the last.
-SCAN_SHARES = {"abdomen": 0.5, "trunk": 0.15, "slab": 0.15, "narrow": 0.1, "elsewhere": 0.1}
+MANIFEST = "manifest.json"
+CASES = "cases"
+FORMAT = 1
+
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingCase:
-    """One labelled CT in canonical axes.
+    """One labelled CT as a stage trains on it, in canonical axes.
 
     Attributes:
         name: For messages.
-        hu: int16 (z, y, x).
-        labels: uint8 (z, y, x).
+        image: int16 (z, y, x), HU smoothed with the stage's sigma and sampled finer than the network reads.
+        labels: uint8 (z, y, x), organ indices.
         grid: Of both.
+        scan: Where the scan has data, in mm of `grid`; beyond is air. It may reach further than the grid.
+        organs: The box of all organs, in mm of `grid`; None if the scan shows none.
+        lesion_ml: Volume of the marked lesions.
     """
 
     name: str
-    hu: NDArray[np.int16]
+    image: NDArray[np.int16]
     labels: NDArray[np.uint8]
     grid: Grid
-
-    def organ_box(self) -> Box | None:
-        """The box of all organ voxels in mm of the grid, None if the scan shows none."""
-        occupied = self.labels > 0
-        if not occupied.any():
-            return None
-        lines = [np.flatnonzero(occupied.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-        z, y, x = (slice(int(line[0]), int(line[-1]) + 1) for line in lines)
-        return self.grid.box((z, y, x))
+    scan: Box
+    organs: Box | None
+    lesion_ml: float
 
 
-def write_phantom_case(folder: Path, seed: int) -> Path:
-    """The file of phantom case `seed` in `folder`, made if it is not there yet (atomically)."""
-    path = folder / f"phantom_{seed:05d}.npz"
-    if not path.exists():
-        phantom = make_phantom(seed, config=_random_scan(np.random.default_rng([seed, 2])))
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, hu=phantom.volume.hu, labels=phantom.label_map.labels, affine=phantom.volume.grid.affine)
-        part.replace(path)
-    return path
+@dataclass(frozen=True, kw_only=True)
+class LabelRule:
+    """What becomes of one id of the label files: the organ's index (0 for background), and whether it is a lesion."""
+
+    id: int
+    label: int
+    lesion: bool = False
 
 
-def read_case(path: Path) -> TrainingCase:
-    """The case stored at `path`; raises ReadError if the file is not a complete case."""
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """What all cases of a cache were made with.
+
+    Attributes:
+        localise, segment: The sampling the arrays are made for: smoothing and spacing.
+        margin_mm: Around the organs, as the region of segmentation has it.
+        reach_mm: Kept around that region for augmentation to read from, as far as the scan reaches.
+        factor: How many times finer than the network's spacing the arrays are.
+        organs: Names of the labels 1, 2, ...
+        rules: How the ids of the label files were turned into labels.
+    """
+
+    localise: StageConfig
+    segment: StageConfig
+    margin_mm: float
+    reach_mm: float
+    factor: int
+    organs: tuple[str, ...]
+    rules: tuple[LabelRule, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredArrays:
+    """Where one stage's arrays of a case are and how they lie.
+
+    Attributes:
+        stage: `localise` or `segment`.
+        file: In the cache's `cases` folder; holds `image`, and `labels` without the empty rim around the organs.
+        sha256, bytes: Of the file.
+        shape_zyx: Of the image.
+        affine: The 16 numbers of its grid's affine, row by row.
+        scan, organs: See `TrainingCase`.
+        labels_start_zyx: Where the first voxel of `labels` lies in the image.
+    """
+
+    stage: str
+    file: str
+    sha256: str
+    bytes: int
+    shape_zyx: Size
+    affine: tuple[float, ...]
+    scan: Box
+    organs: Box | None
+    labels_start_zyx: Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganEntry:
+    """One organ of a case: its index, its box in mm of the scan's canonical grid, volumes of it and of its lesions."""
+
+    label: int
+    box: Box
+    ml: float
+    lesion_ml: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseEntry:
+    """What the cache knows of a case.
+
+    Attributes:
+        name: Unique in the cache.
+        image, labels: The source files or folders.
+        image_sha256, labels_sha256: Of these.
+        settings_sha256: Of the settings it was made with.
+        shape_zyx, spacing_zyx_mm: Of the source, in canonical axes.
+        organs: Those the labels show, by index.
+        arrays: By stage; without organs there are none for segmentation.
+        notes: What the reading said.
+    """
+
+    name: str
+    image: str
+    labels: str
+    image_sha256: str
+    labels_sha256: str
+    settings_sha256: str
+    shape_zyx: Size
+    spacing_zyx_mm: Vector
+    organs: tuple[OrganEntry, ...]
+    arrays: tuple[StoredArrays, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lesion_ml(self) -> float:
+        """Volume of the lesions of all organs."""
+        return sum(organ.lesion_ml for organ in self.organs)
+
+    def stored(self, stage: Stage) -> StoredArrays | None:
+        """The arrays of `stage`, None if the case has none for it."""
+        return next((arrays for arrays in self.arrays if arrays.stage == stage), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A case that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of a cache's manifest.json."""
+
+    format: int
+    settings: CacheSettings
+    cases: tuple[CaseEntry, ...]
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cache:
+    """A folder of prepared cases; open it with `Cache.open`."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The cache in `folder`.
+
+        Raises:
+            ReadError: If there is none, or its manifest is damaged or of another version.
+        """
+        path = Path(folder) / MANIFEST
+        manifest = read_record(Manifest, path, remedy="Run viscera prepare, once more if it was stopped")
+        if manifest.format != FORMAT:
+            raise ReadError(
+                f"opening {path}",
+                expected=f"format {FORMAT}",
+                got=str(manifest.format),
+                remedy="Run viscera prepare with another folder",
+            )
+        return cls(folder=Path(folder), manifest=manifest)
+
+    @cached_property
+    def _entries(self) -> dict[str, CaseEntry]:
+        return {entry.name: entry for entry in self.manifest.cases}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all cases."""
+        return tuple(self._entries)
+
+    def names_for(self, stage: Stage) -> tuple[str, ...]:
+        """The cases a stage can train on: for segmentation those that show an organ."""
+        return tuple(name for name, entry in self._entries.items() if entry.stored(stage) is not None)
+
+    def entry(self, name: str) -> CaseEntry:
+        """What is known of a case; raises ConfigError if there is none of this name."""
+        if name not in self._entries:
+            raise ConfigError(
+                f"looking for a case in {self.folder}",
+                expected="the name of a prepared case",
+                got=name,
+                remedy=f"See the names in {MANIFEST}",
+            )
+        return self._entries[name]
+
+    def load(self, name: str, stage: Stage) -> TrainingCase:
+        """The arrays of one case.
+
+        Raises:
+            ConfigError: If there is no such case, or it shows no organs and the stage is segmentation.
+            ReadError: If its file is missing or damaged.
+        """
+        entry = self.entry(name)
+        stored = entry.stored(stage)
+        if stored is None:
+            raise ConfigError(
+                f"loading {name} for {stage}", expected="organs in its labels", got="none", remedy="Leave the case out"
+            )
+        arrays = _read_arrays(self.folder / CASES / stored.file, stored)
+        labels = np.zeros(stored.shape_zyx, dtype=np.uint8)
+        part = arrays["labels"]
+        z, y, x = (slice(a, a + n) for a, n in zip(stored.labels_start_zyx, part.shape, strict=True))
+        labels[z, y, x] = part
+        return TrainingCase(
+            name=name,
+            image=arrays["image"],
+            labels=labels,
+            grid=Grid(shape_zyx=stored.shape_zyx, affine=np.reshape(stored.affine, (4, 4))),
+            scan=stored.scan,
+            organs=stored.organs,
+            lesion_ml=entry.lesion_ml,
+        )
+
+    def verify(self, name: str) -> None:
+        """Nothing, if the files of a case are those that were written; raises ReadError otherwise."""
+        for stored in self.entry(name).arrays:
+            path = self.folder / CASES / stored.file
+            if not path.is_file() or file_sha256(path) != stored.sha256:
+                raise _damaged(path, f"another content than {MANIFEST} says" if path.is_file() else "nothing there")
+
+
+def read_record(kind: type[_Record], path: Path, *, remedy: str) -> _Record:
+    """The record of `kind` in a JSON file; raises ReadError if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            hu, labels, affine = arrays["hu"], arrays["labels"], arrays["affine"]
-    except (OSError, KeyError, ValueError) as error:
-        raise ReadError(
-            f"reading training case {path}",
-            expected="an .npz file with hu, labels and affine",
-            got=str(error),
-            remedy="Delete the file and make the case again",
-        ) from error
-    return TrainingCase(name=path.stem, hu=hu, labels=labels, grid=Grid(shape_zyx=hu.shape, affine=affine))
+        return from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
+        got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ReadError(f"reading {path}", expected="what viscera prepare writes", got=got, remedy=remedy) from error
 
 
-def shuffled(paths: list[Path], rng: np.random.Generator) -> Iterator[Path]:
-    """The paths without end, each once in every round, every round in a new order."""
-    while True:
-        for index in rng.permutation(len(paths)):
-            yield paths[index]
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, or of all files below a folder with their names, in hexadecimal digits."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    for member in sorted(member for member in path.rglob("*") if member.is_file()):
+        total.update(f"{member.relative_to(path).as_posix()}\0{file_sha256(member)}\n".encode())
+    return total.hexdigest()
 
 
-def _random_scan(rng: np.random.Generator) -> PhantomConfig:
-    """A scan as it comes from the wild: whole abdomen, trunk, thin slab, narrow crop, or no abdomen at all."""
-    kind = rng.choice(list(SCAN_SHARES), p=list(SCAN_SHARES.values()))
-    width: Any = rng.uniform(360, 480)
-    low, high = rng.uniform(-230, -90), rng.uniform(120, 200)
-    if kind == "trunk":
-        low, high = rng.uniform(-330, -200), rng.uniform(200, 400)
-    elif kind == "slab":
-        middle, half = rng.uniform(-50, 100), rng.uniform(18, 60)
-        low, high = middle - half, middle + half
-    elif kind == "narrow":
-        width = rng.uniform(160, 260)
-    elif kind == "elsewhere":
-        middle = rng.choice([HEAD_Z_MM, 300.0, -300.0, THIGHS_Z_MM]) + rng.uniform(-40, 40)
-        low, high = (middle - 100, middle + 100) if abs(middle) > 380 else (middle - 60, middle + 60)
-    steps: Vector = (rng.uniform(2, 5), rng.uniform(2, 3), 0.0)
-    steps = (steps[0], steps[1], steps[1])
-    extents = (high - low, width * rng.uniform(0.75, 1.0), width)
-    z, y, x = (max(8, round(extent / step)) for extent, step in zip(extents, steps, strict=True))
-    return PhantomConfig(shape_zyx=(z, y, x), spacing_zyx_mm=steps, centre_z_mm=(low + high) / 2)
+def _read_arrays(path: Path, stored: StoredArrays) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        if path.stat().st_size != stored.bytes:
+            raise _damaged(path, f"{path.stat().st_size} bytes instead of {stored.bytes}")
+        arrays: dict[str, NDArray[Any]] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+    if arrays.keys() != {"image", "labels"} or arrays["image"].shape != stored.shape_zyx:
+        raise _damaged(path, f"the arrays {sorted(arrays)}")
+    return arrays
+
+
+def _damaged(path: Path, got: str) -> ReadError:
+    return ReadError(
+        f"reading {path}",
+        expected="the file viscera prepare wrote",
+        got=got,
+        remedy="Run viscera prepare again; it makes only what is missing or damaged",
+    )

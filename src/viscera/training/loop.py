@@ -1,288 +1,350 @@
-"""One training loop for both networks."""
+"""One training loop for both networks: order of cases, validation, log, checkpoints, and going on where it stopped."""
 
 from __future__ import annotations
 
-import copy
-import functools
+import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
 
-from viscera.config import ModelConfig
-from viscera.crop import region_grid
-from viscera.errors import ConfigError, VisceraError
-from viscera.geometry import Grid
-from viscera.networks import SpatialConfigurationNet, UNet
-from viscera.preprocess import fitted_grid
-from viscera.resample import resample
-from viscera.training.augment import (
-    AugmentConfig,
-    air,
-    draw_warp,
-    jitter_intensity,
-    sample,
-    sampling_positions,
-    smooth_maps,
+from viscera.bundle import Stage
+from viscera.errors import ConfigError, ReadError, VisceraError
+from viscera.training.cases import Cache
+from viscera.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folder,
+    checkpoint_iterations,
+    drop_checkpoints,
+    forget_after,
+    newest_checkpoint,
+    write_checkpoint,
 )
-from viscera.training.cases import TrainingCase, read_case, shuffled
-from viscera.training.losses import localisation_loss, one_hot, segmentation_loss
-from viscera.write import write_bytes, write_text
+from viscera.training.config import TrainConfig, without_augmentation
+from viscera.training.distributed import World, joined_world
+from viscera.training.energy import EnergyMeter, EnergyReport
+from viscera.training.monitor import Monitor, Silent, StepRecord, ValidationRecord
+from viscera.training.order import CaseOrder, Sample, prepared, sample_generator
+from viscera.training.runlog import append_record, cut_back
+from viscera.training.samples import require_sampling, sampling_weights, training_sample
+from viscera.training.signals import HeldSignals, held_signals
+from viscera.training.trainer import NotFiniteError, StepOutcome, Trainer
+from viscera.training.validation import validate
+from viscera.write import write_text
 
-Stage = Literal["localise", "segment"]
-Sample = tuple[Tensor, Tensor]
+# What may change when a training goes on: none of it alters a step but the precision, as it may go on elsewhere.
+FREE_SETTINGS = ("save_every", "keep_checkpoints", "validation_every", "log_every", "workers", "precision", "energy")
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a network is trained; the defaults are the paper's (section 3), else the authors' release.
+class TrainOptions(TypedDict, total=False):
+    """What `train` takes beside its first arguments.
 
     Attributes:
-        model: Sampling and networks.
-        augment: Ranges of the augmentation.
-        iterations: Steps of batch size 1.
-        learning_rate: Adam's.
-        schedule: The rate stays, or falls along half a cosine to a hundredth after 100 steps of warm-up.
-        lambdas: Weights of the cross-entropies of the local and the spatial logits.
-        localise_cross_entropy: Weight of an added cross-entropy in localisation. The generalised Dice loss has next to
-            no gradient on scans without organs, so without this nothing is learnt from them; 0 as published.
-        l2: Weight of the squared 3x3x3 kernels in the loss.
-        clip_factor, clip_start, clip_alpha: The gradient's norm is cut at this factor times its running mean, which
-            starts at `clip_start` and follows with weight `clip_alpha`.
-        ema_decay: Of the moving average of the weights, which are the ones used.
-        label_sigma_vox: Gaussian over the one-hot labels of the region before the argmax, in its voxels.
-        bfloat16: Mixed precision.
-        save_every: Steps between weights on disk.
-        seed: Of weights, order, augmentation and dropout.
+        names: Cases to train on. Those without organs are used for localisation only.
+        validation: Cases held out for the DSC in the log and the choice of the best checkpoint.
+        initial: Weights to begin with.
+        resume: Go on from the newest checkpoint in the run's folder if there is one; else begin anew.
+        device: auto, cpu or cuda.
+        monitor: Told of every record of the log; closed at the end.
     """
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    iterations: int = 100_000
-    learning_rate: float = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
-    lambdas: tuple[float, float] = (1.0, 1.0)
-    localise_cross_entropy: float = 0.0
-    l2: float = 1e-6
-    clip_factor: float = 5.0
-    clip_start: float = 10.0
-    clip_alpha: float = 0.01
-    ema_decay: float = 0.999
-    label_sigma_vox: float = 1.0
-    bfloat16: bool = True
-    save_every: int = 250
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        checks = {
-            "iterations": self.iterations >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "schedule": self.schedule in ("constant", "cosine"),
-            "ema_decay": 0 <= self.ema_decay < 1,
-            "label_sigma_vox": self.label_sigma_vox >= 0,
-            "save_every": self.save_every >= 1,
-        }
-        for name, holds in checks.items():
-            if not holds:
-                raise ConfigError(
-                    f"setting TrainConfig.{name}",
-                    expected="a value in its range",
-                    got=repr(getattr(self, name)),
-                    remedy="Correct the value",
-                )
+    names: Required[Sequence[str]]
+    validation: Sequence[str]
+    initial: Path | None
+    resume: bool
+    device: str
+    monitor: Monitor | None
 
 
-def training_grid(case: TrainingCase, stage: Stage, model: ModelConfig) -> Grid:
-    """The grid inference would sample this case on: the scout grid, or the region around the true organs."""
-    if stage == "localise":
-        return fitted_grid(case.grid, case.grid.box(), model.localise)
-    box = case.organ_box()
-    if box is None:
-        raise VisceraError(
-            f"training on {case.name}", expected="organs in the labels", got="none", remedy="Leave the case out"
-        )
-    return region_grid(case.grid, box, model)
+def train(stage: Stage, cache: Cache, run: Path, config: TrainConfig, **options: Unpack[TrainOptions]) -> Path:
+    """The file of the averaged weights, RUN/weights.safetensors, of one network trained on cases of the cache.
 
-
-def training_sample(case: TrainingCase, stage: Stage, config: TrainConfig, rng: np.random.Generator) -> Sample:
-    """An augmented image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x).
-
-    Labels are 0 and 1 (any organ) for localisation, organ indices for segmentation. Without augmentation the image is
-    what inference computes for the same grid.
-    """
-    settings = config.model.localise if stage == "localise" else config.model.segment
-    target = training_grid(case, stage, config.model)
-    positions = sampling_positions(draw_warp(config.augment, rng), case.grid, target)
-    smoothed = torch.from_numpy(resample(case.hu, case.grid, case.grid, sigma_mm=settings.sigma_mm, outside=0.0))
-    image = sample(smoothed[None] / settings.hu_scale, positions, nearest=False, outside=air(settings.hu_scale))
-    image = jitter_intensity(image, config.augment, rng)
-    labels = torch.tensor(case.labels)
-    if stage == "localise":
-        truth = sample((labels > 0)[None], positions, nearest=True, outside=0)
-        return image[None], truth.to(torch.uint8)
-    maps = one_hot(labels[None], config.model.scn.labels)[0]
-    warped = sample(maps, positions, nearest=False, outside=0)
-    warped[0] = 1 - warped[1:].sum(0)
-    return image[None], smooth_maps(warped, config.label_sigma_vox).argmax(0, keepdim=True).to(torch.uint8)
-
-
-def make_network(stage: Stage, model: ModelConfig) -> nn.Module:
-    """The untrained network of a stage."""
-    return UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
-
-
-class Trainer:
-    """The state of one training run: network, moving average, optimiser, running gradient norm."""
-
-    def __init__(self, stage: Stage, config: TrainConfig, initial: Path | None = None) -> None:
-        torch.manual_seed(config.seed)
-        self.stage, self.config = stage, config
-        self.network = make_network(stage, config.model).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        if initial is not None:
-            self.network.load_state_dict(load_file(initial))
-        self.average = copy.deepcopy(self.network).eval()
-        if config.bfloat16:
-            _guard_flat_convolutions(self.network)
-        self.kernels = [p for p in self.network.parameters() if p.ndim == 5 and p.shape[-1] == 3]
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
-        self.mean_norm = config.clip_start
-        self.iteration = 0
-
-    def step(self, image: Tensor, labels: Tensor) -> float:
-        """Trains on one sample and returns its loss (without the L2 term)."""
-        self.network.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate()
-        target = one_hot(labels, 2 if self.stage == "localise" else self.config.model.scn.labels)
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
-            output = self.network(image.to(memory_format=torch.channels_last_3d))
-        if self.stage == "localise":
-            loss = localisation_loss(output, target, self.config.localise_cross_entropy)
-        else:
-            loss = segmentation_loss(output, target, self.config.lambdas)
-        penalty = sum((kernel**2).sum() for kernel in self.kernels)
-        self.optimiser.zero_grad(set_to_none=True)
-        (loss + self.config.l2 * penalty).backward()
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_factor * self.mean_norm))
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"loss {float(loss.detach())}, gradient norm {norm}")
-        self.mean_norm += self.config.clip_alpha * (
-            min(norm, self.config.clip_factor * self.mean_norm) - self.mean_norm
-        )
-        self.optimiser.step()
-        self.iteration += 1
-        self._follow()
-        return float(loss.detach())
-
-    def _rate(self) -> float:
-        config = self.config
-        if config.schedule == "constant":
-            return config.learning_rate
-        progress = self.iteration / config.iterations
-        return (
-            config.learning_rate
-            * min(1.0, (self.iteration + 1) / 100)
-            * max(0.01, 0.5 + 0.5 * math.cos(math.pi * progress))
-        )
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        # Early on the average follows faster, so that it forgets the initial weights.
-        decay = min(self.config.ema_decay, (1 + self.iteration) / (10 + self.iteration))
-        for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
-
-    def save(self, run: Path) -> None:
-        """Writes the averaged weights to `run`/weights.safetensors."""
-        state = {name: value.detach().contiguous() for name, value in self.average.state_dict().items()}
-        write_bytes(save(state), run / "weights.safetensors")
-
-
-def _guard_flat_convolutions(network: nn.Module) -> None:
-    """Keeps convolutions over one or two slices on the CPU out of bfloat16.
-
-    The weight gradients of a bfloat16 3x3x3 convolution over a depth of 2 come out as garbage up to 1e36 on the CPU
-    (seen with torch 2.13 on a processor with avx512_bf16); the deepest level of a thin scan is that flat.
-    """
-
-    def forward(layer: nn.Conv3d, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.shape[2] <= 2:
-            with torch.autocast("cpu", enabled=False):
-                return nn.Conv3d.forward(layer, x.float())
-        return nn.Conv3d.forward(layer, x)
-
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv3d):
-            layer.forward = functools.partial(forward, layer)  # type: ignore[method-assign]
-
-
-def train(
-    stage: Stage,
-    paths: list[Path],
-    run: Path,
-    config: TrainConfig,
-    *,
-    initial: Path | None = None,
-    on_step: Callable[[int, float], None] | None = None,
-) -> Path:
-    """Trains one network on the cases at `paths` and returns the file of its averaged weights.
-
-    Writes config.json, log.jsonl (every 10 steps the mean loss and the rate of steps) and weights.safetensors to `run`.
-    Cases without organs are used for localisation only.
+    Writes to `run`: config.json, log.jsonl (see `StepRecord` and `ValidationRecord`), checkpoints/, weights.safetensors
+    and, at the end, card.json with time and energy. Stopped at any step and started again, it ends with the same
+    weights, on a CPU bit for bit. Under `torchrun` the processes share the work. The first Ctrl-C or SIGTERM saves a
+    checkpoint and is then raised again.
 
     Raises:
         VisceraError: If the loss is no longer a finite number; the message names the case.
+        ConfigError: If there is no case to train on, or the run's checkpoint was made with other settings.
+        ReadError: If a case or the initial weights cannot be read.
+        WriteError: If the run's files cannot be written.
     """
-    rng = np.random.default_rng([config.seed, 3])
-    trainer = Trainer(stage, config, initial)
-    write_text(json.dumps(asdict(config), indent=2) + "\n", run / "config.json")
-    recent: list[float] = []
-    lines: list[str] = []
-    begun = time.monotonic()
-    for case in _cases(stage, paths, rng):
-        image, labels = training_sample(case, stage, config, rng)
+    monitor = options.get("monitor") or Silent()
+    try:
+        with joined_world(options.get("device", "auto")) as world, held_signals() as held:
+            return _Run(stage, cache, config, world, _Plan.of(stage, cache, run, options)).finish(monitor, held)
+    finally:
+        monitor.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Where a run lies, what it trains on and where it begins."""
+
+    run: Path
+    names: tuple[str, ...]
+    validation: tuple[str, ...]
+    initial: Path | None
+    resume: bool
+
+    @classmethod
+    def of(cls, stage: Stage, cache: Cache, run: Path, options: TrainOptions) -> _Plan:
+        names, validation = tuple(options["names"]), tuple(options.get("validation", ()))
+        if shared := sorted(set(names) & set(validation)):
+            raise ConfigError(
+                f"training {stage}",
+                expected="validation cases that are not trained on",
+                got=", ".join(shared),
+                remedy="Leave them out of one of both",
+            )
+        return cls(
+            run=Path(run),
+            names=_usable(stage, cache, names, of="training"),
+            validation=_usable(stage, cache, validation, of="validation") if validation else (),
+            initial=options.get("initial"),
+            resume=options.get("resume", True),
+        )
+
+
+def _usable(stage: Stage, cache: Cache, names: Sequence[str], *, of: str) -> tuple[str, ...]:
+    usable = tuple(name for name in names if cache.entry(name).stored(stage) is not None)
+    if left_out := [name for name in names if name not in usable]:
+        _log.info("without organs and left out of %s: %s", of, ", ".join(left_out))
+    if not usable:
+        raise ConfigError(
+            f"training {stage}", expected=f"{of} cases that show organs", got="none", remedy="Name other cases"
+        )
+    return usable
+
+
+class _Run:
+    """One run from its beginning, or its newest checkpoint, to its end."""
+
+    def __init__(self, stage: Stage, cache: Cache, config: TrainConfig, world: World, plan: _Plan) -> None:
+        self.stage, self.cache, self.config, self.world, self.plan = stage, cache, config, world, plan
+        require_sampling(cache.manifest.settings, config.model)
+        self.log = plan.run / "log.jsonl"
+        self.trainer = Trainer(stage, config, plan.initial, world=world)
+        weights = dict(zip(cache.names, sampling_weights(cache, config), strict=True))
+        self.order = CaseOrder(plan.names, np.array([weights[name] for name in plan.names]), config.seed)
+        self.sums: dict[str, float] = {}
+        self.summed = 0
+        self.best: dict[str, Any] | None = None
+        self.before: dict[str, Any] | None = None
+        self.seconds_before = 0.0
+        self.settings = _settings(stage, config, plan, world)
+        self._take_up(newest_checkpoint(plan.run) if plan.resume else None)
+        self.clock = self.since_record = time.monotonic()
+        self.meter = EnergyMeter(config.energy, devices=world.gpus, processes=world.size).start()
+
+    def finish(self, monitor: Monitor, held: HeldSignals) -> Path:
+        """Trains to the end, or until a signal comes, and returns the file of the averaged weights."""
+        trainer, world = self.trainer, self.world
+        first, last = trainer.iteration, self.config.iterations
+        places = range(first * world.size + world.rank, last * world.size, world.size)
+        with closing(prepared(self._sample, places, workers=self.config.workers, device=world.device)) as samples:
+            for sample in samples:
+                self._step(sample, monitor)
+                better = self._validate(monitor) if self._due(self.config.validation_every) else False
+                held.number = world.highest(held.number)
+                if better or held.number or self._due(self.config.save_every):
+                    self._save()
+                if held.number:
+                    break
+        return self.plan.run / "weights.safetensors"
+
+    def _due(self, every: int) -> bool:
+        return self.trainer.iteration % every == 0 or self.trainer.iteration >= self.config.iterations
+
+    def _sample(self, place: int) -> Sample:
+        name, rng = self.order[place], sample_generator(self.config.seed, place)
+        case = self.cache.load(name, self.stage)
+        return Sample(name, *training_sample(case, self.stage, self.config, rng, self.world.device))
+
+    def _held_out(self, name: str) -> Sample:
+        case, rng = self.cache.load(name, self.stage), sample_generator(self.config.seed, 0)
+        plain = without_augmentation(self.config)
+        return Sample(name, *training_sample(case, self.stage, plain, rng, self.world.device))
+
+    def _step(self, sample: Sample, monitor: Monitor) -> None:
+        rate = self.trainer.rate()
         try:
-            recent.append(trainer.step(image, labels))
-        except FloatingPointError as error:
-            raise VisceraError(
-                f"training step {trainer.iteration} on {case.name}",
-                expected="a finite loss",
+            outcome = self.trainer.step(sample.image, sample.labels)
+        except NotFiniteError as error:
+            raise self._stopped(error) from error
+        self._count(outcome)
+        if self._due(self.config.log_every):
+            self._record(rate, monitor)
+
+    def _count(self, outcome: StepOutcome) -> None:
+        if math.isnan(outcome.norm):
+            return  # left out, as float16 overflowed
+        self.summed += 1
+        for name, value in {"loss": outcome.loss, **outcome.terms}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _record(self, rate: float, monitor: Monitor) -> None:
+        now, steps = time.monotonic(), max(1, self.summed)
+        shares = self.world.gather(list(self.sums.values()))
+        means = [sum(of_rank) / self.world.size / steps for of_rank in zip(*shares, strict=True)]
+        named = dict(zip(self.sums, means, strict=True))
+        record = StepRecord(
+            stage=self.stage,
+            iteration=self.trainer.iteration,
+            iterations=self.config.iterations,
+            loss=named.pop("loss", math.nan),
+            terms=named,
+            learning_rate=rate,
+            rate=steps / max(1e-9, now - self.since_record),
+            seconds=self._seconds(),
+        )
+        self.sums, self.summed, self.since_record = {}, 0, now
+        self._tell(record, monitor)
+
+    def _tell(self, record: StepRecord | ValidationRecord, monitor: Monitor) -> None:
+        if not self.world.writes:
+            return
+        append_record(self.log, record.as_json())
+        if isinstance(record, StepRecord):
+            monitor.step(record)
+        else:
+            monitor.validated(record)
+
+    def _validate(self, monitor: Monitor) -> bool:
+        """Whether the averaged weights are the best so far, by the mean DSC of the cases held out."""
+        if not self.plan.validation:
+            return False
+        scores = validate(self.trainer, self.plan.validation, self._held_out)
+        organs = ("organs",) if self.stage == "localise" else self.cache.manifest.settings.organs
+        named = dict(zip(organs, scores, strict=True))
+        iteration, mean = self.trainer.iteration, sum(scores) / len(scores)
+        self._tell(ValidationRecord(iteration=iteration, validation=named, seconds=self._seconds()), monitor)
+        self.since_record = time.monotonic()
+        if self.best is not None and mean <= self.best["mean"]:
+            return False
+        self.best = {"iteration": iteration, "mean": mean, "dsc": named}
+        return True
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.clock
+
+    def _save(self) -> None:
+        sums = self.world.gather(list(self.sums.values()))  # of every process, so all of them come here
+        if not self.world.writes:
+            return
+        energy = self.meter.report()
+        if self.before is not None:
+            energy = energy.after(EnergyReport(**self.before))
+        progress = {
+            "best": self.best,
+            "validation": list(self.plan.validation),
+            "seconds": self._seconds(),
+            "energy": asdict(energy),
+            "summed": self.summed,
+            "terms": list(self.sums),
+            "sums": sums,
+        }
+        state = {"settings": self.settings, **self.trainer.numbers(), **progress}
+        write_checkpoint(self.plan.run, Checkpoint(tensors=self.trainer.tensors(), state=state))
+        best = None if self.best is None else self.best["iteration"]
+        drop_checkpoints(self.plan.run, newest=self.config.keep_checkpoints, best=best)
+        self.trainer.save(self.plan.run / "weights.safetensors")
+        if self.trainer.iteration >= self.config.iterations:
+            self._write_card(energy)
+        self.since_record = time.monotonic()
+
+    def _write_card(self, energy: EnergyReport) -> None:
+        card = {
+            "stage": self.stage,
+            "organs": list(self.cache.manifest.settings.organs),
+            "iterations": self.trainer.iteration,
+            "cases": len(self.plan.names),
+            "validation_cases": len(self.plan.validation),
+            "best": self.best,
+            "seconds": round(self._seconds(), 1),
+            "energy": asdict(energy),
+            "device": self.world.device.type,
+            "processes": self.world.size,
+            "precision": self.trainer.precision,
+        }
+        write_text(json.dumps(card, indent=2) + "\n", self.plan.run / "card.json")
+
+    def _take_up(self, checkpoint: Checkpoint | None) -> None:
+        """Goes on from `checkpoint`, or begins anew; the run's files then hold nothing later."""
+        run, iteration = self.plan.run, 0
+        if checkpoint is not None:
+            _require_same(self.settings, checkpoint.state["settings"], run)
+            iteration = self._restore(checkpoint)
+        if self.world.writes:
+            forget_after(run, iteration)
+            if iteration < self.config.iterations:
+                (run / "card.json").unlink(missing_ok=True)
+            write_text(json.dumps(asdict(self.config), indent=2) + "\n", run / "config.json")
+            cut_back(self.log, iteration)
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        state = checkpoint.state
+        try:
+            self.trainer.restore(checkpoint.tensors, state)
+            self.before, self.seconds_before = state["energy"], float(state["seconds"])
+            # What was best on other cases says nothing about these.
+            self.best = state["best"] if state["validation"] == list(self.plan.validation) else None
+            self.summed = int(state["summed"])
+            self.sums = dict(zip(state["terms"], state["sums"][self.world.rank], strict=True))
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise ReadError(
+                f"going on with {self.plan.run}",
+                expected="a checkpoint of this version",
                 got=str(error),
-                remedy=f"Check the case; the last good weights are in {run}",
+                remedy="Begin anew in another folder",
             ) from error
-        if on_step is not None:
-            on_step(trainer.iteration, recent[-1])
-        if trainer.iteration % 10 == 0:
-            record = {"iteration": trainer.iteration, "loss": round(float(np.mean(recent)), 5)}
-            lines.append(json.dumps({**record, "seconds": round(time.monotonic() - begun, 1)}))
-            write_text("\n".join(lines) + "\n", run / "log.jsonl")
-            recent = []
-        done = trainer.iteration >= config.iterations
-        if done or trainer.iteration % config.save_every == 0:
-            trainer.save(run)
-        if done:
-            break
-    return run / "weights.safetensors"
+        return self.trainer.iteration
+
+    def _stopped(self, error: NotFiniteError) -> VisceraError:
+        """The error that names the cases at fault: those with a bad loss, or all of the step."""
+        step, run = self.trainer.iteration, self.plan.run
+        names = [self.order[step * self.world.size + rank] for rank in range(self.world.size)]
+        bad = [name for name, loss in zip(names, error.losses, strict=True) if not math.isfinite(loss)]
+        saved = checkpoint_iterations(run)
+        kept = f"the last good checkpoint is {checkpoint_folder(run, saved[-1])}" if saved else "nothing was saved yet"
+        return VisceraError(
+            f"training step {step + 1} on {', '.join(bad or names)}",
+            expected="a finite loss",
+            got=str(error),
+            remedy=f"Check the case; {kept}",
+        )
 
 
-def _cases(stage: Stage, paths: list[Path], rng: np.random.Generator) -> Iterator[TrainingCase]:
-    """Cases without end; those without organs are passed over for segmentation, and named once."""
-    passed: set[str] = set()
-    for path in shuffled(paths, rng):
-        case = read_case(path)
-        if stage == "localise" or case.organ_box() is not None:
-            yield case
-        elif case.name not in passed:
-            passed.add(case.name)
-            _log.info("%s shows no organs and is left out of segmentation", case.name)
+def _settings(stage: Stage, config: TrainConfig, plan: _Plan, world: World) -> dict[str, Any]:
+    """What must be the same for a training to go on, as plain values."""
+    free = FREE_SETTINGS if config.schedule == "cosine" else (*FREE_SETTINGS, "iterations")
+    values = {name: value for name, value in asdict(config).items() if name not in free}
+    initial = None if plan.initial is None or not plan.initial.is_file() else _sha256(plan.initial)
+    settings = {"stage": stage, "names": plan.names, "initial": initial, "processes": world.size, **values}
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _require_same(settings: dict[str, Any], saved: dict[str, Any], run: Path) -> None:
+    names = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
+    if names:
+        raise ConfigError(
+            f"going on with {run}",
+            expected="the settings and cases it was begun with",
+            got=f"another {', another '.join(names)}",
+            remedy="Give the same ones, train in another folder, or begin anew with --restart",
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -33,24 +33,39 @@ def generalised_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     return (1.0 - 2.0 * (overlap + DICE_EPSILON) / (total + DICE_EPSILON)).mean()
 
 
-def localisation_loss(logits: Tensor, target: Tensor, cross_entropy: float = 0.0) -> Tensor:
-    """The generalised Dice loss of the softmax of (b, 2, z, y, x) logits, plus a weighted cross-entropy."""
-    loss = generalised_dice_loss(torch.softmax(logits.float(), dim=1), target)
+def localisation_terms(logits: Tensor, target: Tensor, cross_entropy: float = 0.0) -> dict[str, Tensor]:
+    """The parts of the localisation's loss: generalised Dice of the softmax of (b, 2, z, y, x) logits, cross-entropy.
+
+    The cross-entropy comes weighted and only if its weight is above 0.
+    """
+    terms = {"dice": generalised_dice_loss(torch.softmax(logits.float(), dim=1), target)}
     if cross_entropy > 0:
-        loss = loss + cross_entropy * F.cross_entropy(logits.float(), target)
-    return loss
+        terms["cross-entropy"] = cross_entropy * F.cross_entropy(logits.float(), target)
+    return terms
 
 
-def segmentation_loss(output: tuple[Tensor, Tensor, Tensor], target: Tensor, weights: tuple[float, float]) -> Tensor:
-    """The generalised Dice loss of the fused probabilities plus weighted sigmoid cross-entropies of both logits.
+def segmentation_terms(
+    output: tuple[Tensor, Tensor, Tensor], target: Tensor, weights: tuple[float, float]
+) -> dict[str, Tensor]:
+    """The parts of the segmentation's loss: generalised Dice, and a weighted sigmoid cross-entropy of both logits.
 
     Args:
         output: Fused probabilities, local logits, spatial logits, each (b, labels, z, y, x).
         target: One-hot maps of the same shape.
         weights: lambda 1 and 2 of the paper, for the local and the spatial logits.
     """
-    probabilities, local_logits, spatial_logits = output
-    loss = generalised_dice_loss(probabilities, target)
-    for weight, logits in zip(weights, (local_logits, spatial_logits), strict=True):
-        loss = loss + weight * F.binary_cross_entropy_with_logits(logits.float(), target)
-    return loss
+    probabilities, *logits = output
+    terms = {"dice": generalised_dice_loss(probabilities, target)}
+    for name, weight, values in zip(("local", "spatial"), weights, logits, strict=True):
+        terms[name] = weight * F.binary_cross_entropy_with_logits(values.float(), target)
+    return terms
+
+
+def localisation_loss(logits: Tensor, target: Tensor, cross_entropy: float = 0.0) -> Tensor:
+    """The sum of `localisation_terms`."""
+    return torch.stack(list(localisation_terms(logits, target, cross_entropy).values())).sum()
+
+
+def segmentation_loss(output: tuple[Tensor, Tensor, Tensor], target: Tensor, weights: tuple[float, float]) -> Tensor:
+    """The sum of `segmentation_terms`."""
+    return torch.stack(list(segmentation_terms(output, target, weights).values())).sum()

@@ -1,0 +1,313 @@
+"""Data sets on disk: which CT has which labels, in the layouts people keep them in, and what the labels mean."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.errors import ConfigError, ReadError
+from viscera.labels import ORGANS
+from viscera.read import find_inputs, read_label_map
+from viscera.training.cases import LabelRule, Refusal
+from viscera.volume import LabelMap
+
+# What nnU-Net, FLARE and AbdomenCT-1K put behind a case's name to number its images; only CT, number 0, is read.
+_CHANNEL = "_0000"
+_BACKGROUND = "background"
+_LAYOUTS = (
+    "images/ + labels/, TrainingImg/ + TrainingMask/ (FLARE 2021), AbdomenCT-1K-ImagePart*/ + Mask/, "
+    "imagesTr/ + labelsTr/ with dataset.json (nnU-Net), or a .csv file with the columns image and labels"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCase:
+    """One CT and its labels: a unique name, and the file or folder of each."""
+
+    name: str
+    image: Path
+    labels: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMapping:
+    """What the ids of label files mean.
+
+    Attributes:
+        organs: Names of the labels 1, 2, ...
+        rules: One for each id that may occur; 0 is background unless a rule says otherwise.
+    """
+
+    organs: tuple[str, ...] = tuple(organ.name for organ in ORGANS)
+    rules: tuple[LabelRule, ...] = tuple(LabelRule(id=organ.index, label=organ.index) for organ in ORGANS)
+
+    def __post_init__(self) -> None:
+        ids = [rule.id for rule in self.rules]
+        fits = all(0 <= rule.id <= 255 and 0 <= rule.label <= len(self.organs) for rule in self.rules)
+        if len(set(ids)) < len(ids) or not fits or not self.organs or len(set(self.organs)) < len(self.organs):
+            raise ConfigError(
+                "mapping labels",
+                expected="ids 0 to 255, each once, and organs with different names",
+                got=f"the ids {ids} and the organs {list(self.organs)}",
+                remedy="Correct the mapping",
+            )
+
+    @property
+    def lesion_ids(self) -> tuple[int, ...]:
+        """The ids that mark lesions."""
+        return tuple(rule.id for rule in self.rules if rule.lesion)
+
+    def apply(self, labels: NDArray[np.uint8], doing: str) -> NDArray[np.uint8]:
+        """Organ indices for the ids of a label file, uint8 of the same shape.
+
+        Raises:
+            ReadError: If an id occurs that has no rule.
+        """
+        table = np.zeros(256, dtype=np.uint8)
+        known = np.zeros(256, dtype=bool)
+        known[0] = True
+        for rule in self.rules:
+            table[rule.id], known[rule.id] = rule.label, True
+        present = np.flatnonzero(id_counts(labels))
+        if unknown := [int(value) for value in present if not known[value]]:
+            raise ReadError(
+                doing,
+                expected=f"label ids among {np.flatnonzero(known).tolist()}",
+                got=f"also {unknown}",
+                remedy='Say what they are in the file given with --labels, "background" to pass over one',
+            )
+        mapped: NDArray[np.uint8] = table[labels]
+        return mapped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The cases found in a data set.
+
+    Attributes:
+        folder: Where it lies, the CSV file of one.
+        layout: How it is laid out, in words.
+        cases: Every CT with its labels, by name.
+        refused: What has no counterpart or cannot be a case, each with the reason.
+        mapping: What the data set itself says of its labels, else the default.
+    """
+
+    folder: Path
+    layout: str
+    cases: tuple[DatasetCase, ...]
+    refused: tuple[Refusal, ...] = ()
+    mapping: LabelMapping = LabelMapping()
+
+
+def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
+    """The data set at `path`, a folder in one of the known layouts or a CSV file; no image is read.
+
+    Args:
+        path: See `Dataset.layout`; relative paths in a CSV file count from its folder.
+        mapping: What the label ids mean, if not what the data set says or the default.
+
+    Raises:
+        ReadError: If there is nothing in a known layout, or no case in it.
+        ConfigError: If an nnU-Net data set names labels that are no organs and no `mapping` is given.
+    """
+    path = Path(path)
+    layouts: tuple[Callable[[Path, LabelMapping | None], Dataset | None], ...] = (
+        _table,
+        _nnunet,
+        _flare,
+        _abdomenct,
+        _plain,
+    )
+    dataset = next((found for layout in layouts if (found := layout(path, mapping)) is not None), None)
+    if dataset is None:
+        got = "no such folder" if path.is_dir() else ("a file of another kind" if path.exists() else "nothing there")
+        raise ReadError(f"looking for a data set at {path}", expected=_LAYOUTS, got=got, remedy="Check the path")
+    if not dataset.cases:
+        refused = "; ".join(f"{case.name}: {case.reason}" for case in dataset.refused[:3])
+        raise ReadError(
+            f"looking for a data set at {path}",
+            expected="CTs with labels",
+            got=refused or "none",
+            remedy="Check the names: a CT and its labels are called alike",
+        )
+    return dataset
+
+
+def read_mapping(path: Path) -> LabelMapping:
+    """The mapping in a TOML file.
+
+    It holds a table [labels] of ids and organ names, `background` for ids to pass over; if wanted, `lesions`, the ids
+    among these that mark lesions, and `organs`, the names of the labels 1, 2, ... (else the default organs).
+
+    Raises:
+        ConfigError: If the file cannot be read or says something else.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        got = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError(f"reading {path}", expected="a TOML file", got=got, remedy="Correct the file") from error
+    unknown = sorted(set(values) - {"labels", "lesions", "organs"})
+    table, lesions = values.get("labels"), values.get("lesions", [])
+    organs = values.get("organs", [organ.name for organ in ORGANS])
+    lists = isinstance(lesions, list) and isinstance(organs, list) and all(isinstance(name, str) for name in organs)
+    if unknown or not isinstance(table, dict) or not lists or not all(str(lesion) in table for lesion in lesions):
+        raise ConfigError(
+            f"reading {path}",
+            expected='[labels] with lines like 2 = "kidney", and lists `lesions` (ids of these) and `organs`',
+            got=f"unknown: {unknown}" if unknown else repr(values)[:200],
+            remedy="Correct the file",
+        )
+    rules = _rules(table, organs, f"reading {path}", frozenset(map(str, lesions)))
+    return LabelMapping(organs=tuple(organs), rules=rules)
+
+
+def read_case_labels(case: DatasetCase, mapping: LabelMapping) -> LabelMap:
+    """The labels of a case as organ indices on their own grid; raises ReadError for an id without a rule."""
+    label_map = read_label_map(case.labels)
+    return LabelMap(labels=mapping.apply(label_map.labels, f"reading {case.labels}"), grid=label_map.grid)
+
+
+def id_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many voxels have each id: int64 (256,)."""
+    counts = np.zeros(256, dtype=np.int64)
+    for part in labels:  # slice by slice, as counting makes large integers of them
+        counts += np.bincount(part.ravel(), minlength=256)
+    return counts
+
+
+def _rules(
+    table: Mapping[str, Any], organs: Sequence[str], doing: str, lesions: frozenset[str] = frozenset()
+) -> tuple[LabelRule, ...]:
+    names = {_BACKGROUND: 0} | {name: index for index, name in enumerate(organs, start=1)}
+    rules = []
+    for key, name in table.items():
+        if not key.isdecimal() or name not in names:
+            raise ConfigError(
+                doing, expected=f"ids with names among {list(names)}", got=f"{key} = {name!r}", remedy="Correct it"
+            )
+        rules.append(LabelRule(id=int(key), label=names[name], lesion=key in lesions))
+    return tuple(rules)
+
+
+def _plain(path: Path, mapping: LabelMapping | None) -> Dataset | None:
+    return _paired(path, [path / "images"], path / "labels", "images/ + labels/", mapping)
+
+
+def _flare(path: Path, mapping: LabelMapping | None) -> Dataset | None:
+    return _paired(path, [path / "TrainingImg"], path / "TrainingMask", "FLARE 2021", mapping)
+
+
+def _abdomenct(path: Path, mapping: LabelMapping | None) -> Dataset | None:
+    parts = sorted(path.glob("AbdomenCT-1K-ImagePart*"))
+    return _paired(path, parts, path / "Mask", "AbdomenCT-1K", mapping) if parts else None
+
+
+def _nnunet(path: Path, mapping: LabelMapping | None) -> Dataset | None:
+    described = path / "dataset.json"
+    if not described.is_file() or not (path / "imagesTr").is_dir():
+        return None
+    return _paired(
+        path, [path / "imagesTr"], path / "labelsTr", "nnU-Net raw", mapping or _described_mapping(described)
+    )
+
+
+def _described_mapping(path: Path) -> LabelMapping:
+    """The mapping of a dataset.json whose labels have the organs' names, either way round (versions 1 and 2)."""
+    try:
+        labels = dict(json.loads(path.read_text(encoding="utf-8"))["labels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReadError(
+            f"reading {path}", expected="JSON with the labels' names", got=str(error), remedy="Correct the file"
+        ) from error
+    table = {key: name for key, name in labels.items() if key.isdecimal()} or {
+        str(value): name for name, value in labels.items()
+    }
+    try:
+        return LabelMapping(rules=_rules(table, [organ.name for organ in ORGANS], f"reading {path}"))
+    except ConfigError as error:
+        raise ConfigError(
+            error.doing, expected=error.expected, got=error.got, remedy="Say what the labels are with --labels"
+        ) from error
+
+
+def _paired(path: Path, images: list[Path], labels: Path, layout: str, mapping: LabelMapping | None) -> Dataset | None:
+    """The data set of CTs and label files that are called alike, but for the channel behind a CT's name."""
+    if not labels.is_dir() or not all(folder.is_dir() for folder in images):
+        return None
+    found: dict[str, list[Path]] = {}
+    for case in (case for folder in images for case in find_inputs([folder])):
+        found.setdefault(case.name.removesuffix(_CHANNEL), []).append(case.path)
+    masks = {case.name: case.path for case in find_inputs([labels])}
+    refused = [Refusal(name=name, reason=f"{masks[name]} has no CT") for name in masks.keys() - found.keys()]
+    refused += [
+        Refusal(name=name, reason=f"{paths[0]} has no labels in {labels}")
+        for name, paths in found.items()
+        if name not in masks
+    ]
+    refused += [
+        Refusal(name=name, reason=f"{len(paths)} CTs for one label file: {', '.join(path.name for path in paths)}")
+        for name, paths in found.items()
+        if name in masks and len(paths) > 1
+    ]
+    cases = [
+        DatasetCase(name=name, image=paths[0], labels=masks[name])
+        for name, paths in found.items()
+        if name in masks and len(paths) == 1
+    ]
+    return _dataset(path, layout, cases, refused, mapping)
+
+
+def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
+    """The data set of a CSV file with the columns image and labels, and name if wanted."""
+    if not path.is_file() or path.suffix.lower() != ".csv":
+        return None
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (OSError, ValueError, csv.Error) as error:
+        raise ReadError(f"reading {path}", expected="a CSV file", got=str(error), remedy="Correct the file") from error
+    if not {"image", "labels"} <= set(columns):
+        raise ReadError(
+            f"reading {path}", expected="the columns image and labels", got=str(columns), remedy="Name the columns so"
+        )
+    cases, refused = [], []
+    for number, row in enumerate(rows, start=2):
+        image, labels = row["image"] or "", row["labels"] or ""
+        name = row.get("name") or Path(image).name.split(".")[0].removesuffix(_CHANNEL)
+        if not image or not labels:
+            refused.append(Refusal(name=name or f"line {number}", reason=f"line {number} lacks the CT or the labels"))
+        else:
+            cases.append(DatasetCase(name=name, image=path.parent / image, labels=path.parent / labels))
+    return _dataset(path, "CSV", cases, refused, mapping)
+
+
+def _dataset(
+    path: Path, layout: str, cases: Iterable[DatasetCase], refused: list[Refusal], mapping: LabelMapping | None
+) -> Dataset:
+    """The data set, sorted by name; cases whose names cannot be file names or come twice are refused."""
+    kept: dict[str, DatasetCase] = {}
+    for case in sorted(cases, key=lambda case: case.name):
+        # Names that differ only in case would be one file on some disks.
+        if case.name.casefold() in kept:
+            refused.append(Refusal(name=case.name, reason=f"{case.image} has the name of another case"))
+        elif case.name.startswith(".") or any(sign in case.name for sign in '/\\:*?"<>|'):
+            refused.append(Refusal(name=case.name, reason="a name that cannot be a file's"))
+        else:
+            kept[case.name.casefold()] = case
+    return Dataset(
+        folder=path,
+        layout=layout,
+        cases=tuple(kept.values()),
+        refused=tuple(sorted(refused, key=lambda case: case.name)),
+        mapping=mapping or LabelMapping(),
+    )

@@ -1,0 +1,283 @@
+"""The picture of a training and the reading of its log."""
+
+import io
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from viscera.errors import MissingExtraError, ReadError
+from viscera.training.curves import Axis, CurveOptions, CurvesMonitor, curves_png, smoothed, write_curves
+from viscera.training.history import Curve, read_curves
+from viscera.training.monitor import StepRecord, ValidationRecord
+
+
+def log(folder: Path, *records: dict[str, Any] | str) -> Path:
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    path = folder / "log.jsonl"
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+def step(iteration: int, loss: float, **terms: float) -> dict[str, Any]:
+    return StepRecord(
+        stage="segment",
+        iteration=iteration,
+        iterations=100,
+        loss=loss,
+        terms=terms,
+        learning_rate=1e-4,
+        rate=4.0,
+        seconds=iteration / 4,
+    ).as_json()
+
+
+def scores(iteration: int, **dsc: float) -> dict[str, Any]:
+    return ValidationRecord(iteration=iteration, validation=dsc, seconds=0.0).as_json()
+
+
+def as_lists(curves: list[Curve]) -> dict[str, list[tuple[float, float]]]:
+    return {c.name: list(zip(c.iterations.tolist(), c.values.tolist(), strict=True)) for c in curves}
+
+
+def curve(name: str, values: list[float], every: int = 10) -> Curve:
+    count = len(values)
+    return Curve(name=name, iterations=np.arange(1, count + 1) * float(every), values=np.array(values, dtype=float))
+
+
+def picture(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def near(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    return np.abs(pixels - colour).max(axis=2) <= 40
+
+
+def test_a_log_becomes_curves(tmp_path: Path) -> None:
+    path = log(
+        tmp_path,
+        step(10, 0.9, dice=0.6, local=0.3),
+        step(20, 0.5, dice=0.4, local=0.1),
+        scores(20, liver=0.8, spleen=0.7),
+    )
+    loss, validation = read_curves(path)
+    assert as_lists(loss) == {
+        "loss": [(10, 0.9), (20, 0.5)],
+        "dice": [(10, 0.6), (20, 0.4)],
+        "local": [(10, 0.3), (20, 0.1)],
+    }
+    assert as_lists(validation) == {"liver": [(20, 0.8)], "spleen": [(20, 0.7)]}
+
+
+def test_a_loss_of_one_term_is_one_curve(tmp_path: Path) -> None:
+    loss, _ = read_curves(log(tmp_path, step(10, 0.9, dice=0.9), step(20, 0.5, dice=0.5)))
+    assert list(as_lists(loss)) == ["loss"]
+
+
+def test_iterations_done_once_more_count_as_done_the_second_time(tmp_path: Path) -> None:
+    path = log(
+        tmp_path, step(10, 0.9), step(20, 0.8), scores(20, liver=0.1), step(30, 0.7), step(20, 0.6), scores(20, liver=1)
+    )
+    loss, validation = read_curves(path)
+    assert as_lists(loss) == {"loss": [(10, 0.9), (20, 0.6)]}
+    assert as_lists(validation) == {"liver": [(20, 1.0)]}
+
+
+def test_later_iterations_of_the_earlier_course_are_forgotten(tmp_path: Path) -> None:
+    path = log(tmp_path, step(10, 0.9), step(20, 0.8), scores(20, liver=0.1), step(30, 0.7), step(10, 0.6))
+    loss, validation = read_curves(path)
+    assert as_lists(loss) == {"loss": [(10, 0.6)]}
+    assert validation == []
+
+
+def test_a_validation_after_a_resume_ends_the_earlier_course(tmp_path: Path) -> None:
+    loss, _ = read_curves(log(tmp_path, step(10, 0.9), step(20, 0.8), scores(10, liver=0.1)))
+    assert as_lists(loss) == {"loss": [(10, 0.9)]}
+
+
+def test_what_is_no_finite_number_is_left_out(tmp_path: Path) -> None:
+    path = log(
+        tmp_path, step(10, 0.9), '{"iteration": 20, "loss": NaN}', '{"iteration": 30, "validation": {"a": null}}'
+    )
+    loss, validation = read_curves(path)
+    assert as_lists(loss) == {"loss": [(10, 0.9)]}
+    assert validation == []
+
+
+def test_a_last_line_cut_short_is_passed_over(tmp_path: Path) -> None:
+    path = log(tmp_path, step(10, 0.9))
+    path.write_text(path.read_text() + '{"iteration": 20, "lo')
+    assert as_lists(read_curves(path)[0]) == {"loss": [(10, 0.9)]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['{"iteration": 1, "lo', '{"iteration": 2, "loss": 1}'], "line 1"),
+        (['{"iteration": 1, "loss": 1}', '{"loss": 1}'], "line 2"),
+        (['{"iteration": 1, "note": "?"}'], "line 1"),
+        (["[1]"], "line 1"),
+        (['{"iteration": 1, "validation": {"liver": 1}}'], "got none"),
+        ([], "got none"),
+    ],
+)
+def test_a_log_that_is_none_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
+    with pytest.raises(ReadError, match=said):
+        read_curves(log(tmp_path, *lines))
+
+
+def test_a_missing_log_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="nothing"):
+        read_curves(tmp_path / "nothing" / "log.jsonl")
+
+
+def test_smoothing_by_hand() -> None:
+    keep = math.exp(-1 / 2)
+    first, second, third = 3.0, (3 * keep + 1) / (keep + 1), (3 * keep**2 + keep + 5) / (keep**2 + keep + 1)
+    np.testing.assert_allclose(smoothed(np.array([3.0, 1.0, 5.0]), 2), [first, second, third], rtol=1e-12)
+
+
+def test_smoothing_keeps_a_constant_and_can_be_left_out() -> None:
+    np.testing.assert_allclose(smoothed(np.full(50, 0.7), 9.5), 0.7, rtol=1e-12)
+    values = np.array([3.0, 1.0])
+    assert smoothed(values, 1) is values
+
+
+@pytest.mark.parametrize(
+    ("axis", "ticks"),
+    [
+        (Axis(low=0.0, high=100_000.0), [0, 20_000, 40_000, 60_000, 80_000, 100_000]),
+        (Axis(low=0.6, high=1.0), [0.6, 0.7, 0.8, 0.9, 1.0]),
+        (Axis(low=-0.02, high=0.31), [0.0, 0.1, 0.2, 0.3]),
+        (Axis(low=0.008, high=3.1, log=True), [0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
+        (Axis(low=1.0, high=1e6, log=True), [1, 10, 100, 1000, 10_000, 100_000, 1_000_000]),
+        (Axis(low=0.018, high=0.26, log=True), [0.02, 0.05, 0.1, 0.2]),
+        (Axis(low=1e-12, high=1e12, log=True), [1e-12, 1e-9, 1e-6, 1e-3, 1, 1e3, 1e6, 1e9, 1e12]),
+    ],
+)
+def test_ticks_are_few_and_round(axis: Axis, ticks: list[float]) -> None:
+    assert axis.ticks(6) == pytest.approx(ticks)
+
+
+def test_narrow_logarithmic_axes_have_ticks_too() -> None:
+    axis = Axis(low=0.411, high=0.449, log=True)
+    found = axis.ticks(6)
+    assert 2 <= len(found) <= 8
+    assert min(found) >= axis.low
+    assert max(found) <= axis.high
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_axes_place_their_ends_at_0_and_1(log: bool) -> None:
+    places = Axis(low=0.1, high=10.0, log=log).places(np.array([0.1, 1.0, 10.0]))
+    np.testing.assert_allclose(places, [0, 0.5 if log else 0.9 / 9.9, 1], atol=1e-12)
+
+
+def test_equal_curves_give_equal_bytes() -> None:
+    curves = [curve("loss", [3, 2, 1, 0.5])], [curve("liver", [0.5, 0.9])]
+    assert curves_png(*curves, CurveOptions()) == curves_png(*curves, CurveOptions())
+
+
+def test_a_falling_loss_is_drawn_falling() -> None:
+    pixels = picture(curves_png([curve("loss", [1.0, 0.1, 0.01])], [], CurveOptions(smoothing=0)))
+    dark = near(pixels, (32, 35, 42))
+    # Iterations reach from 0 (x = 92) to 30 (x = 932); the tenfold falls are equally long on a logarithmic axis.
+    rows = [np.flatnonzero(dark[90:430, x]).mean() for x in (92 + 281, 92 + 560, 92 + 838)]
+    assert rows[0] < rows[1] < rows[2]
+    assert rows[1] - rows[0] == pytest.approx(rows[2] - rows[1], abs=2)
+
+
+def test_validation_has_a_panel_of_its_own() -> None:
+    loss = [curve("loss", [1.0, 0.5])]
+    alone = picture(curves_png(loss, [], CurveOptions()))
+    both = picture(curves_png(loss, [curve("liver", [0.5, 0.9])], CurveOptions()))
+    assert alone.shape[1] == both.shape[1] == 1200
+    assert both.shape[0] - alone.shape[0] == 362
+    assert near(both[:, 100:930], (213, 94, 0)).any()
+    assert not near(alone[:, 100:930], (213, 94, 0)).any()
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        ([curve("loss", [0.5])], CurveOptions()),
+        ([curve("loss", [0.5])], CurveOptions(iterations="log")),
+        ([curve("loss", [0.5], every=1)], CurveOptions(iterations="log", loss="linear")),
+        ([curve("loss", [0.0, 0.0])], CurveOptions()),
+        ([curve("loss", [0.4, 0.4]), curve("dice", [0.0, 0.4])], CurveOptions(smoothing=0.9)),
+        ([curve("loss", [-1.0, -2.0])], CurveOptions(loss="linear")),
+        ([curve("loss", [1e-9, 1e9])], CurveOptions(width_px=700)),
+    ],
+)
+def test_odd_courses_can_be_drawn(loss: list[Curve], options: CurveOptions) -> None:
+    organs = [
+        curve("liver", [1.0]),
+        curve("spleen", [0.0]),
+        Curve(name="x", iterations=np.array([3.0]), values=np.ones(1)),
+    ]
+    for validation in ([], organs[:2], organs):
+        assert picture(curves_png(loss, validation, options)).shape[1] == options.width_px
+
+
+@pytest.mark.parametrize("extreme", [1.0, 0.01])
+def test_a_long_course_is_drawn_from_its_extremes(extreme: float) -> None:
+    # Of five records in a row, one at least is neither the first nor the last of its column of pixels.
+    for place in range(12_340, 12_345):
+        values = np.full(20_000, 0.1)
+        values[place] = extreme
+        values[0], values[-1] = 1.0, 0.01  # the same axis for both
+        pixels = picture(curves_png([curve("loss", values.tolist())], [], CurveOptions(smoothing=0)))
+        spike = 92 + round(840 * (place + 1) / 20_000)
+        column = near(pixels[90:430, spike - 2 : spike + 3], (32, 35, 42)).any(axis=1)
+        assert column.sum() > 100
+
+
+def test_the_picture_lies_beside_the_log(tmp_path: Path) -> None:
+    log(tmp_path, step(10, 0.9), step(20, 0.5))
+    path = write_curves(tmp_path)
+    assert path == tmp_path / "curves.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_pillow_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtraError, match="pillow"):
+        curves_png([curve("loss", [1.0])], [], CurveOptions())
+
+
+def test_the_picture_follows_a_training(tmp_path: Path) -> None:
+    now = [0.0]
+    monitor = CurvesMonitor(tmp_path, pause_s=100, clock=lambda: now[0])
+    one, best = records()
+    path, drawn = tmp_path / "curves.png", []
+    log(tmp_path, one.as_json(), best.as_json())
+    monitor.step(one)
+    assert not path.exists()
+    monitor.validated(best)
+    for now[0] in (50.0, 100.0):
+        path.unlink(missing_ok=True)
+        monitor.validated(best)
+        drawn.append(path.exists())
+    path.unlink(missing_ok=True)
+    monitor.close()
+    assert (drawn, path.exists()) == ([False, True], True)
+
+
+def test_a_training_goes_on_without_a_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, best = records()
+    monitor = CurvesMonitor(tmp_path)
+    monitor.close()  # ended before its first record: nothing to draw, nothing to say
+    assert not caplog.records
+    monitor.step(one)
+    monitor.validated(best)  # the log is missing
+    assert "log.jsonl" in caplog.text
+
+
+def records() -> tuple[StepRecord, ValidationRecord]:
+    one = StepRecord(stage="segment", iteration=10, iterations=20, loss=0.5, learning_rate=1e-4, rate=1.0, seconds=1.0)
+    return one, ValidationRecord(iteration=10, validation={"liver": 0.9}, seconds=1.0)
