@@ -5,6 +5,8 @@ Needs the extra `train`. Exporting the same weights and card gives the same byte
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,9 +49,12 @@ def export_bundle(
     """
     contents: dict[str, bytes] = {}
     sources: dict[Stage, Path] = {"localise": localise_weights, "segment": segment_weights}
-    for stage, weights in sources.items():
-        contents[GRAPHS[stage]] = export_graph(stage, card.model, weights)
-        contents[WEIGHTS[stage]] = _clean_weights(weights)
+    with tempfile.TemporaryDirectory() as copies:
+        for stage, weights in sources.items():
+            # A training that goes on may replace its file between the graph and the weights: both come from one copy.
+            copy = _copied(weights, Path(copies) / WEIGHTS[stage])
+            contents[GRAPHS[stage]] = export_graph(stage, card.model, copy)
+            contents[WEIGHTS[stage]] = _clean_weights(copy)
     return write_bundle(folder, card, contents, overwrite=overwrite)
 
 
@@ -97,6 +102,19 @@ def _check_shapes(stage: StageConfig) -> tuple[tuple[int, ...], tuple[int, ...]]
     smallest = tuple(sizes[0] for sizes in axes)
     varied = tuple(sizes[min(step, len(sizes) - 1)] for sizes, step in zip(axes, (1, 0, 2), strict=True))
     return (1, 1, *smallest), (2, 1, *varied)
+
+
+def _copied(weights: Path, copy: Path) -> Path:
+    try:
+        shutil.copyfile(weights, copy)
+    except OSError as error:
+        raise BundleError(
+            f"reading the weights {weights}",
+            expected="a safetensors file",
+            got=error.strerror or str(error),
+            remedy="Check the path",
+        ) from error
+    return copy
 
 
 def _clean_weights(path: Path) -> bytes:

@@ -18,6 +18,7 @@ from viscera.localise import nothing_found, organ_box
 from viscera.preprocess import fitted_grid, network_input
 from viscera.restore import restore_labels
 from viscera.segment import network_answer
+from viscera.sides import require_sides
 from viscera.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def segment_volume(
     model: ModelConfig,
     *,
     allow_empty: bool = False,
+    allow_mirrored: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> Segmentation:
     """The organs of one abdominal CT, on exactly its own grid.
@@ -65,10 +67,12 @@ def segment_volume(
         engine: Runs the two networks.
         model: Sampling, margin and networks, as the engine's bundle states them.
         allow_empty: Return an all-background map with a note when no organ is found.
+        allow_mirrored: Do not refuse a scan that looks like a patient's mirror image.
         on_stage: Called with each stage's name as it begins.
 
     Raises:
         NothingFoundError: If either network finds no organ and `allow_empty` is not set.
+        GeometryError: If left and right seem swapped (`viscera.sides`) and `allow_mirrored` is not set.
         BundleError: If a network answers with an unexpected shape or with values that are not finite.
     """
     stages = _Stages(on_stage=on_stage)
@@ -82,7 +86,10 @@ def segment_volume(
 
     try:
         with stages.run("localise"):
-            organs = organ_box(network_answer(engine, "localise", scout, 2), scout_grid, grid)
+            logits = network_answer(engine, "localise", scout, 2)
+            organs = organ_box(logits, scout_grid, grid)
+            if not allow_mirrored:
+                require_sides(scout, logits, lambda mirrored: network_answer(engine, "localise", mirrored, 2))
     except NothingFoundError:
         if not allow_empty:
             raise

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "adapters",
         "read",
     ),
-    ("localise", "segment", "engines"),
+    ("localise", "segment", "sides", "engines"),
     ("pipeline",),
     ("phantom", "phantom_anatomy", "phantom_shapes", "statistics", "training", "evaluation", "export", "report"),
     ("case",),

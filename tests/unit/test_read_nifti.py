@@ -55,6 +55,20 @@ def test_version_2_is_read(tmp_path):
     np.testing.assert_allclose(volume.grid.nifti_affine(), AFFINE, atol=1e-12)
 
 
+def test_data_inside_a_version_2_header_are_refused(tmp_path):
+    path = patched(save(tmp_path, ct_ijk(), kind=nib.Nifti2Image, name="ct.nii"), 168, "q", 352)
+    with pytest.raises(ReadError, match="data that begin at byte 352"):
+        read_volume(path)
+
+
+def test_oddities_that_do_not_matter_are_passed_over_in_silence(tmp_path, caplog, capfd):
+    path = save(tmp_path, ct_ijk(), name="ct.nii")
+    patched(path, 72, "h", 7)  # bits per voxel
+    patched(path, 123, "B", 2 + 56)  # millimetres, and a unit of time that does not exist
+    np.testing.assert_array_equal(read_volume(path).hu, ct_ijk().transpose(2, 1, 0))
+    assert (caplog.records, *capfd.readouterr()) == ([], "", "")
+
+
 def test_affine_is_turned_to_lps_over_zyx(tmp_path):
     affine = read_volume(save(tmp_path, ct_ijk())).grid.affine
     expected = [[0, 1.2, -0.8, 10], [0, -1.6, -0.6, -20], [3, 0, 0, -30], [0, 0, 0, 1]]
@@ -68,17 +82,37 @@ def test_sheared_affine_is_kept(tmp_path):
     np.testing.assert_allclose(read_volume(path).grid.nifti_affine(), sheared, atol=1e-6)
 
 
+def qform_only(tmp_path, affine):
+    path = save(tmp_path, ct_ijk(), affine, name="ct.nii", change=lambda h: h.set_qform(affine, code=1))
+    return patched(path, 254, "h", 0)  # sform_code
+
+
 def test_qform_alone_is_read_as_nibabel_reads_it(tmp_path):
     mirrored = AFFINE @ np.diag([1, 1, -1, 1])
-
-    def qform_only(header):
-        header.set_qform(mirrored, code=1)
-        header.set_sform(None, code=0)
-
-    path = save(tmp_path, ct_ijk(), mirrored, name="ct.nii", change=qform_only)
-    assert nib.load(path).header["sform_code"] == 0
+    path = qform_only(tmp_path, mirrored)
     np.testing.assert_allclose(read_volume(path).grid.nifti_affine(), nib.load(path).affine, atol=1e-6)
     np.testing.assert_allclose(read_volume(path).grid.nifti_affine(), mirrored, atol=1e-5)
+
+
+def test_qform_a_little_off_the_standard_is_read(tmp_path):
+    path = qform_only(tmp_path, AFFINE)
+    quaternion = np.array(struct.unpack_from("<3f", path.read_bytes(), 256)) * (1 - 1e-6)
+    patched(path, 76, "2f", 0.0, -1.0)  # no handedness, and a negative spacing
+    patched(path, 256, "3f", *quaternion)
+    np.testing.assert_allclose(read_volume(path).grid.nifti_affine(), AFFINE, atol=1e-5)
+
+
+def test_half_turn_rounded_upwards_is_read(tmp_path):
+    turned = np.diag([-1.0, -2, 3, 1])
+    path = qform_only(tmp_path, turned)
+    patched(path, 264, "f", 1.000003)
+    np.testing.assert_allclose(read_volume(path).grid.nifti_affine(), turned, atol=1e-5)
+
+
+def test_too_long_quaternion_is_refused(tmp_path):
+    path = patched(qform_only(tmp_path, AFFINE), 256, "f", 1.1)
+    with pytest.raises(GeometryError, match="a unit quaternion in the qform"):
+        read_volume(path)
 
 
 def test_scaled_values_are_rounded_to_the_nearest_hu(tmp_path):
@@ -87,6 +121,13 @@ def test_scaled_values_are_rounded_to_the_nearest_hu(tmp_path):
     path = patched(save(tmp_path, array, name="ct.nii"), 112, "2f", 2.25, -500.0)
     # -500, -477.5 -> -478 (half to even), -475.25 -> -475, 73.75 -> 74
     np.testing.assert_array_equal(read_volume(path).hu[0, 0, :4], [-500, -478, -475, 74])
+
+
+@pytest.mark.parametrize("scaling", [(np.inf, 0), (1, np.nan)])
+def test_not_finite_scaling_is_refused(tmp_path, scaling):
+    path = patched(save(tmp_path, ct_ijk(), name="ct.nii"), 112, "2f", *scaling)
+    with pytest.raises(ReadError, match="the scaling"):
+        read_volume(path)
 
 
 def test_values_beyond_int16_are_clipped(tmp_path):
@@ -122,10 +163,6 @@ def test_other_dimensions_are_refused(tmp_path, shape, text):
 
 
 def test_unknown_orientation_is_refused(tmp_path):
-    def neither(header):
-        header.set_sform(None, code=0)
-        header.set_qform(None, code=0)
-
     path = save(tmp_path, ct_ijk(), name="ct.nii")
     patched(path, 252, "2h", 0, 0)
     with pytest.raises(GeometryError, match="sform_code 0 and qform_code 0"):
