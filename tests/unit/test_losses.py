@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from viscera.training.losses import generalised_dice_loss, localisation_loss, one_hot, segmentation_loss
+from viscera.training.losses import (
+    generalised_dice_loss,
+    localisation_loss,
+    localisation_terms,
+    one_hot,
+    segmentation_loss,
+    segmentation_terms,
+)
 
 LABELS = torch.tensor([[[[0, 0, 0, 1]]]])  # one case, three background voxels, one of an organ
 
@@ -63,3 +70,35 @@ def test_dice_gradient_points_to_the_truth():
     generalised_dice_loss(probabilities, target).backward()
     assert (probabilities.grad[target > 0] < 0).all()
     assert (probabilities.grad[target == 0] > 0).all()
+
+
+def random_maps(seed, *, labels=3):
+    generator = torch.Generator().manual_seed(seed)
+    target = one_hot(torch.randint(0, labels, (1, 2, 3, 4), generator=generator), labels).double()
+    logits = [torch.randn(target.shape, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    return target, logits
+
+
+def test_gradients_of_the_segmentation_loss_agree_with_finite_differences_in_float64():
+    target, logits = random_maps(3)
+
+    def loss(fused, local, spatial):
+        terms = segmentation_terms((torch.softmax(fused, dim=1), local, spatial), target, (1.0, 0.5))
+        return sum(terms.values())
+
+    assert torch.autograd.gradcheck(loss, logits)
+
+
+def test_gradients_of_the_localisation_loss_agree_with_finite_differences_in_float64():
+    target, logits = random_maps(4, labels=2)
+    assert torch.autograd.gradcheck(lambda x: sum(localisation_terms(x, target, 0.5).values()), logits[:1])
+
+
+def test_float32_losses_agree_with_float64():
+    target, (fused, local, spatial) = random_maps(5)
+    exact = segmentation_terms((torch.softmax(fused, dim=1), local, spatial), target, (1.0, 1.0))
+    single = segmentation_terms(
+        (torch.softmax(fused.float(), dim=1), local.float(), spatial.float()), target.float(), (1.0, 1.0)
+    )
+    for name, value in exact.items():
+        assert single[name].item() == pytest.approx(value.item(), rel=1e-6), name

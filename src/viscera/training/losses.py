@@ -26,7 +26,7 @@ def generalised_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
         target: One-hot maps of the same shape.
     """
     axes = (2, 3, 4)
-    probabilities = probabilities.float()
+    probabilities = _at_least_float32(probabilities)
     weights = 1.0 / (target.sum(axes) ** 2 + WEIGHT_EPSILON)
     overlap = (weights * (target * probabilities).sum(axes)).sum(1)
     total = (weights * (target + probabilities**2).sum(axes)).sum(1)
@@ -38,9 +38,9 @@ def localisation_terms(logits: Tensor, target: Tensor, cross_entropy: float = 0.
 
     The cross-entropy comes weighted and only if its weight is above 0.
     """
-    terms = {"dice": generalised_dice_loss(torch.softmax(logits.float(), dim=1), target)}
+    terms = {"dice": generalised_dice_loss(torch.softmax(_at_least_float32(logits), dim=1), target)}
     if cross_entropy > 0:
-        terms["cross-entropy"] = cross_entropy * F.cross_entropy(logits.float(), target)
+        terms["cross-entropy"] = cross_entropy * F.cross_entropy(_at_least_float32(logits), target)
     return terms
 
 
@@ -57,7 +57,7 @@ def segmentation_terms(
     probabilities, *logits = output
     terms = {"dice": generalised_dice_loss(probabilities, target)}
     for name, weight, values in zip(("local", "spatial"), weights, logits, strict=True):
-        terms[name] = weight * F.binary_cross_entropy_with_logits(values.float(), target)
+        terms[name] = weight * F.binary_cross_entropy_with_logits(_at_least_float32(values), target)
     return terms
 
 
@@ -69,3 +69,8 @@ def localisation_loss(logits: Tensor, target: Tensor, cross_entropy: float = 0.0
 def segmentation_loss(output: tuple[Tensor, Tensor, Tensor], target: Tensor, weights: tuple[float, float]) -> Tensor:
     """The sum of `segmentation_terms`."""
     return torch.stack(list(segmentation_terms(output, target, weights).values())).sum()
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Half precision made float32, as sums over a region overflow it; float64 stays, for checks against it."""
+    return values if values.dtype == torch.float64 else values.float()
