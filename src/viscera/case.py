@@ -34,14 +34,12 @@ class CaseOptions:
         series: The series to take from a DICOM folder with several, None for the reader's choice.
         hu_offset: Added to every voxel, for scans stored with a shifted HU scale.
         allow_empty: Write an empty label map when no organ is found instead of raising.
-        allow_mirrored: Go on with a scan that looks like a patient's mirror image.
         preview: Write a picture beside the label file, NAME_preview.png.
     """
 
     series: str | None = None
     hu_offset: int = 0
     allow_empty: bool = False
-    allow_mirrored: bool = False
     preview: bool = False
 
 
@@ -55,7 +53,8 @@ class SegmentedCase:
         output: The label file.
         preview: The picture, None if not asked for.
         notes: Remarks of the reading and of the stages.
-        reading_notes: Those of the reading alone: a series chosen, an offset applied.
+        urgent_notes: Those to tell at once: of the reading (a series chosen, an offset applied), and what puts the
+            result in doubt.
         seconds: Wall-clock seconds by stage, those of `STAGES`.
     """
 
@@ -64,7 +63,7 @@ class SegmentedCase:
     output: Path
     preview: Path | None
     notes: tuple[str, ...]
-    reading_notes: tuple[str, ...]
+    urgent_notes: tuple[str, ...]
     seconds: dict[str, float]
 
 
@@ -117,21 +116,18 @@ class Segmenter:
         volume: Volume,
         *,
         allow_empty: bool = False,
-        allow_mirrored: bool = False,
         on_stage: OnStage | None = None,
     ) -> Segmentation:
         """The organs of a CT on its own grid; see `viscera.pipeline.segment_volume`.
 
         Raises:
             NothingFoundError: If no organ is found, unless `allow_empty`.
-            GeometryError: If left and right seem swapped, unless `allow_mirrored`.
         """
         return run_stages(
             volume,
             self.engine,
             self.bundle.card.model,
             allow_empty=allow_empty,
-            allow_mirrored=allow_mirrored,
             on_stage=on_stage,
         )
 
@@ -158,9 +154,7 @@ class Segmenter:
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
             volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset)
-        segmentation = self.segment_volume(
-            volume, allow_empty=chosen.allow_empty, allow_mirrored=chosen.allow_mirrored, on_stage=on_stage
-        )
+        segmentation = self.segment_volume(volume, allow_empty=chosen.allow_empty, on_stage=on_stage)
         seconds.update(segmentation.seconds)
         preview = None
         if chosen.preview:
@@ -176,7 +170,7 @@ class Segmenter:
             output=output,
             preview=preview,
             notes=segmentation.notes,
-            reading_notes=volume.notes,
+            urgent_notes=(*volume.notes, *segmentation.warnings),
             seconds=seconds,
         )
 

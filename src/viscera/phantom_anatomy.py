@@ -250,7 +250,8 @@ class Anatomist:
         return [aorta, cava, portal, splenic, mesenteric, *iliac]
 
     def _organs(self) -> list[Tissue]:
-        return [*self._pancreas(), *self._kidneys(), *self._spleen(), *self._liver()]
+        pancreas, kidneys, spleen, liver = self._pancreas(), self._kidneys(), self._spleen(), self._liver()
+        return [*pancreas, *spleen, *liver, *kidneys]  # the kidneys in their fat dent liver and spleen
 
     def _pancreas(self) -> list[Tissue]:
         path = ((-30, -14, -22), (-22, -22, 0), (2, -30, 8), (32, -20, 18), (62, 6, 30), (80, 24, 38))
@@ -264,7 +265,12 @@ class Anatomist:
             medulla = outer.scaled(0.68)
             hilum = (outer.centre[0] - side * 0.72 * outer.radii[0], outer.centre[1] - 6, outer.centre[2])
             sinus = replace(outer.scaled(0.42), centre=hilum)
-            parts += [outer.tissue("renal cortex", 2), medulla.tissue("renal medulla", 2), sinus.tissue("fat")]
+            parts += [
+                outer.scaled(1.15).tissue("fat"),
+                outer.tissue("renal cortex", 2),
+                medulla.tissue("renal medulla", 2),
+                sinus.tissue("fat"),
+            ]
         return parts
 
     def _spleen(self) -> list[Tissue]:

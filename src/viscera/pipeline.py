@@ -18,7 +18,7 @@ from viscera.localise import nothing_found, organ_box
 from viscera.preprocess import fitted_grid, network_input
 from viscera.restore import restore_labels
 from viscera.segment import network_answer
-from viscera.sides import require_sides
+from viscera.sides import side_notes
 from viscera.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Segmentation:
             canonical grid (`Grid.to_canonical`); None if no organ was found.
         region_grid: The grid the segmentation network worked on, in canonical axes; None if no organ was found.
         notes: What a reader of the result should know, one sentence each: the volume's notes, then the stages'.
+        warnings: Those of the notes that put the result in doubt.
         seconds: Wall-clock seconds by stage, in order: preprocess, localise, crop, segment, restore.
     """
 
@@ -45,6 +46,7 @@ class Segmentation:
     region: Box | None
     region_grid: Grid | None
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     seconds: dict[str, float]
 
 
@@ -54,7 +56,6 @@ def segment_volume(
     model: ModelConfig,
     *,
     allow_empty: bool = False,
-    allow_mirrored: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> Segmentation:
     """The organs of one abdominal CT, on exactly its own grid.
@@ -67,12 +68,10 @@ def segment_volume(
         engine: Runs the two networks.
         model: Sampling, margin and networks, as the engine's bundle states them.
         allow_empty: Return an all-background map with a note when no organ is found.
-        allow_mirrored: Do not refuse a scan that looks like a patient's mirror image.
         on_stage: Called with each stage's name as it begins.
 
     Raises:
         NothingFoundError: If either network finds no organ and `allow_empty` is not set.
-        GeometryError: If left and right seem swapped (`viscera.sides`) and `allow_mirrored` is not set.
         BundleError: If a network answers with an unexpected shape or with values that are not finite.
     """
     stages = _Stages(on_stage=on_stage)
@@ -88,8 +87,8 @@ def segment_volume(
         with stages.run("localise"):
             logits = network_answer(engine, "localise", scout, 2)
             organs = organ_box(logits, scout_grid, grid)
-            if not allow_mirrored:
-                require_sides(scout, logits, lambda mirrored: network_answer(engine, "localise", mirrored, 2))
+            warnings = side_notes(scout, logits, lambda mirrored: network_answer(engine, "localise", mirrored, 2))
+            notes += warnings
     except NothingFoundError:
         if not allow_empty:
             raise
@@ -117,6 +116,7 @@ def segment_volume(
         region=region_box(grid, organs, model.margin_mm),
         region_grid=target,
         notes=notes,
+        warnings=warnings,
         seconds=stages.seconds,
     )
 

@@ -8,7 +8,7 @@ from viscera.case import Segmenter
 from viscera.errors import NothingFoundError
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.geometry import Reorientation
-from viscera.phantom import HEAD_Z_MM, THIGHS_Z_MM, PhantomConfig, make_phantom
+from viscera.phantom import HEAD_Z_MM, PhantomConfig, make_phantom
 from viscera.volume import Volume
 
 SCAN = PhantomConfig(shape_zyx=(64, 108, 136), spacing_zyx_mm=(5.0, 3.0, 3.0))
@@ -47,11 +47,11 @@ def test_the_stored_orientation_changes_next_to_nothing(segmenter, unseen):
     assert (labels == upright.label_map.labels).mean() > 0.9999
 
 
-@pytest.mark.parametrize("height", [HEAD_Z_MM, THIGHS_Z_MM])
-def test_a_scan_without_abdomen_has_no_organs(segmenter, height):
-    scan = PhantomConfig(shape_zyx=(44, 80, 90), spacing_zyx_mm=(5.0, 3.0, 3.0), centre_z_mm=height)
+@pytest.mark.parametrize("seed", [900_005, 900_006, 900_007])
+def test_a_head_has_no_organs(segmenter, seed):
+    scan = PhantomConfig(shape_zyx=(44, 80, 90), spacing_zyx_mm=(5.0, 3.0, 3.0), centre_z_mm=HEAD_Z_MM)
     with pytest.raises(NothingFoundError):
-        segmenter.segment_volume(make_phantom(900_005, config=scan).volume)
+        segmenter.segment_volume(make_phantom(seed, config=scan).volume)
 
 
 def test_the_card_says_that_it_is_a_starter():

@@ -44,7 +44,7 @@ def test_a_card_keeps_what_it_says_of_model_and_training(tmp_path: Path) -> None
 
 
 def test_the_card_of_a_bundle_serves_as_a_card(tmp_path: Path) -> None:
-    written = {"format": 1, "organs": [], "files": {"localise.onnx": "0" * 64}}
+    written = {"format": 1, "organs": ["liver", "kidney", "spleen", "pancreas"], "files": {"localise.onnx": "0" * 64}}
     assert read_card(card_file(tmp_path, CARD | written)).files == {}
 
 

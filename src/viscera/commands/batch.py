@@ -126,7 +126,7 @@ class Batch:
         )
         progress.pause()
         # How finely a stage worked is of interest to few; how the scan was read may change what the labels mean.
-        for note in done.notes if self.console.verbose else done.reading_notes:
+        for note in done.notes if self.console.verbose else done.urgent_notes:
             self.console.note(f"{case.name}: {note}")
         self.console.say(f"{case.name}: {summary(done.statistics)} ({sum(done.seconds.values()):.1f} s)")
 

@@ -41,9 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument(
         "--hu-offset", metavar="HU", type=int, default=0, help="add this to every voxel, e.g. -1024 for a shifted scale"
     )
-    reading.add_argument(
-        "--allow-mirrored", action="store_true", help="go on with a scan that looks like a patient's mirror image"
-    )
     writing = parser.add_argument_group("writing")
     writing.add_argument(
         "--preview", action="store_true", help="write a picture NAME_preview.png beside each label file"
@@ -71,7 +68,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         series=args.series,
         hu_offset=args.hu_offset,
         allow_empty=args.allow_empty,
-        allow_mirrored=args.allow_mirrored,
         preview=args.preview,
     )
     request = Request(
