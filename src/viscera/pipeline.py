@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viscera.config import ModelConfig, StageConfig
 from viscera.crop import region_box, region_grid
@@ -61,7 +62,7 @@ def segment_volume(
     """The organs of one abdominal CT, on exactly its own grid.
 
     The CT is turned to canonical axes (z to the head, y to the back, x to the left) without touching its voxels, and
-    the labels are turned back. Nothing is kept between calls.
+    the labels are turned back.
 
     Args:
         volume: Any orientation and spacing; oblique and sheared grids are worked on along their own axes.
@@ -85,10 +86,7 @@ def segment_volume(
 
     try:
         with stages.run("localise"):
-            logits = network_answer(engine, "localise", scout, 2)
-            organs = organ_box(logits, scout_grid, grid)
-            warnings = side_notes(scout, logits, lambda mirrored: network_answer(engine, "localise", mirrored, 2))
-            notes += warnings
+            organs, warnings = _located(scout, scout_grid, grid, engine)
     except NothingFoundError:
         if not allow_empty:
             raise
@@ -106,6 +104,7 @@ def segment_volume(
         # Turned back while still small: the labels are then written once, in the scan's own order.
         back = turn.inverse()
         labels = restore_labels(back.apply(probabilities), back.apply_to_grid(target), volume.grid)
+    notes += warnings
     if not labels.any():
         if not allow_empty:
             raise nothing_found("a region in which no voxel is more likely organ than background")
@@ -119,6 +118,16 @@ def segment_volume(
         warnings=warnings,
         seconds=stages.seconds,
     )
+
+
+def _located(scout: NDArray[np.float32], scout_grid: Grid, grid: Grid, engine: Engine) -> tuple[Box, tuple[str, ...]]:
+    """The organs' box in mm of `grid`, and a warning if the scan may be mirrored."""
+
+    def localise(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return network_answer(engine, "localise", image, 2)
+
+    logits = localise(scout)
+    return organ_box(logits, scout_grid, grid), side_notes(scout, logits, localise)
 
 
 def _empty(volume: Volume, notes: tuple[str, ...], seconds: dict[str, float]) -> Segmentation:
