@@ -1,12 +1,15 @@
 """Pairing and scoring label maps, in memory and from files."""
 
+import itertools
+
 import nibabel
 import numpy as np
 import pytest
 
 from viscera.errors import ConfigError, GeometryError, ReadError
-from viscera.evaluation.evaluate import ScoringConfig, case_name, evaluate_cases, evaluate_label_maps
-from viscera.geometry import Grid
+from viscera.evaluation.evaluate import ScoringConfig, case_name, evaluate_cases, evaluate_label_maps, stored_along
+from viscera.geometry import Grid, Reorientation
+from viscera.read import read_label_map, read_volume
 from viscera.volume import LabelMap
 
 SHAPE = (10, 11, 12)
@@ -73,6 +76,81 @@ class TestInMemory:
     def test_settings_out_of_range(self, settings):
         with pytest.raises(ConfigError, match="ScoringConfig"):
             ScoringConfig(**settings)
+
+
+ORIENTATIONS = [
+    Reorientation(axes=axes, flipped=flipped)
+    for axes, flipped in itertools.product(itertools.permutations(range(3)), itertools.product((False, True), repeat=3))
+]
+# At 45 degrees no axis is nearer to the patient's left than another.
+OBLIQUE = Grid.from_axes(
+    SHAPE,
+    spacing_zyx_mm=(3.0, 2.0, 1.0),
+    direction_zyx=np.array([[0.0, 1.0, 1.0], [0.0, 1.0, -1.0], [2**0.5, 0.0, 0.0]]) / 2**0.5,
+    origin_xyz_mm=(-5.0, 7.0, 11.0),
+)
+SHEARED = Grid(shape_zyx=SHAPE, affine=GRID.affine + np.array([[0, 0, 0, 0], [0.7, 0, 0, 0], [0] * 4, [0] * 4]))
+
+
+def turned(labels, turn):
+    return LabelMap(labels=turn.apply(labels.labels), grid=turn.apply_to_grid(labels.grid))
+
+
+class TestOtherAxes:
+    @pytest.mark.parametrize("grid", [GRID, OBLIQUE, SHEARED], ids=["straight", "oblique", "sheared"])
+    def test_labels_come_back_to_their_places_from_all_48_orientations(self, grid):
+        expected = label_map(grid=grid)
+        for turn in ORIENTATIONS:
+            back = stored_along(grid, turned(expected, turn))
+            assert back.grid is grid
+            np.testing.assert_array_equal(back.labels, expected.labels)
+
+    @pytest.mark.parametrize("turn", ORIENTATIONS[1::7])
+    def test_scores_do_not_depend_on_how_the_prediction_is_stored(self, turn):
+        config = ScoringConfig(tolerance_mm=0.5)
+        upright = evaluate_label_maps(label_map(), label_map(shift=1), config=config)
+        assert evaluate_label_maps(label_map(), turned(label_map(shift=1), turn), config=config) == upright
+        assert (upright[LIVER].dsc, upright[KIDNEY].dsc) == (0.5, 1.0)
+
+    def test_from_files(self, tmp_path):
+        reference = save(tmp_path / "reference.nii", label_map())
+        prediction = save(tmp_path / "prediction.nii", turned(label_map(shift=1), ORIENTATIONS[29]))
+        scores = evaluate_cases(reference, prediction).scores
+        assert [score.dsc for score in scores[:2]] == [0.5, 1.0]
+
+    @pytest.mark.parametrize("turn", [ORIENTATIONS[0], ORIENTATIONS[29]], ids=["as it is", "turned"])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            np.array([[0, 0, 0, 1.0], [0] * 4, [0] * 4, [0] * 4]),  # moved by one voxel
+            np.array([[0, 0, 0.01, 0], [0] * 4, [0] * 4, [0] * 4]),  # a spacing of 1.01 mm
+            np.array([[0, 0.02, 0, 0], [0] * 4, [0] * 4, [0] * 4]),  # sheared by 0.2 mm at the far end
+        ],
+        ids=["moved", "stretched", "sheared"],
+    )
+    def test_other_voxels_are_still_refused(self, change, turn):
+        moved = Grid(shape_zyx=SHAPE, affine=GRID.affine + change)
+        with pytest.raises(GeometryError, match="comparing the prediction of case with its reference"):
+            evaluate_label_maps(label_map(), turned(label_map(grid=moved), turn))
+
+    def test_another_shape_is_refused(self):
+        part = LabelMap(labels=label_map().labels[1:], grid=Grid(shape_zyx=(9, 11, 12), affine=GRID.affine))
+        with pytest.raises(GeometryError, match=r"got \(9, 11, 12\) voxels"):
+            evaluate_label_maps(label_map(), part)
+
+    def test_a_mirrored_scan_is_not_taken_for_a_flipped_array(self):
+        # The same header with the array reversed: other voxels in space, and the labels stay where the header says.
+        mirrored = LabelMap(labels=label_map().labels[:, :, ::-1], grid=GRID)
+        assert evaluate_label_maps(label_map(), mirrored)[KIDNEY].dsc == 0.0
+
+    def test_the_real_labels_of_a_dicom_series(self, shared_data):
+        labels = read_label_map(shared_data / "real" / "ts_dicom_labels.nii.gz")
+        volume = read_volume(shared_data / "real" / "ts_dicom")
+        assert not labels.grid.matches(volume.grid)
+        liver = stored_along(volume.grid, labels).labels == 1
+        # A liver with contrast is denser than fat and air all over; the rows in the file's order hold much of both.
+        assert (volume.hu[liver] > 0).mean() > 0.95
+        assert (volume.hu[labels.labels == 1] > 0).mean() < 0.9
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from viscera.commands.console import Console
 HELP = "score label maps against references"
 DESCRIPTION = """\
 Scores predicted label maps against references: Dice (DSC) and surface Dice (NSD) per organ as in FLARE 2021.
-Two files are one case; two folders are paired by file name."""
+Two files are one case; two folders are paired by file name. Files may store the same voxels along other axes."""
 EXAMPLE = "viscera evaluate truth/ labels/ --csv scores.csv"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from viscera.errors import ConfigError, GeometryError, ReadError
 from viscera.evaluation.metrics import EMPTY_SCORES, FLARE_TOLERANCE_MM, EmptyRule, dice, header_spacing, surface_dice
 from viscera.evaluation.tables import CaseScore, Evaluation
+from viscera.geometry import Grid, Reorientation
 from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.volume import LabelMap
 
@@ -22,6 +24,14 @@ _LOGGER = logging.getLogger(__name__)
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 # A file may end in one of these without it being part of the case's name.
 _ROLES = ("_labels", "_label", "_seg", "_segmentation", "_dseg")
+
+# Every way to store one scan's voxels, as it is first. All are tried where two grids are compared: none has to be
+# guessed from the axes' directions, which may be oblique to any degree.
+_ORIENTATIONS = tuple(
+    Reorientation(axes=(first, second, third), flipped=(z, y, x))
+    for first, second, third in itertools.permutations(range(3))
+    for z, y, x in itertools.product((False, True), repeat=3)
+)
 
 Files = Path | Mapping[str, Path]
 
@@ -73,16 +83,16 @@ def evaluate_label_maps(
 
     Args:
         reference: What is taken to be right.
-        prediction: On the reference's grid.
+        prediction: On the reference's voxels, stored along whichever axes.
         case: Name to put into the scores.
         config: None is FLARE 2021's scoring.
 
     Raises:
-        GeometryError: If the grids differ.
+        GeometryError: If they are not on the same voxels.
         ReadError: If a label is not in the organ table and no mapping is given.
     """
     config = config or ScoringConfig()
-    _check_grids(reference, prediction, case)
+    prediction = stored_along(reference.grid, prediction, f"the prediction of {case}")
     expected = _organ_labels(reference.labels, config.reference_labels, config, f"the reference of {case}")
     predicted = _organ_labels(prediction.labels, config.prediction_labels, config, f"the prediction of {case}")
     spacing_zyx_mm = header_spacing(reference.grid)
@@ -122,7 +132,7 @@ def evaluate_cases(
     Raises:
         ReadError: If there are no references, a prediction is missing, two files of a folder have one case name, a file
             cannot be read, or a label is unknown.
-        GeometryError: If the grids of a pair differ.
+        GeometryError: If the two of a pair are not on the same voxels.
     """
     from viscera.read import read_label_map
 
@@ -142,6 +152,35 @@ def evaluate_cases(
         empty=config.empty,
         without_reference=without_reference,
         organs=config.organs,
+    )
+
+
+def stored_along(grid: Grid, label_map: LabelMap, what: str = "a label map") -> LabelMap:
+    """The same labels stored along the axes of `grid`, and on that very grid; nothing is resampled.
+
+    Programs store one scan's voxels in different orders: `label_map` may have its axes permuted and reversed.
+
+    Args:
+        grid: The grid to store along.
+        label_map: On the same voxels in space.
+        what: What to call it in the error.
+
+    Raises:
+        GeometryError: If no permutation and reversal of axes takes its grid to `grid`.
+    """
+    for turn in _ORIENTATIONS:
+        if turn.apply_to_grid(label_map.grid).matches(grid):
+            return LabelMap(labels=turn.apply(label_map.labels), grid=grid)
+    grids = [
+        f"{one.shape_zyx} voxels at {[round(step, 4) for step in one.spacing_zyx_mm]} mm"
+        f" from {[round(at, 2) for at in one.origin_xyz_mm]}"
+        for one in (grid, label_map.grid)
+    ]
+    raise GeometryError(
+        f"comparing {what} with its reference",
+        expected=f"{what} on the reference's grid, {grids[0]}, along whichever axes",
+        got=grids[1] if grids[0] != grids[1] else f"{grids[1]} with other directions",
+        remedy="Bring it onto the reference's grid",
     )
 
 
@@ -195,21 +234,6 @@ def _by_case(files: Files, what: str) -> dict[str, Path]:
             remedy="Give the folder the label maps lie in",
         )
     return by_case
-
-
-def _check_grids(reference: LabelMap, prediction: LabelMap, case: str) -> None:
-    if not reference.grid.matches(prediction.grid):
-        grids = [
-            f"{grid.shape_zyx} voxels at {[round(step, 4) for step in grid.spacing_zyx_mm]} mm"
-            f" from {[round(at, 2) for at in grid.origin_xyz_mm]}"
-            for grid in (reference.grid, prediction.grid)
-        ]
-        raise GeometryError(
-            f"scoring {case}",
-            expected=f"the prediction on the reference's grid, {grids[0]}",
-            got=grids[1] if grids[0] != grids[1] else f"{grids[1]} with other axes",
-            remedy="Bring the prediction onto the reference's grid",
-        )
 
 
 def _organ_labels(
