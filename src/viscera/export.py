@@ -5,6 +5,7 @@ Needs the extra `train`. Exporting the same weights and card gives the same byte
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from viscera.bundle import GRAPHS, WEIGHTS, Bundle, ModelCard, Stage, write_bundle
 from viscera.config import ModelConfig, StageConfig
 from viscera.engines.openvino_engine import import_openvino
-from viscera.engines.torch_engine import load_network, read_weights
+from viscera.engines.torch_engine import answered, load_network, read_weights
 from viscera.errors import BundleError
 from viscera.graphs import localise_graph, segment_graph
 
@@ -59,7 +60,9 @@ def export_bundle(
 
 
 def export_graph(stage: Stage, model: ModelConfig, weights: Path) -> bytes:
-    """The checked ONNX file of one stage: batch and sizes open, "image" in, "logits" or "probabilities" out.
+    """The checked ONNX file of one stage: batch and sizes open, "image" in, "logits" out.
+
+    The segmentation's has "probabilities" and "disagreement" out.
 
     Raises:
         BundleError, MissingExtraError: As in `export_bundle`.
@@ -77,8 +80,8 @@ def export_graph(stage: Stage, model: ModelConfig, weights: Path) -> bytes:
 def graph_difference(stage: Stage, model: ModelConfig, weights: Path, graph: bytes) -> float:
     """The largest difference between `graph` in OpenVINO and torch, both in float32, relative to max(1, |output|).
 
-    Compared on noise of the stage's smallest size, and on a batch of two of a size with three different sides where
-    the stage allows one.
+    Over every output of the stage; infinite if the graph's are others in number or shape. Compared on noise of the
+    stage's smallest size, and on a batch of two of a size with three different sides where the stage allows one.
     """
     import torch
 
@@ -86,15 +89,20 @@ def graph_difference(stage: Stage, model: ModelConfig, weights: Path, graph: byt
     compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     network = load_network(stage, model, weights)
     random = np.random.default_rng(_CHECK_SEED)
-    differences = []
+    differences: list[float] = []
     for shape in _check_shapes(model.localise if stage == "localise" else model.segment):
         image = random.uniform(-1, 1, size=shape).astype(np.float32)
         with torch.inference_mode():
-            output = network(torch.from_numpy(image))
-        expected: NDArray[np.float32] = (output if stage == "localise" else output.probabilities).numpy()
-        largest = max(1.0, float(np.abs(expected).max()))
-        differences.append(float(np.abs(compiled([image])[0] - expected).max()) / largest)
+            expected = [values.numpy() for values in answered(stage, network(torch.from_numpy(image)), model)]
+        found = list(compiled([image]).values())
+        if [values.shape for values in found] != [values.shape for values in expected]:
+            return math.inf
+        differences += [_relative(one, other) for one, other in zip(found, expected, strict=True)]
     return max(differences)
+
+
+def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
 
 
 def _check_shapes(stage: StageConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:

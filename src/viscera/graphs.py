@@ -20,11 +20,17 @@ from viscera.config import ScnConfig, UNetConfig
 from viscera.errors import BundleError, MissingExtraError
 
 Weights = Mapping[str, NDArray[np.float32]]
+# A graph's input or output: its name, its channels and what its sizes are called.
+_End = tuple[str, int, tuple[str, str, str]]
 
 # ONNX 1.12 and later read these; OpenVINO and ONNX Runtime have long done so.
 OPSET = 17
 IR_VERSION = 8
 INPUT = "image"
+# The segmentation's second answer; graphs written before it was there have the probabilities only.
+DISAGREEMENT = "disagreement"
+_SIZES = ("z", "y", "x")
+_COARSE_SIZES = ("coarse_z", "coarse_y", "coarse_x")
 
 
 def localise_graph(config: UNetConfig, weights: Weights) -> bytes:
@@ -36,11 +42,13 @@ def localise_graph(config: UNetConfig, weights: Weights) -> bytes:
     """
     writer = _GraphWriter(weights)
     _write_unet(writer, config, "", INPUT, "logits")
-    return writer.file("localise", config.inputs, ("logits", config.outputs))
+    return writer.file("localise", (INPUT, config.inputs, _SIZES), ("logits", config.outputs, _SIZES))
 
 
 def segment_graph(config: ScnConfig, weights: Weights) -> bytes:
     """The ONNX file of a SpatialConfiguration-Net: `image` (b, 1, z, y, x) to `probabilities` (b, labels, z, y, x).
+
+    Its second output is the `disagreement` of both nets (`networks.disagreement`), coarser by `spatial_factor`.
 
     Raises:
         BundleError: If a weight is missing, has another shape than the layer, or belongs to none.
@@ -51,8 +59,11 @@ def segment_graph(config: ScnConfig, weights: Weights) -> bytes:
     local = writer.node("Sigmoid", ["local.logits"], "local.maps")
     coarse_logits = _write_spatial(writer, config, local)
     logits = _write_cubic_upsampling(writer, config, coarse_logits)
-    _write_fusion(writer, local, logits, "probabilities")
-    return writer.file("segment", 1, ("probabilities", config.labels))
+    difference = _write_fusion(writer, local, logits, "probabilities")
+    apart = writer.node("Abs", [difference], "disagreement.fine")
+    _write_pooling(writer, apart, config.spatial_factor, DISAGREEMENT)  # (s, n) -> (s, n/4)
+    outputs = ("probabilities", config.labels, _SIZES), (DISAGREEMENT, config.labels, _COARSE_SIZES)
+    return writer.file("segment", (INPUT, 1, _SIZES), *outputs)
 
 
 class _GraphWriter:
@@ -88,15 +99,14 @@ class _GraphWriter:
         self._unused.discard(name)
         return found
 
-    def file(self, name: str, inputs: int, output: tuple[str, int]) -> bytes:
-        """The finished, checked ONNX file."""
+    def file(self, name: str, image: _End, *outputs: _End) -> bytes:
+        """The finished, checked ONNX file, with batch and sizes open."""
         if self._unused:
             raise _weights_error("only weights of the network's layers", ", ".join(sorted(self._unused)[:3]))
         helper = self.onnx.helper
-        sizes = ["z", "y", "x"]
         ends = [
             helper.make_tensor_value_info(end, self.onnx.TensorProto.FLOAT, ["batch", channels, *sizes])
-            for end, channels in ((INPUT, inputs), output)
+            for end, channels, sizes in (image, *outputs)
         ]
         graph = helper.make_graph(self._nodes, name, ends[:1], ends[1:], initializer=self._constants)
         model = helper.make_model(
@@ -209,8 +219,11 @@ def _write_cubic_upsampling(writer: _GraphWriter, config: ScnConfig, coarse: str
     return writer.node("Reshape", [fine, to_labels], "upsample.logits")  # (b * s, 1) -> (b, s)
 
 
-def _write_fusion(writer: _GraphWriter, local: str, logits: str, output: str) -> None:
-    """The fusion of `networks.fuse`: s + (l - s) * H(s) / ln 2, divided by the sum over the labels."""
+def _write_fusion(writer: _GraphWriter, local: str, logits: str, output: str) -> str:
+    """The fusion of `networks.fuse`: s + (l - s) * H(s) / ln 2, divided by the sum over the labels.
+
+    Returns the name of l - s.
+    """
     from viscera.networks import NORMALISATION_EPSILON
 
     spatial = writer.node("Sigmoid", [logits], "fuse.spatial")
@@ -227,6 +240,7 @@ def _write_fusion(writer: _GraphWriter, local: str, logits: str, output: str) ->
     total = writer.node("ReduceSum", [fused, labels], "fuse.total", keepdims=1)
     epsilon = writer.constant("fuse.epsilon", NORMALISATION_EPSILON)
     writer.node("Div", [fused, writer.node("Add", [total, epsilon], "fuse.sum")], output)
+    return difference
 
 
 def _weights_error(expected: str, got: str) -> BundleError:

@@ -155,6 +155,17 @@ def fuse(local_logits: Tensor, spatial_logits: Tensor) -> Tensor:
     return fused / (fused.sum(dim=1, keepdim=True) + NORMALISATION_EPSILON)
 
 
+def disagreement(output: ScnOutput, factor: int) -> Tensor:
+    """How far the local and the spatial nets are apart, in [0, 1], (b, labels, z/4, y/4, x/4) for a factor of 4.
+
+    The mean of |sigmoid(local logit) - sigmoid(spatial logit)| over each block of `factor` voxels a side, as coarse as
+    the spatial nets work. Sides must be divisible by `factor`.
+    """
+    local = torch.sigmoid(output.local_logits.float())
+    spatial = torch.sigmoid(output.spatial_logits.float())
+    return F.avg_pool3d((local - spatial).abs(), factor)  # (s, n) -> (s, n/4)
+
+
 class CubicUpsampling(nn.Module):
     """Catmull-Rom interpolation to a grid `factor` times finer that covers the same extent.
 

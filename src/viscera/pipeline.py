@@ -18,7 +18,7 @@ from viscera.geometry import Box, Grid
 from viscera.localise import nothing_found, organ_box
 from viscera.preprocess import fitted_grid, network_input
 from viscera.restore import restore_labels
-from viscera.segment import network_answer
+from viscera.segment import network_answer, segment_answer
 from viscera.sides import side_notes
 from viscera.volume import LabelMap, Volume
 
@@ -98,12 +98,12 @@ def segment_volume(
     notes += _growth_note("segmentation", target, model.segment)
 
     with stages.run("segment"):
-        probabilities = network_answer(engine, "segment", region, model.scn.labels)
+        answer = segment_answer(engine, region, model.scn)
 
     with stages.run("restore"):
         # Turned back while still small: the labels are then written once, in the scan's own order.
         back = turn.inverse()
-        labels = restore_labels(back.apply(probabilities), back.apply_to_grid(target), volume.grid)
+        labels = restore_labels(back.apply(answer.output), back.apply_to_grid(target), volume.grid)
     notes += warnings
     if not labels.any():
         if not allow_empty:

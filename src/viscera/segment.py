@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.engines import Answer
 from viscera.errors import BundleError
 
 if TYPE_CHECKING:
+    from viscera.config import ScnConfig
     from viscera.engines import Engine
 
 
@@ -28,14 +30,36 @@ def network_answer(
         BundleError: If the network answers with another shape, or with anything that is not a finite number.
     """
     answer = engine.run(stage, image[np.newaxis, np.newaxis])
-    if answer.shape != (1, channels, *image.shape):
+    return _checked(answer.output, stage, (1, channels, *image.shape))
+
+
+def segment_answer(engine: Engine, image: NDArray[np.float32], config: ScnConfig) -> Answer:
+    """The segmentation network's answer to one image (z, y, x), without the batch axis, finite everywhere.
+
+    Probabilities (labels, z, y, x), and the disagreement of its nets, coarser by `config.spatial_factor`, if the
+    bundle's graph tells it.
+
+    Raises:
+        BundleError: As in `network_answer`.
+    """
+    answer = engine.run("segment", image[np.newaxis, np.newaxis])
+    probabilities = _checked(answer.output, "segment", (1, config.labels, *image.shape))
+    if answer.disagreement is None:
+        return Answer(probabilities)
+    coarse = (side // config.spatial_factor for side in image.shape)
+    return Answer(probabilities, _checked(answer.disagreement, "segment", (1, config.labels, *coarse)))
+
+
+def _checked(values: NDArray[np.float32], stage: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The only item of the batch, which must have `shape` and be finite."""
+    if values.shape != shape:
         raise BundleError(
             f"running the {stage} network",
-            expected=f"an answer of shape {(1, channels, *image.shape)} (batch, channel, z, y, x)",
-            got=f"{answer.shape}",
+            expected=f"an answer of shape {shape} (batch, channel, z, y, x)",
+            got=f"{values.shape}",
             remedy="Use a bundle whose networks match its model card",
         )
-    checked: NDArray[np.float32] = answer[0]
+    checked: NDArray[np.float32] = values[0]
     # One sum tells whether any value is infinite or not a number, without a mask as large as the answer.
     if not np.isfinite(checked.sum(dtype=np.float64)):
         raise BundleError(

@@ -18,7 +18,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch")
 from viscera import engines, export  # noqa: E402
 from viscera.bundle import Bundle, ModelCard, Stage, load_bundle  # noqa: E402
 from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
-from viscera.engines import make_engine  # noqa: E402
+from viscera.engines import Answer, make_engine  # noqa: E402
 from viscera.engines.openvino_engine import OpenVinoEngine, import_openvino  # noqa: E402
 from viscera.engines.torch_engine import TorchEngine, load_network  # noqa: E402
 from viscera.errors import BundleError, ConfigError, MissingExtraError  # noqa: E402
@@ -82,12 +82,39 @@ def image_of(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.random.default_rng(len(shape) + shape[2]).uniform(-1, 1, shape).astype(np.float32)
 
 
-def by_torch(bundle: Bundle, stage: Stage, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def by_torch(bundle: Bundle, stage: Stage, image: NDArray[np.float32]) -> Answer:
     network = load_network(stage, bundle.card.model, bundle.weights(stage))
     with torch.inference_mode():
         output = network(torch.from_numpy(image))
-    values: NDArray[np.float32] = (output if stage == "localise" else output.probabilities).numpy()
-    return values
+    if stage == "localise":
+        return Answer(output.numpy())
+    apart = np.abs(torch.sigmoid(output.local_logits).numpy() - torch.sigmoid(output.spatial_logits).numpy())
+    return Answer(output.probabilities.numpy(), block_means(apart, MODEL.scn.spatial_factor))
+
+
+def block_means(values: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    lead, (z, y, x) = values.shape[:2], (side // factor for side in values.shape[2:])
+    means: NDArray[np.float32] = values.reshape(*lead, z, factor, y, factor, x, factor).mean(axis=(3, 5, 7))
+    return means
+
+
+def assert_close(found: Answer, expected: Answer, tolerance: float) -> None:
+    np.testing.assert_allclose(found.output, expected.output, atol=tolerance, rtol=0)
+    assert (found.disagreement is None) == (expected.disagreement is None)
+    if found.disagreement is not None and expected.disagreement is not None:
+        assert found.disagreement.dtype == np.float32
+        np.testing.assert_allclose(found.disagreement, expected.disagreement, atol=tolerance, rtol=0)
+
+
+def without_disagreement(bundle: Bundle, folder: Path) -> Bundle:
+    """A bundle as they were made before the segmentation's graph had its second output."""
+    model = onnx.load(bundle.graph("segment"))
+    kept = [end for end in model.graph.output if end.name != "disagreement"]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    (folder / "segment.onnx").write_bytes(model.SerializeToString())
+    (folder / "localise.onnx").write_bytes(bundle.graph("localise").read_bytes())
+    return dataclasses.replace(bundle, folder=folder)
 
 
 # Export
@@ -122,13 +149,16 @@ def test_graphs_say_nothing_of_where_they_were_made(bundle: Bundle, stage: Stage
     assert not [text for text in strings if b"/home" in text or b".py" in text]
 
 
-@pytest.mark.parametrize(("stage", "output"), [("localise", "logits"), ("segment", "probabilities")])
-def test_graphs_leave_batch_and_sizes_open(bundle: Bundle, stage: Stage, output: str) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_graphs_leave_batch_and_sizes_open(bundle: Bundle, stage: Stage) -> None:
     graph = onnx.load(bundle.graph(stage)).graph
     ends = {end.name: [d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim] for end in graph.input}
     ends |= {end.name: [d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim] for end in graph.output}
-    channels = 2 if stage == "localise" else 5
-    assert ends == {"image": ["batch", 1, "z", "y", "x"], output: ["batch", channels, "z", "y", "x"]}
+    outputs: dict[str, list[object]] = {"logits": ["batch", 2, "z", "y", "x"]}
+    if stage == "segment":
+        coarse = ["batch", 5, "coarse_z", "coarse_y", "coarse_x"]
+        outputs = {"probabilities": ["batch", 5, "z", "y", "x"], "disagreement": [*coarse]}
+    assert ends == {"image": ["batch", 1, "z", "y", "x"], **outputs}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -150,6 +180,19 @@ def test_a_graph_of_other_weights_is_noticed(bundle: Bundle, weights: dict[Stage
     safetensors_torch.save_file(tensors, tmp_path / "other")
     content = bundle.graph("segment").read_bytes()
     assert graph_difference("segment", MODEL, tmp_path / "other", content) > GRAPH_TOLERANCE
+
+
+def test_a_graph_whose_disagreement_is_another_is_noticed(bundle: Bundle) -> None:
+    model = onnx.load(bundle.graph("segment"))
+    (absolute,) = (node for node in model.graph.node if node.output[0] == "disagreement.fine")
+    absolute.op_type = "Neg"
+    assert graph_difference("segment", MODEL, bundle.weights("segment"), model.SerializeToString()) > GRAPH_TOLERANCE
+
+
+def test_a_graph_without_disagreement_is_noticed(bundle: Bundle, tmp_path: Path) -> None:
+    older = without_disagreement(bundle, tmp_path)
+    content = older.graph("segment").read_bytes()
+    assert graph_difference("segment", MODEL, bundle.weights("segment"), content) == np.inf
 
 
 def test_a_graph_that_differs_from_torch_is_not_exported(
@@ -197,8 +240,9 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
 def test_openvino_in_f32_agrees_with_torch(bundle: Bundle, stage: Stage, shape: tuple[int, ...]) -> None:
     engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
     found = engine.run(stage, image_of(shape))
-    assert (found.dtype, found.shape) == (np.float32, (shape[0], 2 if stage == "localise" else 5, *shape[2:]))
-    np.testing.assert_allclose(found, by_torch(bundle, stage, image_of(shape)), atol=ENGINE_TOLERANCE, rtol=0)
+    channels = 2 if stage == "localise" else 5
+    assert (found.output.dtype, found.output.shape) == (np.float32, (shape[0], channels, *shape[2:]))
+    assert_close(found, by_torch(bundle, stage, image_of(shape)), ENGINE_TOLERANCE)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -207,7 +251,7 @@ def test_bf16_stays_close(bundle: Bundle, stage: Stage) -> None:
     if engine.precision != "bf16":
         pytest.skip("no bf16 on this processor")
     image = image_of(SHAPES[0])
-    np.testing.assert_allclose(engine.run(stage, image), by_torch(bundle, stage, image), atol=BF16_TOLERANCE, rtol=0)
+    assert_close(engine.run(stage, image), by_torch(bundle, stage, image), BF16_TOLERANCE)
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
@@ -216,41 +260,56 @@ def test_torch_engine_agrees_with_torch(bundle: Bundle, precision: str) -> None:
     tolerance = 1e-6 if precision == "f32" else BF16_TOLERANCE
     for stage in STAGES:
         found = engine.run(stage, image_of(SHAPES[1]))
-        np.testing.assert_allclose(found, by_torch(bundle, stage, image_of(SHAPES[1])), atol=tolerance, rtol=0)
+        assert_close(found, by_torch(bundle, stage, image_of(SHAPES[1])), tolerance)
 
 
 def test_batch_of_two_is_two_batches_of_one(bundle: Bundle) -> None:
     engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
     image = image_of(SHAPES[1])
     both = engine.run("segment", image)
-    alone = np.concatenate([engine.run("segment", image[:1]), engine.run("segment", image[1:])])
-    np.testing.assert_allclose(both, alone, atol=1e-5)
+    for item in range(2):
+        alone = engine.run("segment", image[item : item + 1])
+        assert both.disagreement is not None
+        assert_close(Answer(both.output[item : item + 1], both.disagreement[item : item + 1]), alone, 1e-5)
+
+
+def test_a_graph_from_before_the_disagreement_still_runs(bundle: Bundle, tmp_path: Path) -> None:
+    engine = make_engine(without_disagreement(bundle, tmp_path), device="cpu", precision="f32", threads=1)
+    found = engine.run("segment", image_of(SHAPES[0]))
+    assert found.disagreement is None
+    expected = by_torch(bundle, "segment", image_of(SHAPES[0]))
+    np.testing.assert_allclose(found.output, expected.output, atol=ENGINE_TOLERANCE, rtol=0)
+
+
+def test_a_localisation_has_no_disagreement(bundle: Bundle) -> None:
+    for engine in (make_engine(bundle, device="cpu", threads=1), TorchEngine(bundle, device="cpu")):
+        assert engine.run("localise", image_of(SHAPES[0])).disagreement is None
 
 
 def test_runs_do_not_depend_on_runs_before(bundle: Bundle) -> None:
     engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
     first = engine.run("segment", image_of(SHAPES[0]))
-    kept = first.copy()
+    assert first.disagreement is not None
+    kept = Answer(first.output.copy(), first.disagreement.copy())
     for shape in (*reversed(SHAPES), SHAPES[0]):
         engine.run("localise", image_of(shape))
         last = engine.run("segment", image_of(shape))
-    np.testing.assert_array_equal(first, kept)
-    np.testing.assert_array_equal(last, kept)
+    assert_close(first, kept, 0)
+    assert_close(last, kept, 0)
 
 
 def test_images_need_not_be_contiguous(bundle: Bundle) -> None:
     engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
     image = image_of((1, 1, 24, 8, 16))
     turned = image.transpose(0, 1, 4, 3, 2)
-    np.testing.assert_array_equal(engine.run("localise", turned), engine.run("localise", np.ascontiguousarray(turned)))
+    assert_close(engine.run("localise", turned), engine.run("localise", np.ascontiguousarray(turned)), 0)
 
 
 def test_a_prepared_engine_gives_the_same(bundle: Bundle) -> None:
     for kind in (OpenVinoEngine(bundle, precision="f32"), TorchEngine(bundle, device="cpu")):
         kind.prepare()
         image = image_of(SHAPES[0])
-        expected = by_torch(bundle, "localise", image)
-        np.testing.assert_allclose(kind.run("localise", image), expected, atol=ENGINE_TOLERANCE)
+        assert_close(kind.run("localise", image), by_torch(bundle, "localise", image), ENGINE_TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +398,13 @@ def test_swapped_graphs_are_reported(bundle: Bundle, tmp_path: Path) -> None:
     swapped = dataclasses.replace(bundle, folder=tmp_path)
     with pytest.raises(BundleError, match=r"expected one output \(1, 2, 8, 16, 24\)"):
         make_engine(swapped, device="cpu").run("localise", image_of(SHAPES[0]))
+
+
+def test_a_second_output_of_another_size_is_reported(bundle: Bundle, tmp_path: Path) -> None:
+    model = dataclasses.replace(MODEL, scn=dataclasses.replace(MODEL.scn, spatial_factor=2))
+    other = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, model=model))
+    with pytest.raises(BundleError, match=r"or \(1, 5, 4, 8, 12\) as a second one"):
+        make_engine(other, device="cpu").run("segment", image_of(SHAPES[0]))
 
 
 def test_swapped_weights_are_reported(bundle: Bundle) -> None:

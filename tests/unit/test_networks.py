@@ -12,9 +12,11 @@ torch = pytest.importorskip("torch")
 from viscera.config import ModelConfig, ScnConfig, UNetConfig  # noqa: E402
 from viscera.networks import (  # noqa: E402
     CubicUpsampling,
+    ScnOutput,
     SpatialConfigurationNet,
     UNet,
     cubic_phases,
+    disagreement,
     fuse,
     parameter_count,
     salt_and_pepper,
@@ -223,6 +225,30 @@ def test_fusion_of_extreme_logits_is_finite_with_finite_gradients(logit: float) 
 
 def test_fusion_of_all_zero_labels_is_finite() -> None:
     assert torch.isfinite(fuse(logits_of(-1e4, -1e4), logits_of(-1e4, -1e4))).all()
+
+
+# Disagreement
+
+
+def test_disagreement_worked_by_hand() -> None:
+    # Blocks of 2 voxels a side along x only: |sigmoid(l) - sigmoid(s)| is 0.3, 0.1 | 0, 0.8 along x everywhere.
+    local = torch.tensor([0.8, 0.5, 0.5, 0.9]).logit().expand(1, 1, 2, 2, 4)
+    spatial = torch.tensor([0.5, 0.6, 0.5, 0.1]).logit().expand(1, 1, 2, 2, 4)
+    found = disagreement(ScnOutput(local, local, spatial), 2)
+    assert found.shape == (1, 1, 1, 1, 2)
+    assert found.flatten().tolist() == pytest.approx([0.2, 0.4], abs=1e-6)
+
+
+def test_disagreement_is_as_coarse_as_the_spatial_nets(small: SpatialConfigurationNet) -> None:
+    output = small(image_of(2))
+    assert disagreement(output, SMALL.spatial_factor).shape == (2, 5, 2, 4, 6)
+    same = output._replace(spatial_logits=output.local_logits)
+    assert not disagreement(same, SMALL.spatial_factor).any()
+
+
+def test_disagreement_of_extreme_logits_is_one() -> None:
+    found = disagreement(ScnOutput(logits_of(0.0), logits_of(1e4), logits_of(-3e38)), 1)
+    assert found.flatten().tolist() == [1.0]
 
 
 # Training noise

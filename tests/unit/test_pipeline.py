@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from viscera.config import ModelConfig
+from viscera.engines import Answer
 from viscera.errors import BundleError, NothingFoundError
 from viscera.geometry import AIR_HU, Grid, Reorientation
 from viscera.pipeline import segment_volume
@@ -42,15 +43,15 @@ class ThresholdEngine:
         bright = np.clip(hu / 400.0, 0, 1)
         dark = np.where(hu > -800, np.clip(-hu / 400.0, 0, 1), 0)
         if stage == "localise":
-            return np.stack([np.full_like(hu, 0.5), np.maximum(bright, dark)], axis=1).astype(np.float32)
+            return Answer(np.stack([np.full_like(hu, 0.5), np.maximum(bright, dark)], axis=1).astype(np.float32))
         probabilities = np.zeros((len(hu), 5, *hu.shape[1:]), dtype=np.float32)
         probabilities[:, 1], probabilities[:, 3] = bright, dark
         probabilities[:, 0] = 1 - bright - dark
-        return probabilities
+        return Answer(probabilities)
 
 
 class Altered(ThresholdEngine):
-    """The same with one stage's answer replaced."""
+    """The same with one stage's output replaced."""
 
     def __init__(self, stage, change):
         super().__init__()
@@ -58,7 +59,7 @@ class Altered(ThresholdEngine):
 
     def run(self, stage, image):
         answer = super().run(stage, image)
-        return self.change(answer) if stage == self.stage else answer
+        return answer._replace(output=self.change(answer.output)) if stage == self.stage else answer
 
 
 def places(grid):
@@ -329,6 +330,28 @@ def test_answers_that_are_not_finite_are_refused(stage, value):
 def test_probabilities_of_another_shape_are_refused(change):
     with pytest.raises(BundleError, match="running the segment network"):
         segment_volume(ball_volume(SCAN), Altered("segment", change), MODEL)
+
+
+class Disputing(ThresholdEngine):
+    """Answers with a disagreement that is given its shape and its value."""
+
+    def __init__(self, shape, value):
+        super().__init__()
+        self.apart = np.full(shape, value, dtype=np.float32)
+
+    def run(self, stage, image):
+        answer = super().run(stage, image)
+        return answer._replace(disagreement=self.apart) if stage == "segment" else answer
+
+
+def test_a_disagreement_of_another_shape_is_refused():
+    with pytest.raises(BundleError, match=r"shape \(1, 5, 16, 16, 16\) .* got \(1, 5, 16, 16, 15\)"):
+        segment_volume(ball_volume(SCAN), Disputing((1, 5, 16, 16, 15), 0.5), MODEL)
+
+
+def test_a_disagreement_that_is_not_finite_is_refused():
+    with pytest.raises(BundleError, match="expected finite values"):
+        segment_volume(ball_volume(SCAN), Disputing((1, 5, 16, 16, 16), np.nan), MODEL)
 
 
 def test_logits_of_another_shape_are_refused():

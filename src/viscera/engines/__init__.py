@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,21 @@ _GPU_MARKS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _GPU_MARK_WINDOWS = Path("C:/Windows/System32/nvcuda.dll")
 
 
+class Answer(NamedTuple):
+    """What a stage's network answers to an image (b, 1, z, y, x), float32.
+
+    Attributes:
+        output: Stage "localise" gives logits (b, 2, z, y, x), "segment" probabilities (b, labels, z, y, x) that sum
+            to 1.
+        disagreement: Of the segmentation's local and spatial nets (`networks.disagreement`), in [0, 1],
+            (b, labels, z/f, y/f, x/f) for a spatial factor f; None for the localisation, and where the bundle's graph
+            is from before it was there.
+    """
+
+    output: NDArray[np.float32]
+    disagreement: NDArray[np.float32] | None = None
+
+
 class Engine(Protocol):
     """Runs both stages' networks. `prepare` and `run` may be called from any thread; one `run` at a time."""
 
@@ -36,10 +51,8 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """Starts loading libraries and networks in the background; optional, errors appear in the first `run`."""
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's output for `image` (b, 1, z, y, x) in [-1, 1].
-
-        Stage "localise" gives logits (b, 2, z, y, x), "segment" probabilities (b, labels, z, y, x) that sum to 1.
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
+        """The network's answer to `image` (b, 1, z, y, x) in [-1, 1].
 
         Raises:
             ConfigError: For an image of another kind, or a side the network cannot halve often enough.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.bundle import STAGES, Bundle, Stage
-from viscera.engines import require_image
+from viscera.engines import Answer, require_image
 from viscera.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError
 
 # OpenVINO's Python package loads this converter, which reports each import to a web analytics service and needs as
@@ -65,25 +65,24 @@ class OpenVinoEngine:
         """Starts loading OpenVINO and reading both graphs in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's output for `image`; see `Engine.run`."""
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
+        """The network's answer to `image`; see `Engine.run`."""
         require_image(self._bundle.card.model, stage, image)
         with self._running:
             try:
                 compiled = self._compiled_for(stage, image.shape)
-                output = self._infer(compiled, np.ascontiguousarray(image))
+                answer = self._infer(compiled, np.ascontiguousarray(image))
                 compiled.release_memory()
             except (MemoryError, RuntimeError) as error:  # OpenVINO raises nothing narrower
                 self._compiled.pop(stage, None)
                 raise _run_error(f"running the network of stage {stage} on {image.shape}", error) from error
-        return output
+        return answer
 
-    def _infer(self, compiled: Any, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        request = compiled.create_infer_request()  # its own output, which the array below keeps alive
+    def _infer(self, compiled: Any, image: NDArray[np.float32]) -> Answer:
+        request = compiled.create_infer_request()  # its own outputs, which the arrays below keep alive
         request.set_input_tensor(import_openvino().Tensor(image, shared_memory=True))
-        request.infer(share_outputs=True)  # else it copies the output, too
-        output: NDArray[np.float32] = request.get_output_tensor().data
-        return output
+        request.infer(share_outputs=True)  # else it copies the outputs, too
+        return Answer(*(request.get_output_tensor(number).data for number in range(len(compiled.outputs))))
 
     def _compiled_for(self, stage: Stage, shape: tuple[int, ...]) -> Any:
         kept_shape, compiled = self._compiled.pop(stage, (None, None))
@@ -91,18 +90,24 @@ class OpenVinoEngine:
             del compiled  # before the new one needs its place
             graph = self._graphs[stage].clone()
             graph.reshape(list(shape))
-            self._require_output(stage, graph, shape)
+            self._require_outputs(stage, graph, shape)
             compiled = self._core.compile_model(graph, "CPU", self._settings())
         self._compiled[stage] = (shape, compiled)
         return compiled
 
-    def _require_output(self, stage: Stage, graph: Any, shape: tuple[int, ...]) -> None:
+    def _require_outputs(self, stage: Stage, graph: Any, shape: tuple[int, ...]) -> None:
         model = self._bundle.card.model
         channels = model.localiser.outputs if stage == "localise" else model.scn.labels
-        expected = (shape[0], channels, *shape[2:])
+        fine = (shape[0], channels, *shape[2:])
+        expected = f"one output {fine} for an image {shape}"
+        allowed = [[fine]]
+        if stage == "segment":
+            coarse = (shape[0], channels, *(side // model.scn.spatial_factor for side in shape[2:]))
+            allowed.append([fine, coarse])
+            expected = f"{expected}, or {coarse} as a second one"
         found = [tuple(output.get_partial_shape().to_shape()) for output in graph.outputs]
-        if found != [expected]:
-            raise _graph_error(self._bundle.graph(stage), f"one output {expected} for an image {shape}", str(found))
+        if found not in allowed:
+            raise _graph_error(self._bundle.graph(stage), expected, str(found))
 
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from viscera.bundle import STAGES, Bundle, Stage
 from viscera.config import ModelConfig
-from viscera.engines import require_image
+from viscera.engines import Answer, require_image
 from viscera.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class TorchEngine:
         """Starts reading both networks in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's output for `image`; see `Engine.run`."""
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
+        """The network's answer to `image`; see `Engine.run`."""
         import torch
 
         require_image(self._bundle.card.model, stage, image)
@@ -78,7 +78,7 @@ class TorchEngine:
                     remedy="Close other programs on the GPU, or use the device cpu",
                 ) from error
 
-    def _infer(self, stage: Stage, image: Tensor) -> NDArray[np.float32]:
+    def _infer(self, stage: Stage, image: Tensor) -> Answer:
         import torch
 
         network = self._networks[stage]
@@ -86,9 +86,7 @@ class TorchEngine:
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), autocast, exact:
             output = network(image.to(self._device))
-            wanted = output if stage == "localise" else output.probabilities
-            values: NDArray[np.float32] = wanted.float().cpu().numpy()
-        return values
+            return Answer(*(_array(values) for values in answered(stage, output, self._bundle.card.model)))
 
     def _prepare(self) -> None:
         try:
@@ -105,6 +103,20 @@ class TorchEngine:
     def _read_networks(self) -> dict[Stage, nn.Module]:
         model = self._bundle.card.model
         return {stage: load_network(stage, model, self._bundle.weights(stage)).to(self._device) for stage in STAGES}
+
+
+def answered(stage: Stage, output: Any, model: ModelConfig) -> tuple[Tensor, ...]:
+    """What `Engine.run` gives of a stage's network's `output`: logits, or probabilities and disagreement."""
+    from viscera.networks import disagreement
+
+    if stage == "localise":
+        return (output,)
+    return output.probabilities, disagreement(output, model.scn.spatial_factor)
+
+
+def _array(values: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array
 
 
 def load_network(stage: Stage, model: ModelConfig, weights: Path) -> nn.Module:
