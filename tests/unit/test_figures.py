@@ -100,7 +100,7 @@ class TestOrientationAndScale:
 class TestSlices:
     def test_axial_slices_run_from_head_to_foot_through_the_organs(self):
         scene = figures.scene_of(*scan())
-        cuts = figures._cuts(scene)
+        cuts = figures.organ_cuts(scene)
         assert [cut.plane for cut in cuts] == ["axial"] * 3 + ["coronal", "sagittal"]
         heights = [cut.index for cut in cuts[:3]]
         assert heights == sorted(heights, reverse=True)
@@ -110,7 +110,7 @@ class TestSlices:
         volume, label_map = scan(liver=(slice(2, 18), slice(0, 8), slice(2, 30)))
         labels = label_map.labels.copy()
         labels[3:17, 20:23, 33:35] = 4
-        coronal = figures._cuts(figures.scene_of(volume, LabelMap(labels=labels, grid=GRID)))[3]
+        coronal = figures.organ_cuts(figures.scene_of(volume, LabelMap(labels=labels, grid=GRID)))[3]
         # No coronal plane sees both, and each organ is as large in all of its planes: the one nearest the middle wins.
         assert coronal.index == 20
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viscera.errors import ConfigError, GeometryError, MissingExtraError
 from viscera.evaluation.figures import (
@@ -19,6 +20,7 @@ from viscera.evaluation.figures import (
     best_index,
     draw_panel,
     draw_text,
+    organ_cuts,
     organ_profiles,
     scene_of,
 )
@@ -28,6 +30,8 @@ from viscera.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
+
+_Plane = Literal["axial", "coronal"]
 
 COLUMNS = ("CT", "reference", "prediction")
 
@@ -74,9 +78,7 @@ def ranked_cases(scores: Sequence[CaseScore]) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(means, key=lambda entry: (-entry[0], entry[1])))
 
 
-def cases_png(
-    rows: Sequence[CaseRow], *, plane: Literal["axial", "coronal"] = "axial", organs: Sequence[Organ] = ORGANS
-) -> bytes:
+def cases_png(rows: Sequence[CaseRow], *, plane: _Plane = "axial", organs: Sequence[Organ] = ORGANS) -> bytes:
     """A PNG with one row per case: the CT, the reference on it and the prediction on it, in one slice.
 
     The slice is the one where most of the organs is seen in reference and prediction together. To the left stand the
@@ -90,8 +92,39 @@ def cases_png(
     """
     if not rows:
         raise ConfigError("drawing cases", expected="at least one case", got="none", remedy="Score some cases first")
+    _require_pillow()
+    return _png([(row, _panels(row, plane, organs)) for row in rows], organs, _CELL_PX[plane][0])
+
+
+def case_png(row: CaseRow, organs: Sequence[Organ] = ORGANS) -> bytes:
+    """A PNG of one case in four slices: the CT, the reference on it, and the prediction with the reference's outline.
+
+    The slices are three axial ones from head to foot and a coronal one, where most of the organs is seen in reference
+    and prediction together; all have one scale. On the prediction the reference's outlines are drawn in white.
+
+    Raises:
+        GeometryError: If a label map lies on another grid than its volume.
+        MissingExtraError: If Pillow is not installed.
+    """
+    _require_pillow()
+    scene, (reference, prediction) = _scene(row, ("axial", "coronal"), organs)
+    plain = replace(scene, labels=np.zeros_like(scene.labels))
+    cuts = [cut for cut in organ_cuts(scene) if cut.plane != "sagittal"]
+    drawn = [
+        [
+            draw_panel(plain, cut, ()),
+            draw_panel(replace(scene, labels=reference), cut, ()),
+            draw_panel(replace(scene, labels=prediction), cut, (), outlined=reference),
+        ]
+        for cut in cuts
+    ]
+    strips = [row, *[None] * (len(cuts) - 1)]
+    return _png(list(zip(strips, drawn, strict=True)), organs, max(panels[0].width for panels in drawn))
+
+
+def _require_pillow() -> None:
     try:
-        from PIL import Image, ImageDraw
+        import PIL.Image  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "drawing cases",
@@ -100,36 +133,40 @@ def cases_png(
             remedy="Install it with: pip install pillow",
         ) from error
 
-    cell = _CELL_PX[plane]
-    drawn = [_panels(row, plane, organs) for row in rows]
-    heights = [max(panels[0].height, _strip_height(row)) for row, panels in zip(rows, drawn, strict=True)]
-    width = _STRIP_PX + len(COLUMNS) * (cell[0] + GAP_PX) + GAP_PX
+
+def _png(rows: Sequence[tuple[CaseRow | None, list[Image.Image]]], organs: Sequence[Organ], cell_px: int) -> bytes:
+    """The picture: a row per case's scores and panels; None continues the case above."""
+    from PIL import Image, ImageDraw
+
+    heights = [max(panels[0].height, _strip_height(row)) for row, panels in rows]
+    width = _STRIP_PX + len(COLUMNS) * (cell_px + GAP_PX) + GAP_PX
     picture = Image.new("RGB", (width, _HEADER_PX + sum(height + GAP_PX for height in heights)), BACK)
     draw = ImageDraw.Draw(picture)
-    lefts = [_STRIP_PX + GAP_PX + column * (cell[0] + GAP_PX) for column in range(len(COLUMNS))]
+    lefts = [_STRIP_PX + GAP_PX + column * (cell_px + GAP_PX) for column in range(len(COLUMNS))]
     for left, title in zip(lefts, COLUMNS, strict=True):
-        draw_text(draw, (left + cell[0] / 2, _HEADER_PX / 2), title, anchor="mm")
+        draw_text(draw, (left + cell_px / 2, _HEADER_PX / 2), title, anchor="mm")
     top = _HEADER_PX
-    for row, panels, height in zip(rows, drawn, heights, strict=True):
-        _draw_strip(draw, row, organs, top)
+    for (row, panels), height in zip(rows, heights, strict=True):
+        if row is not None:
+            _draw_strip(draw, row, organs, top)
         for left, panel in zip(lefts, panels, strict=True):
-            picture.paste(panel, (left + (cell[0] - panel.width) // 2, top))
+            picture.paste(panel, (left + (cell_px - panel.width) // 2, top))
         top += height + GAP_PX
     data = io.BytesIO()
     picture.save(data, format="PNG")
     return data.getvalue()
 
 
-def _panels(row: CaseRow, plane: Literal["axial", "coronal"], organs: Sequence[Organ]) -> list[Image.Image]:
+def _panels(row: CaseRow, plane: _Plane, organs: Sequence[Organ]) -> list[Image.Image]:
     """The three panels of one case, of one size that fits the cell."""
-    scene, turned = _scene(row, plane, organs)
+    scene, turned = _scene(row, (plane,), organs)
     cut = Cut(plane=plane, index=best_index(organ_profiles(scene)[0 if plane == "axial" else 1]))
     plain = np.zeros_like(scene.labels)
     return [draw_panel(replace(scene, labels=labels), cut, ()) for labels in (plain, *turned)]
 
 
-def _scene(row: CaseRow, plane: str, organs: Sequence[Organ]) -> tuple[Scene, list[np.ndarray]]:
-    """The scene of both label maps together, scaled to the cell, and each of them in its orientation."""
+def _scene(row: CaseRow, planes: Sequence[_Plane], organs: Sequence[Organ]) -> tuple[Scene, list[NDArray[np.uint8]]]:
+    """The scene of both label maps together, scaled to the planes' cells, and each of them in its orientation."""
     maps = (row.reference, row.prediction)
     if not all(one.grid.matches(row.volume.grid) for one in maps):
         raise GeometryError(
@@ -140,16 +177,17 @@ def _scene(row: CaseRow, plane: str, organs: Sequence[Organ]) -> tuple[Scene, li
         )
     either = np.where(row.reference.labels == BACKGROUND, row.prediction.labels, row.reference.labels)
     scene = scene_of(row.volume, LabelMap(labels=either, grid=row.volume.grid), organs)
-    down, across = (1, 2) if plane == "axial" else (0, 2)
-    wide, tall = _CELL_PX[plane]
-    shrink = min(wide / scene.size_px(across), tall / scene.size_px(down))
+    shrink = 1.0
+    for plane in planes:
+        wide, tall = _CELL_PX[plane]
+        shrink = min(shrink, wide / scene.size_px(2), tall / scene.size_px(1 if plane == "axial" else 0))
     turn = row.volume.grid.to_canonical()
     scaled = replace(scene, px_per_mm=scene.px_per_mm * shrink)
     return scaled, [turn.apply(one.labels) for one in maps]
 
 
-def _strip_height(row: CaseRow) -> int:
-    return _LINE_PX * (len(row.scores) + 4)
+def _strip_height(row: CaseRow | None) -> int:
+    return 0 if row is None else _LINE_PX * (len(row.scores) + 4)
 
 
 def _draw_strip(draw: ImageDraw.ImageDraw, row: CaseRow, organs: Sequence[Organ], top: int) -> None:

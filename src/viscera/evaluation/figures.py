@@ -48,11 +48,13 @@ _FONT_PX = 17
 _NOTE_PX = 48
 _SMOOTHING = 2  # panels are drawn this much larger, then reduced, for smooth contours
 _CONTOUR_PX = 3  # on the enlarged panel
+_OUTLINE_PX = 2  # likewise, of outlines laid over them
 _FILL = 0.22  # opacity inside the contours
 
 BACK: _Colour = (16, 18, 22)
 TEXT: _Colour = (232, 234, 237)
 FAINT: _Colour = (150, 156, 166)
+_OUTLINE: _Colour = (255, 255, 255)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +120,7 @@ def preview_png(volume: Volume, label_map: LabelMap, organs: Sequence[Organ] = O
 
     statistics = organ_statistics(volume, label_map, organs)  # refuses grids that differ
     scene = scene_of(volume, label_map, organs)
-    cuts = _cuts(scene)
+    cuts = organ_cuts(scene)
     rows = [[draw_panel(scene, cut, cuts) for cut in row] for row in (cuts[:_AXIAL_SLICES], cuts[_AXIAL_SLICES:])]
     widths = [sum(panel.width + GAP_PX for panel in row) for row in rows]
     width = max(widths[0], widths[1] + _LEGEND_PX) + GAP_PX
@@ -186,7 +188,7 @@ def _widened(indices: NDArray[np.int64], margin: int, count: int) -> slice:
     return slice(max(0, int(indices[0]) - margin), min(count, int(indices[-1]) + 1 + margin))
 
 
-def _cuts(scene: Scene) -> list[Cut]:
+def organ_cuts(scene: Scene) -> list[Cut]:
     """Three axial cuts from head to foot, then a coronal and a sagittal one, where most of the organs is seen."""
     scores = organ_profiles(scene)
     spans = [np.flatnonzero(score) for score in scores]
@@ -221,8 +223,17 @@ def best_index(score: NDArray[np.float64], about: float | None = None, reach: fl
     return int(best[np.argmin(np.abs(best - about))])
 
 
-def draw_panel(scene: Scene, cut: Cut, cuts: Sequence[Cut]) -> Image.Image:
-    """One slice with the organs' contours, letters, a scale bar, and ticks where the other planes cut it."""
+def draw_panel(
+    scene: Scene, cut: Cut, cuts: Sequence[Cut], *, outlined: NDArray[np.uint8] | None = None
+) -> Image.Image:
+    """One slice with the organs' contours, letters, a scale bar, and ticks where the other planes cut it.
+
+    Args:
+        scene: What is drawn.
+        cut: The slice.
+        cuts: All of the picture's slices.
+        outlined: Other labels (z, y, x) of the scene, whose outlines are laid over its own in white.
+    """
     from PIL import Image, ImageDraw
 
     rows, columns = (axis for axis in range(3) if axis != cut.axis)
@@ -235,6 +246,10 @@ def draw_panel(scene: Scene, cut: Cut, cuts: Sequence[Cut]) -> Image.Image:
     for organ in scene.organs:
         if (labels == organ.index).any():
             _paint(coloured, labels == organ.index, organ)
+    if outlined is not None:
+        others = _slice(outlined, scene, cut)
+        for organ in scene.organs:
+            coloured[_outline(others == organ.index, large)] = _OUTLINE
     panel = Image.fromarray(coloured.round().astype(np.uint8)).reduce(_SMOOTHING)
     draw = ImageDraw.Draw(panel)
     _draw_ticks(draw, scene, cut, cuts)
@@ -251,18 +266,30 @@ def _slice(array: NDArray[Any], scene: Scene, cut: Cut) -> NDArray[Any]:
 
 def _paint(coloured: NDArray[np.float32], mask: NDArray[np.bool_], organ: Organ) -> None:
     """Paints the organ onto `coloured`, light inside and full on its contour."""
-    from PIL import Image, ImageFilter
-
-    size = coloured.shape[1], coloured.shape[0]
-    smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
-    inside = smooth.point([0] * 128 + [255] * 128)
-    filled = np.asarray(inside) > 0
-    for _ in range(_CONTOUR_PX):
-        inside = inside.filter(ImageFilter.MinFilter(3))
-    core = np.asarray(inside) > 0
+    filled, core = _filled(mask, (coloured.shape[1], coloured.shape[0]), _CONTOUR_PX)
     colour = np.array(organ.colour, dtype=np.float32)
     coloured[core] = (1 - _FILL) * coloured[core] + _FILL * colour
     coloured[filled & ~core] = colour
+
+
+def _outline(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels along the inner edge of the mask, enlarged to `size`."""
+    filled, core = _filled(mask, size, _OUTLINE_PX)
+    return filled & ~core
+
+
+def _filled(
+    mask: NDArray[np.bool_], size: tuple[int, int], contour_px: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The mask smoothly enlarged to `size` (width, height), and what of it lies within its contour."""
+    from PIL import Image, ImageFilter
+
+    smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
+    inside = smooth.point([0] * 128 + [255] * 128)
+    filled = np.asarray(inside) > 0
+    for _ in range(contour_px):
+        inside = inside.filter(ImageFilter.MinFilter(3))
+    return filled, np.asarray(inside) > 0
 
 
 def _draw_ticks(draw: ImageDraw.ImageDraw, scene: Scene, cut: Cut, cuts: Sequence[Cut]) -> None:

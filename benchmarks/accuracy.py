@@ -1,0 +1,263 @@
+"""DSC, NSD and volumes of bundles on real CTs, one way or several: what cards and the README quote.
+
+Run `python benchmarks/accuracy.py [--bundle DIR_OR_NAME]... [--margin MM]... [--out FOLDER] [--pictures]`. Each bundle
+is run with each margin over the cases of a data folder, which lies beside the repository and is not part of it. The
+tables are printed as they come; with `--out` they are written too, as accuracy.md and accuracy.json. Seconds are wall
+clock from the volume to its labels; those of a bundle's first case include loading the networks.
+
+To tell the parts of the method apart: `--local-only` takes the local net's argmax instead of the fused probabilities,
+`--oracle-box` the box of the reference instead of the localised one (labelled cases only). Both need no other bundle.
+`--write-card FOLDER` measures that bundle as it is and writes the figures into its card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from viscera.bundle import Bundle, load_bundle
+from viscera.case import Segmenter, bundle_source
+from viscera.engines import DEVICES, PRECISIONS, Engine, make_engine
+from viscera.errors import VisceraError
+from viscera.evaluation.ablation import KnownBox, torch_pair
+from viscera.evaluation.accuracy import (
+    AccuracyConfig,
+    AccuracyRun,
+    CaseAccuracy,
+    ScoredCase,
+    case_scores,
+    labelled_box,
+    localised_organs,
+    score_case,
+)
+from viscera.evaluation.accuracy_table import card_metrics, run_markdown, runs_json, write_card_metrics
+from viscera.evaluation.evaluate import stored_along
+from viscera.read import read_label_map, read_volume
+from viscera.volume import LabelMap, Volume
+from viscera.write import write_bytes, write_text
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealCase:
+    """A scan of the data folder.
+
+    Attributes:
+        case: Its name, and what kind of reference it has.
+        scan: Below the data folder.
+        labels: Likewise, None if it has no reference.
+    """
+
+    case: ScoredCase
+    scan: str
+    labels: str | None = None
+
+
+def _labelled(name: str, reference: str, scan: str | None = None) -> RealCase:
+    return RealCase(
+        case=ScoredCase(name=name, reference=reference),
+        scan=f"real/{scan or f'{name}_ct.nii.gz'}",
+        labels=f"real/{name}_labels.nii.gz",
+    )
+
+
+def _unlabelled(name: str) -> RealCase:
+    return RealCase(case=ScoredCase(name=name, group="unlabelled"), scan=f"real/{name}")
+
+
+def _negative(scan: str) -> RealCase:
+    return RealCase(case=ScoredCase(name=scan.partition(".")[0], group="no abdominal CT"), scan=f"robustness/{scan}")
+
+
+# What kind of reference each case has is said in the data folder's README.
+CASES = (
+    _labelled("amos_0018", "experts"),
+    _labelled("ts_example", "another model"),
+    _labelled("ts_slab", "another model"),
+    _labelled("ts_dicom", "another model", scan="ts_dicom"),
+    _labelled("ts_s0009", "human-corrected; a narrow crop"),
+    _unlabelled("acrin_flt_001"),
+    _unlabelled("cptac_pda_c3l_00189"),
+    RealCase(
+        case=ScoredCase(name="msd_spleen_8", reference="experts, spleen only; mirrored header", group="unlabelled"),
+        scan="robustness/msd_spleen_8_mirrored_ct.nii.gz",
+        labels="robustness/msd_spleen_8_mirrored_labels.nii.gz",
+    ),
+    _negative("non_orthonormal_affine_head_neck.nii.gz"),
+    _negative("head_gantry_tilt_uneven_gaps"),
+    _negative("oblique_head_uint8.nii.gz"),
+    _negative("mr_abdomen_by_mistake.nii.gz"),
+    _negative("mr_coronal_by_mistake"),
+)
+
+
+def main() -> None:
+    options = parsed_options()
+    runs: list[AccuracyRun] = []
+    for bundle, margin_mm in wanted_runs(options):
+        # Numbered, as bundles of one name may be compared.
+        name = f"{len(runs) + 1}-{bundle.folder.name}-margin-{margin_mm or bundle.card.model.margin_mm:g}"
+        pictures = options.out / name if options.pictures else None
+        runs.append(measured(bundle, margin_mm, options, pictures))
+        print(run_markdown(runs[-1]), flush=True)
+        if options.out:
+            write_text("\n".join(map(run_markdown, runs)), options.out / "accuracy.md")
+            write_text(runs_json(runs), options.out / "accuracy.json")
+    if options.write_card:
+        write_card_metrics(options.write_card, card_metrics(runs[0]))
+
+
+def parsed_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [real.case.name for real in CASES]
+    parser.add_argument("--bundle", metavar="DIR_OR_NAME", action="append", help="default: the one that ships")
+    parser.add_argument("--margin", metavar="MM", type=float, action="append", help="instead of the bundle's own")
+    parser.add_argument("--local-only", action="store_true", help="the local net alone (float32, torch)")
+    parser.add_argument("--oracle-box", action="store_true", help="the reference's box instead of the localised one")
+    parser.add_argument("--cases", metavar="NAME", nargs="+", choices=names, default=names, help=", ".join(names))
+    parser.add_argument("--nsd", metavar="MM", type=float, nargs="+", default=[1.0], help="tolerances (default: 1)")
+    parser.add_argument("--data", metavar="FOLDER", type=Path, default=DATA, help="the data folder")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="write tables and JSON there")
+    parser.add_argument("--pictures", action="store_true", help="a picture of every case too (needs --out)")
+    parser.add_argument("--write-card", metavar="FOLDER", type=Path, help="a bundle to measure; its card is updated")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    options = parser.parse_args()
+    if not (options.data / "real").is_dir():
+        parser.error(f"no real CTs in {options.data}; name the folder that has real/ and robustness/ with --data")
+    if options.pictures and not options.out:
+        parser.error("--pictures needs --out")
+    if options.write_card and (options.bundle or options.margin or options.local_only or options.oracle_box):
+        parser.error("--write-card measures its own bundle as it is: leave out what changes that")
+    return options
+
+
+def wanted_runs(options: argparse.Namespace) -> Iterator[tuple[Bundle, float | None]]:
+    """Every bundle with every margin; None is the bundle's own."""
+    sources = [options.write_card] if options.write_card else options.bundle or [None]
+    for source in sources:
+        bundle = load_bundle(None if source is None else bundle_source(source))
+        for margin_mm in options.margin or [None]:
+            yield bundle, margin_mm
+
+
+def measured(
+    bundle: Bundle, margin_mm: float | None, options: argparse.Namespace, pictures: Path | None
+) -> AccuracyRun:
+    """All cases through one bundle with one margin; pictures go to a folder if one is given."""
+    segmenter = made_segmenter(bundle, margin_mm, options)
+    config = AccuracyConfig(tolerances_mm=tuple(options.nsd), organs=bundle.card.organs)
+    results = []
+    for real in CASES:
+        # Without a whole reference there is no box to know.
+        if real.case.name in options.cases and not (options.oracle_box and real.case.group != "labelled"):
+            print(f"{bundle.folder.name}: {real.case.name}", file=sys.stderr, flush=True)
+            results.append(measured_case(real, segmenter, config, options, pictures))
+    return AccuracyRun(
+        bundle=f"{bundle.card.name} {bundle.card.version}",
+        setting=setting_of(segmenter, options),
+        cases=tuple(results),
+        config=config,
+    )
+
+
+def made_segmenter(bundle: Bundle, margin_mm: float | None, options: argparse.Namespace) -> Segmenter:
+    """The bundle's segmenter, with another margin if one is given, or with its local net alone."""
+    if options.local_only:
+        # Not "auto": that would look for a GPU only to find out that there is none.
+        device = "cuda" if options.device == "cuda" else "cpu"
+        engine: Engine = torch_pair(bundle, device=device, local_only=True)
+    else:
+        engine = make_engine(bundle, device=options.device, precision=options.precision, threads=options.threads)
+    if margin_mm is not None:
+        model = replace(bundle.card.model, margin_mm=margin_mm)
+        bundle = replace(bundle, card=replace(bundle.card, model=model))
+    return Segmenter(bundle=bundle, engine=engine)
+
+
+def setting_of(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, str | float]:
+    """How the bundle is run, in words."""
+    setting: dict[str, str | float] = {
+        "margin_mm": segmenter.bundle.card.model.margin_mm,
+        "engine": segmenter.engine.name,
+        "precision": segmenter.engine.precision,
+    }
+    if options.local_only:
+        setting["labels"] = "local net alone"
+    if options.oracle_box:
+        setting["box"] = "the reference's"
+    return setting
+
+
+def measured_case(
+    real: RealCase,
+    segmenter: Segmenter,
+    config: AccuracyConfig,
+    options: argparse.Namespace,
+    pictures: Path | None,
+) -> CaseAccuracy:
+    """One case, from its file to its scores; one the reader refuses with the line that says why."""
+    try:
+        volume = read_volume(options.data / real.scan)
+    except VisceraError as error:
+        return CaseAccuracy(case=real.case, refusal=str(error).replace(f"{options.data}/", ""))
+    reference = reference_of(real, volume, options.data)
+    if options.oracle_box and reference is not None:
+        segmenter = with_known_box(segmenter, volume, reference)
+    segmentation = segmenter.segment_volume(volume, allow_empty=True)
+    if options.oracle_box:
+        # A box that is known tells nothing of whether the scan looks mirrored.
+        segmentation = replace(segmentation, notes=())
+    localised = localised_organs(volume, segmenter.engine, segmenter.bundle.card.model)
+    result = score_case(volume, reference, segmentation, case=real.case, localised=localised, config=config)
+    if pictures is not None:
+        picture = drawn(volume, reference, segmentation.label_map, result, config)
+        write_bytes(picture, pictures / f"{real.case.name}.png")
+    return result
+
+
+def reference_of(real: RealCase, volume: Volume, data: Path) -> LabelMap | None:
+    """The case's reference on the volume's own grid, None if it has none."""
+    if real.labels is None:
+        return None
+    return stored_along(volume.grid, read_label_map(data / real.labels), f"the reference of {real.case.name}")
+
+
+def with_known_box(segmenter: Segmenter, volume: Volume, reference: LabelMap) -> Segmenter:
+    """The segmenter with the reference's box in the place of the localised one."""
+    box = labelled_box(reference)
+    if box is None:
+        return segmenter
+    return replace(segmenter, engine=KnownBox(segmenter.engine, segmenter.bundle.card.model, volume.grid, box))
+
+
+def drawn(
+    volume: Volume,
+    reference: LabelMap | None,
+    prediction: LabelMap,
+    result: CaseAccuracy,
+    config: AccuracyConfig,
+) -> bytes:
+    """A PNG of the case: beside its reference, or alone with the volumes found."""
+    from viscera.evaluation.case_figure import CaseRow, case_png
+    from viscera.evaluation.figures import preview_png
+
+    if reference is None:
+        return preview_png(volume, prediction, config.organs)
+    row = CaseRow(
+        title=result.case.reference,
+        volume=volume,
+        reference=reference,
+        prediction=prediction,
+        scores=case_scores(result),
+    )
+    return case_png(row, config.organs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Engines to find out what a part of the method is worth: another part takes its place, and the path stays the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viscera.bundle import Bundle, Stage
+from viscera.config import ModelConfig
+from viscera.engines import Answer, Engine, require_image
+from viscera.geometry import Box, Grid
+from viscera.preprocess import fitted_grid
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class NetworkPair:
+    """Two torch networks in memory as an engine, for networks that are in no bundle, or to leave a part out.
+
+    Args:
+        localiser: A `UNet`; its mode (training or evaluation) is kept.
+        segmenter: A `SpatialConfigurationNet`, on the same device; likewise.
+        model: What both were made from.
+        local_only: Answer with the local net's sigmoid maps, one per label, instead of the fused probabilities.
+    """
+
+    precision = "f32"
+
+    def __init__(
+        self, localiser: nn.Module, segmenter: nn.Module, model: ModelConfig, *, local_only: bool = False
+    ) -> None:
+        self._networks: dict[Stage, nn.Module] = {"localise": localiser, "segment": segmenter}
+        self._model = model
+        self._local_only = local_only
+        self._device = next(localiser.parameters()).device
+        self.name = f"torch-{self._device.type}"
+
+    def prepare(self) -> None:
+        """Nothing to load."""
+
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
+        """The network's answer to `image`; see `Engine.run`. Sigmoid maps of the local net do not sum to 1."""
+        import torch
+
+        require_image(self._model, stage, image)
+        network = self._networks[stage]
+        was_training = network.training
+        network.eval()
+        try:
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                output = network(torch.from_numpy(np.ascontiguousarray(image)).to(self._device))
+                if stage == "segment":
+                    output = torch.sigmoid(output.local_logits) if self._local_only else output.probabilities
+                values: NDArray[np.float32] = output.float().cpu().numpy()
+        finally:
+            network.train(was_training)
+        return Answer(values)
+
+
+class KnownBox:
+    """An engine whose localisation answers with a box that is known, for one scan; the rest is another engine's.
+
+    The answer is foreground in every scout voxel the box touches, so the box it leads to is up to a scout voxel larger
+    on each side: the best that any localisation at its spacing does.
+
+    Args:
+        engine: Runs the segmentation network.
+        model: The model's settings.
+        grid: The scan's grid.
+        box: In mm of the scan's canonical grid.
+    """
+
+    def __init__(self, engine: Engine, model: ModelConfig, grid: Grid, box: Box) -> None:
+        self._engine = engine
+        self.name, self.precision = engine.name, engine.precision
+        canonical = grid.to_canonical().apply_to_grid(grid)
+        scout = fitted_grid(canonical, canonical.box(), model.localise)
+        self._logits = np.zeros((1, 2, *scout.shape_zyx), dtype=np.float32)
+        z, y, x = scout.voxels(scout.box_from(canonical, box))
+        self._logits[0, 1, z, y, x] = 1.0
+
+    def prepare(self) -> None:
+        """As the other engine does."""
+        self._engine.prepare()
+
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
+        """The known box for "localise", whatever the image shows; the other engine's answer for "segment"."""
+        return Answer(self._logits) if stage == "localise" else self._engine.run(stage, image)
+
+
+def torch_pair(bundle: Bundle, *, device: str = "cpu", local_only: bool = False) -> NetworkPair:
+    """The networks of a bundle from its weights, in float32.
+
+    Raises:
+        BundleError: If a file does not hold the network's weights.
+        MissingExtraError: If torch or safetensors is not installed.
+    """
+    from viscera.engines.torch_engine import load_network
+
+    model = bundle.card.model
+    localiser, segmenter = (
+        load_network(stage, model, bundle.weights(stage)).to(device) for stage in ("localise", "segment")
+    )
+    return NetworkPair(localiser, segmenter, model, local_only=local_only)
