@@ -8,6 +8,9 @@ clock from the volume to its labels; those of a bundle's first case include load
 To tell the parts of the method apart: `--local-only` takes the local net's argmax instead of the fused probabilities,
 `--oracle-box` the box of the reference instead of the localised one (labelled cases only). Both need no other bundle.
 `--write-card FOLDER` measures that bundle as it is and writes the figures into its card.
+
+From another script, `measured(segmenter_in_memory(localiser, segmenter, model, name="a"), Plan())` gives the same
+figures of networks in training.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from viscera.bundle import Bundle, load_bundle
+from viscera.bundle import Bundle, ModelCard, load_bundle
 from viscera.case import Segmenter, bundle_source
+from viscera.config import ModelConfig
 from viscera.engines import DEVICES, PRECISIONS, Engine, make_engine
 from viscera.errors import VisceraError
-from viscera.evaluation.ablation import KnownBox, torch_pair
+from viscera.evaluation.ablation import KnownBox, NetworkPair, torch_pair
 from viscera.evaluation.accuracy import (
     AccuracyConfig,
     AccuracyRun,
@@ -38,6 +43,9 @@ from viscera.evaluation.evaluate import stored_along
 from viscera.read import read_label_map, read_volume
 from viscera.volume import LabelMap, Volume
 from viscera.write import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -93,16 +101,42 @@ CASES = (
     _negative("mr_abdomen_by_mistake.nii.gz"),
     _negative("mr_coronal_by_mistake"),
 )
+NAMES = tuple(real.case.name for real in CASES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured, and how.
+
+    Attributes:
+        data: The data folder.
+        cases: Names among those of `CASES`.
+        tolerances_mm: Of the surface Dice.
+        oracle_box: Take the box of the reference instead of the localised one; labelled cases only.
+    """
+
+    data: Path = DATA
+    cases: tuple[str, ...] = NAMES
+    tolerances_mm: tuple[float, ...] = (1.0,)
+    oracle_box: bool = False
 
 
 def main() -> None:
     options = parsed_options()
+    plan = Plan(
+        data=options.data,
+        cases=tuple(options.cases),
+        tolerances_mm=tuple(options.nsd),
+        oracle_box=options.oracle_box,
+    )
     runs: list[AccuracyRun] = []
-    for bundle, margin_mm in wanted_runs(options):
+    for segmenter in wanted_segmenters(options):
         # Numbered, as bundles of one name may be compared.
-        name = f"{len(runs) + 1}-{bundle.folder.name}-margin-{margin_mm or bundle.card.model.margin_mm:g}"
+        bundle = segmenter.bundle
+        name = f"{len(runs) + 1}-{bundle.folder.name}-margin-{bundle.card.model.margin_mm:g}"
         pictures = options.out / name if options.pictures else None
-        runs.append(measured(bundle, margin_mm, options, pictures))
+        labels = "local net alone" if options.local_only else None
+        runs.append(measured(segmenter, plan, labels=labels, pictures=pictures))
         print(run_markdown(runs[-1]), flush=True)
         if options.out:
             write_text("\n".join(map(run_markdown, runs)), options.out / "accuracy.md")
@@ -113,12 +147,11 @@ def main() -> None:
 
 def parsed_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [real.case.name for real in CASES]
     parser.add_argument("--bundle", metavar="DIR_OR_NAME", action="append", help="default: the one that ships")
     parser.add_argument("--margin", metavar="MM", type=float, action="append", help="instead of the bundle's own")
     parser.add_argument("--local-only", action="store_true", help="the local net alone (float32, torch)")
     parser.add_argument("--oracle-box", action="store_true", help="the reference's box instead of the localised one")
-    parser.add_argument("--cases", metavar="NAME", nargs="+", choices=names, default=names, help=", ".join(names))
+    parser.add_argument("--cases", metavar="NAME", nargs="+", choices=NAMES, default=NAMES, help=", ".join(NAMES))
     parser.add_argument("--nsd", metavar="MM", type=float, nargs="+", default=[1.0], help="tolerances (default: 1)")
     parser.add_argument("--data", metavar="FOLDER", type=Path, default=DATA, help="the data folder")
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="write tables and JSON there")
@@ -137,80 +170,79 @@ def parsed_options() -> argparse.Namespace:
     return options
 
 
-def wanted_runs(options: argparse.Namespace) -> Iterator[tuple[Bundle, float | None]]:
-    """Every bundle with every margin; None is the bundle's own."""
+def wanted_segmenters(options: argparse.Namespace) -> Iterator[Segmenter]:
+    """Every bundle with every margin, each made when it is its turn."""
     sources = [options.write_card] if options.write_card else options.bundle or [None]
     for source in sources:
         bundle = load_bundle(None if source is None else bundle_source(source))
-        for margin_mm in options.margin or [None]:
-            yield bundle, margin_mm
+        engine = made_engine(bundle, options)
+        for margin_mm in options.margin or [bundle.card.model.margin_mm]:
+            model = replace(bundle.card.model, margin_mm=margin_mm)
+            yield Segmenter(bundle=replace(bundle, card=replace(bundle.card, model=model)), engine=engine)
+
+
+def made_engine(bundle: Bundle, options: argparse.Namespace) -> Engine:
+    """What runs the bundle's networks, or its local net alone."""
+    if not options.local_only:
+        return make_engine(bundle, device=options.device, precision=options.precision, threads=options.threads)
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    # Not "auto": that would look for a GPU only to find out that there is none.
+    return torch_pair(bundle, device="cuda" if options.device == "cuda" else "cpu", local_only=True)
+
+
+def segmenter_in_memory(localiser: nn.Module, segmenter: nn.Module, model: ModelConfig, *, name: str) -> Segmenter:
+    """A segmenter of two torch networks that are in no bundle, for `measured`."""
+    card = ModelCard(name=name, version="in memory", description="", licence="", model=model)
+    return Segmenter(bundle=Bundle(folder=Path(name), card=card), engine=NetworkPair(localiser, segmenter, model))
 
 
 def measured(
-    bundle: Bundle, margin_mm: float | None, options: argparse.Namespace, pictures: Path | None
+    segmenter: Segmenter, plan: Plan, *, labels: str | None = None, pictures: Path | None = None
 ) -> AccuracyRun:
-    """All cases through one bundle with one margin; pictures go to a folder if one is given."""
-    segmenter = made_segmenter(bundle, margin_mm, options)
-    config = AccuracyConfig(tolerances_mm=tuple(options.nsd), organs=bundle.card.organs)
-    results = []
-    for real in CASES:
-        # Without a whole reference there is no box to know.
-        if real.case.name in options.cases and not (options.oracle_box and real.case.group != "labelled"):
-            print(f"{bundle.folder.name}: {real.case.name}", file=sys.stderr, flush=True)
-            results.append(measured_case(real, segmenter, config, options, pictures))
-    return AccuracyRun(
-        bundle=f"{bundle.card.name} {bundle.card.version}",
-        setting=setting_of(segmenter, options),
-        cases=tuple(results),
-        config=config,
-    )
+    """All cases of the plan through one segmenter.
 
-
-def made_segmenter(bundle: Bundle, margin_mm: float | None, options: argparse.Namespace) -> Segmenter:
-    """The bundle's segmenter, with another margin if one is given, or with its local net alone."""
-    if options.local_only:
-        # Not "auto": that would look for a GPU only to find out that there is none.
-        device = "cuda" if options.device == "cuda" else "cpu"
-        engine: Engine = torch_pair(bundle, device=device, local_only=True)
-    else:
-        engine = make_engine(bundle, device=options.device, precision=options.precision, threads=options.threads)
-    if margin_mm is not None:
-        model = replace(bundle.card.model, margin_mm=margin_mm)
-        bundle = replace(bundle, card=replace(bundle.card, model=model))
-    return Segmenter(bundle=bundle, engine=engine)
-
-
-def setting_of(segmenter: Segmenter, options: argparse.Namespace) -> dict[str, str | float]:
-    """How the bundle is run, in words."""
+    Args:
+        segmenter: Of a bundle, or `segmenter_in_memory`.
+        plan: What is measured.
+        labels: Where they come from if not from the whole network, in words.
+        pictures: The folder for a picture of every case, None for none.
+    """
+    card = segmenter.bundle.card
     setting: dict[str, str | float] = {
-        "margin_mm": segmenter.bundle.card.model.margin_mm,
+        "margin_mm": card.model.margin_mm,
         "engine": segmenter.engine.name,
         "precision": segmenter.engine.precision,
     }
-    if options.local_only:
-        setting["labels"] = "local net alone"
-    if options.oracle_box:
+    if labels is not None:
+        setting["labels"] = labels
+    if plan.oracle_box:
         setting["box"] = "the reference's"
-    return setting
+    config = AccuracyConfig(tolerances_mm=plan.tolerances_mm, organs=card.organs)
+    results = []
+    for real in CASES:
+        # Without a whole reference there is no box to know.
+        if real.case.name in plan.cases and not (plan.oracle_box and real.case.group != "labelled"):
+            print(f"{card.name}: {real.case.name}", file=sys.stderr, flush=True)
+            results.append(measured_case(real, segmenter, plan, config, pictures))
+    return AccuracyRun(bundle=f"{card.name} {card.version}", setting=setting, cases=tuple(results), config=config)
 
 
 def measured_case(
-    real: RealCase,
-    segmenter: Segmenter,
-    config: AccuracyConfig,
-    options: argparse.Namespace,
-    pictures: Path | None,
+    real: RealCase, segmenter: Segmenter, plan: Plan, config: AccuracyConfig, pictures: Path | None
 ) -> CaseAccuracy:
     """One case, from its file to its scores; one the reader refuses with the line that says why."""
     try:
-        volume = read_volume(options.data / real.scan)
+        volume = read_volume(plan.data / real.scan)
     except VisceraError as error:
-        return CaseAccuracy(case=real.case, refusal=str(error).replace(f"{options.data}/", ""))
-    reference = reference_of(real, volume, options.data)
-    if options.oracle_box and reference is not None:
+        return CaseAccuracy(case=real.case, refusal=str(error).replace(f"{plan.data}/", ""))
+    reference = reference_of(real, volume, plan.data)
+    if plan.oracle_box and reference is not None:
         segmenter = with_known_box(segmenter, volume, reference)
     segmentation = segmenter.segment_volume(volume, allow_empty=True)
-    if options.oracle_box:
+    if plan.oracle_box:
         # A box that is known tells nothing of whether the scan looks mirrored.
         segmentation = replace(segmentation, notes=())
     localised = localised_organs(volume, segmenter.engine, segmenter.bundle.card.model)
@@ -250,7 +282,7 @@ def drawn(
     if reference is None:
         return preview_png(volume, prediction, config.organs)
     row = CaseRow(
-        title=result.case.reference,
+        title=f"reference: {result.case.reference}",
         volume=volume,
         reference=reference,
         prediction=prediction,

@@ -205,3 +205,16 @@ def test_a_reference_of_another_scan_is_an_error(benchmark, data, phantom):
     slab = next(real for real in benchmark.CASES if real.case.name == "ts_slab")
     with pytest.raises(GeometryError, match="the reference of ts_slab"):
         benchmark.reference_of(slab, Volume(hu=phantom.volume.hu, grid=moved), data)
+
+
+def test_networks_in_memory_are_measured_as_their_bundle_is(benchmark, data, tiny_bundle, one_thread):
+    bundle = load_bundle(tiny_bundle)
+    pair = torch_pair(bundle)
+    plan = benchmark.Plan(data=data, cases=("ts_slab",), tolerances_mm=(1.0, 3.0))
+    networks = (pair._networks[stage] for stage in ("localise", "segment"))
+    in_memory = benchmark.measured(benchmark.segmenter_in_memory(*networks, bundle.card.model, name="trial"), plan)
+    from_bundle = benchmark.measured(Segmenter(bundle=bundle, engine=pair), plan)
+    assert in_memory.bundle == "trial in memory"
+    assert in_memory.setting == {"margin_mm": 20.0, "engine": "torch-cpu", "precision": "f32"}
+    assert in_memory.cases[0].organs == from_bundle.cases[0].organs
+    assert len(in_memory.cases[0].organs[0].nsd) == 2

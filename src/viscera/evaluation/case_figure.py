@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,7 @@ from viscera.evaluation.figures import (
     BACK,
     FAINT,
     GAP_PX,
+    TEXT,
     Cut,
     Scene,
     best_index,
@@ -40,6 +42,26 @@ _CELL_PX: dict[str, tuple[int, int]] = {"axial": (420, 330), "coronal": (420, 42
 _STRIP_PX = 250
 _HEADER_PX = 40
 _LINE_PX = 26
+_TITLE_LENGTH = 25
+# A panel lower than this has no room for its letters.
+_THINNEST_PX = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A line beside a case: text at the left and right end, and a mark in an organ's colour before it."""
+
+    left: str = ""
+    right: str = ""
+    mark: tuple[int, int, int] | None = None
+    colour: tuple[int, int, int] = TEXT
+    indented: bool = False
+    height_px: int = _LINE_PX
+
+
+_Strip = tuple[_Line, ...]
+# A case's strip and its rows of panels, those of one row of one size.
+_Case = tuple[_Strip, Sequence[Sequence["Image.Image"]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,14 +115,16 @@ def cases_png(rows: Sequence[CaseRow], *, plane: _Plane = "axial", organs: Seque
     if not rows:
         raise ConfigError("drawing cases", expected="at least one case", got="none", remedy="Score some cases first")
     _require_pillow()
-    return _png([(row, _panels(row, plane, organs)) for row in rows], organs, _CELL_PX[plane][0])
+    cases = [(_strip(row, organs, volumes=False), [_panels(row, plane, organs)]) for row in rows]
+    return _png(COLUMNS, cases, _CELL_PX[plane][0])
 
 
 def case_png(row: CaseRow, organs: Sequence[Organ] = ORGANS) -> bytes:
     """A PNG of one case in four slices: the CT, the reference on it, and the prediction with the reference's outline.
 
-    The slices are three axial ones from head to foot and a coronal one, where most of the organs is seen in reference
-    and prediction together; all have one scale. On the prediction the reference's outlines are drawn in white.
+    The slices are three axial ones from head to foot and a coronal one, where most of the reference's organs is seen;
+    all have one scale. Of a scan that is thin from head to foot the coronal one is left out. To the left stand the DSC
+    and the volumes.
 
     Raises:
         GeometryError: If a label map lies on another grid than its volume.
@@ -108,18 +132,19 @@ def case_png(row: CaseRow, organs: Sequence[Organ] = ORGANS) -> bytes:
     """
     _require_pillow()
     scene, (reference, prediction) = _scene(row, ("axial", "coronal"), organs)
-    plain = replace(scene, labels=np.zeros_like(scene.labels))
-    cuts = [cut for cut in organ_cuts(scene) if cut.plane != "sagittal"]
-    drawn = [
+    plain, truth = replace(scene, labels=np.zeros_like(scene.labels)), replace(scene, labels=reference)
+    thin = scene.size_px(0) < _THINNEST_PX
+    cuts = [cut for cut in organ_cuts(truth) if cut.plane == "axial" or (cut.plane == "coronal" and not thin)]
+    panels = [
         [
             draw_panel(plain, cut, ()),
-            draw_panel(replace(scene, labels=reference), cut, ()),
+            draw_panel(truth, cut, ()),
             draw_panel(replace(scene, labels=prediction), cut, (), outlined=reference),
         ]
         for cut in cuts
     ]
-    strips = [row, *[None] * (len(cuts) - 1)]
-    return _png(list(zip(strips, drawn, strict=True)), organs, max(panels[0].width for panels in drawn))
+    columns = (*COLUMNS[:2], f"{COLUMNS[2]} (white: reference)")
+    return _png(columns, [(_strip(row, organs, volumes=True), panels)], panels[0][0].width)
 
 
 def _require_pillow() -> None:
@@ -134,27 +159,34 @@ def _require_pillow() -> None:
         ) from error
 
 
-def _png(rows: Sequence[tuple[CaseRow | None, list[Image.Image]]], organs: Sequence[Organ], cell_px: int) -> bytes:
-    """The picture: a row per case's scores and panels; None continues the case above."""
+def _png(columns: Sequence[str], cases: Sequence[_Case], cell_px: int) -> bytes:
+    """The picture: every case with its strip and beside it its rows of panels, below the columns' titles."""
     from PIL import Image, ImageDraw
 
-    heights = [max(panels[0].height, _strip_height(row)) for row, panels in rows]
-    width = _STRIP_PX + len(COLUMNS) * (cell_px + GAP_PX) + GAP_PX
-    picture = Image.new("RGB", (width, _HEADER_PX + sum(height + GAP_PX for height in heights)), BACK)
+    heights = [_height_px(case) for case in cases]
+    width = _STRIP_PX + len(columns) * (cell_px + GAP_PX) + GAP_PX
+    picture = Image.new("RGB", (width, _HEADER_PX + sum(heights)), BACK)
     draw = ImageDraw.Draw(picture)
-    lefts = [_STRIP_PX + GAP_PX + column * (cell_px + GAP_PX) for column in range(len(COLUMNS))]
-    for left, title in zip(lefts, COLUMNS, strict=True):
+    lefts = [_STRIP_PX + GAP_PX + column * (cell_px + GAP_PX) for column in range(len(columns))]
+    for left, title in zip(lefts, columns, strict=True):
         draw_text(draw, (left + cell_px / 2, _HEADER_PX / 2), title, anchor="mm")
-    top = _HEADER_PX
-    for (row, panels), height in zip(rows, heights, strict=True):
-        if row is not None:
-            _draw_strip(draw, row, organs, top)
-        for left, panel in zip(lefts, panels, strict=True):
-            picture.paste(panel, (left + (cell_px - panel.width) // 2, top))
-        top += height + GAP_PX
+    below = _HEADER_PX
+    for (strip, rows), height in zip(cases, heights, strict=True):
+        _draw_strip(draw, strip, below)
+        top = below
+        for row in rows:
+            for left, panel in zip(lefts, row, strict=True):
+                picture.paste(panel, (left + (cell_px - panel.width) // 2, top))
+            top += row[0].height + GAP_PX
+        below += height
     data = io.BytesIO()
     picture.save(data, format="PNG")
     return data.getvalue()
+
+
+def _height_px(case: _Case) -> int:
+    strip, rows = case
+    return max(sum(row[0].height + GAP_PX for row in rows), sum(line.height_px for line in strip) + GAP_PX)
 
 
 def _panels(row: CaseRow, plane: _Plane, organs: Sequence[Organ]) -> list[Image.Image]:
@@ -186,25 +218,38 @@ def _scene(row: CaseRow, planes: Sequence[_Plane], organs: Sequence[Organ]) -> t
     return scaled, [turn.apply(one.labels) for one in maps]
 
 
-def _strip_height(row: CaseRow | None) -> int:
-    return 0 if row is None else _LINE_PX * (len(row.scores) + 4)
-
-
-def _draw_strip(draw: ImageDraw.ImageDraw, row: CaseRow, organs: Sequence[Organ], top: int) -> None:
-    """The case's title, name and scores, the organs with their colours."""
-    left, right = 2 * GAP_PX, _STRIP_PX - GAP_PX
+def _strip(row: CaseRow, organs: Sequence[Organ], *, volumes: bool) -> _Strip:
+    """What stands beside a case: its title and name, then its scores, the organs with their colours."""
     colours = {organ.name: organ.colour for organ in organs}
-    draw_text(draw, (left, top), row.title, anchor="lt")
-    draw_text(draw, (left, top + _LINE_PX), _short(row.scores[0].case if row.scores else ""), anchor="lt", colour=FAINT)
-    y = top + 2 * _LINE_PX + _LINE_PX // 2
+    lines = [_Line(left=part) for part in textwrap.wrap(row.title, _TITLE_LENGTH)]
+    lines.append(_Line(left=_short(row.scores[0].case if row.scores else ""), colour=FAINT))
+    lines.append(_Line(height_px=_LINE_PX // 2))
     for score in row.scores:
-        draw.rounded_rectangle((left, y, left + 16, y + 16), radius=4, fill=colours.get(score.organ, FAINT))
-        draw_text(draw, (left + 26, y + 8), score.organ, anchor="lm")
-        draw_text(draw, (right, y + 8), _percent(score.dsc), anchor="rm")
-        y += _LINE_PX
-    draw_text(draw, (left + 26, y + 8), "mean DSC", anchor="lm")
+        lines.append(_Line(left=score.organ, right=_percent(score.dsc), mark=colours.get(score.organ, FAINT)))
+        if volumes:
+            lines.append(_Line(right=_volumes(score), colour=FAINT))
     mean = mean_dsc(row.scores)
-    draw_text(draw, (right, y + 8), "-" if mean is None else _percent(mean), anchor="rm")
+    lines.append(_Line(left="mean DSC", right="-" if mean is None else _percent(mean), indented=True))
+    return tuple(lines)
+
+
+def _draw_strip(draw: ImageDraw.ImageDraw, strip: _Strip, top: int) -> None:
+    left, right = 2 * GAP_PX, _STRIP_PX - GAP_PX
+    for line in strip:
+        middle = top + 8
+        if line.mark is not None:
+            draw.rounded_rectangle((left, top, left + 16, top + 16), radius=4, fill=line.mark)
+        inset = 26 if line.indented or line.mark is not None else 0
+        draw_text(draw, (left + inset, middle), line.left, anchor="lm", colour=line.colour)
+        draw_text(draw, (right, middle), line.right, anchor="rm", colour=line.colour)
+        top += line.height_px
+
+
+def _volumes(score: CaseScore) -> str:
+    """The volume found and, for an organ the reference shows, the true one."""
+    if not score.reference_ml:
+        return f"found {score.prediction_ml:.0f} ml"
+    return f"found {score.prediction_ml:.0f} of {score.reference_ml:.0f} ml"
 
 
 def _short(name: str) -> str:
