@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from viscera.bundle import Bundle, ModelCard, load_bundle
 from viscera.case import Segmenter, bundle_source
@@ -40,6 +42,7 @@ from viscera.evaluation.accuracy import (
 )
 from viscera.evaluation.accuracy_table import card_metrics, run_markdown, runs_json, write_card_metrics
 from viscera.evaluation.evaluate import stored_along
+from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.read import read_label_map, read_volume
 from viscera.volume import LabelMap, Volume
 from viscera.write import write_bytes, write_text
@@ -238,7 +241,7 @@ def measured_case(
         volume = read_volume(plan.data / real.scan)
     except VisceraError as error:
         return CaseAccuracy(case=real.case, refusal=str(error).replace(f"{plan.data}/", ""))
-    reference = reference_of(real, volume, plan.data)
+    reference = reference_of(real, volume, plan.data, config.organs)
     if plan.oracle_box and reference is not None:
         segmenter = with_known_box(segmenter, volume, reference)
     segmentation = segmenter.segment_volume(volume, allow_empty=True)
@@ -253,11 +256,17 @@ def measured_case(
     return result
 
 
-def reference_of(real: RealCase, volume: Volume, data: Path) -> LabelMap | None:
-    """The case's reference on the volume's own grid, None if it has none."""
+def reference_of(real: RealCase, volume: Volume, data: Path, organs: Sequence[Organ]) -> LabelMap | None:
+    """The case's reference on the volume's own grid, with the labels of the table `organs`; None if it has none."""
     if real.labels is None:
         return None
-    return stored_along(volume.grid, read_label_map(data / real.labels), f"the reference of {real.case.name}")
+    stored = read_label_map(data / real.labels)
+    index_of = {organ.name: organ.index for organ in organs}
+    table = np.zeros(256, dtype=np.uint8)
+    for organ in ORGANS:  # what the data folder's labels mean
+        table[organ.index] = index_of.get(organ.name, BACKGROUND)
+    reference = LabelMap(labels=table[stored.labels], grid=stored.grid)
+    return stored_along(volume.grid, reference, f"the reference of {real.case.name}")
 
 
 def with_known_box(segmenter: Segmenter, volume: Volume, reference: LabelMap) -> Segmenter:

@@ -18,6 +18,7 @@ from viscera.evaluation.ablation import KnownBox, torch_pair
 from viscera.evaluation.accuracy import labelled_box, localised_organs
 from viscera.evaluation.accuracy_table import write_card_metrics
 from viscera.geometry import Reorientation
+from viscera.labels import ORGANS, named_organ
 from viscera.phantom import PhantomConfig, make_phantom
 from viscera.volume import LabelMap, Volume
 from viscera.write import write_label_map, write_volume
@@ -204,7 +205,16 @@ def test_a_reference_of_another_scan_is_an_error(benchmark, data, phantom):
     moved = replace(grid, affine=grid.affine + np.eye(4)[[0]].T * [0.0, 0.0, 0.0, 1.0])
     slab = next(real for real in benchmark.CASES if real.case.name == "ts_slab")
     with pytest.raises(GeometryError, match="the reference of ts_slab"):
-        benchmark.reference_of(slab, Volume(hu=phantom.volume.hu, grid=moved), data)
+        benchmark.reference_of(slab, Volume(hu=phantom.volume.hu, grid=moved), data, ORGANS)
+
+
+def test_references_are_told_in_the_bundles_own_labels(benchmark, data, phantom):
+    slab = next(real for real in benchmark.CASES if real.case.name == "ts_slab")
+    organs = (named_organ(1, "pancreas"), named_organ(2, "stomach"), named_organ(3, "liver"))
+    reference = benchmark.reference_of(slab, phantom.volume, data, organs)
+    expected = np.select([phantom.label_map.labels == 4, phantom.label_map.labels == 1], [1, 3])
+    np.testing.assert_array_equal(reference.labels, expected)
+    assert {1, 3} <= set(np.unique(expected))
 
 
 def test_networks_in_memory_are_measured_as_their_bundle_is(benchmark, data, tiny_bundle, one_thread):

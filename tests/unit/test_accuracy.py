@@ -245,6 +245,7 @@ def test_json_says_what_is_unknown():
     assert first["organs"][0]["nsd"] == {"1 mm": 0.45}
     assert (first["organs"][2]["in_reference"], first["organs"][2]["dsc"]) == (False, None)
     assert run["cases"][4]["refusal"] == "expected | a CT"
+    assert run["card_metrics"] == card_metrics(RUN)
 
 
 def test_the_figures_of_a_card():

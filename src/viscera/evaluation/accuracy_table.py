@@ -28,7 +28,10 @@ def run_markdown(run: AccuracyRun) -> str:
 
 
 def runs_json(runs: Sequence[AccuracyRun]) -> str:
-    """JSON with one object per run: how it was run, the means, the low scores and every case; unknown is null."""
+    """JSON with one object per run: how it was run, the means, the low scores, every case, and the figures of a card.
+
+    What is not known is null.
+    """
     content = [
         {
             "bundle": run.bundle,
@@ -36,6 +39,7 @@ def runs_json(runs: Sequence[AccuracyRun]) -> str:
             "mean": {organ.name: _means(run, organ.name) for organ in run.config.organs},
             f"dsc_below_{LOW_DSC:g}": [dict(zip(("case", "organ", "dsc"), low, strict=True)) for low in run.low()],
             "cases": [_case_values(case, run) for case in run.cases],
+            "card_metrics": card_metrics(run),
         }
         for run in runs
     ]
