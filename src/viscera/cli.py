@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from viscera.commands import (
+    anatomies,
     bundle,
     crossval,
     demo,
@@ -26,6 +27,7 @@ from viscera.commands import (
     phantom,
     prepare,
     segment,
+    synthesise,
     train,
 )
 from viscera.commands.console import Console
@@ -38,6 +40,8 @@ VERBS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "phantom": phantom,
     "info": info,
+    "anatomies": anatomies,
+    "synthesise": synthesise,
     "prepare": prepare,
     "train": train,
     "crossval": crossval,

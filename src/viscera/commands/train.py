@@ -15,19 +15,21 @@ from viscera.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from viscera.training.cases import Cache
+    from viscera.training.data import SyntheticData
 
-HELP = "train a network on prepared cases"
+HELP = "train a network on prepared cases or on synthetic CTs"
 DESCRIPTION = """\
-Trains the localisation or the segmentation network on cases that `viscera prepare` stored in CACHE; needs
-viscera[train]. Writes averaged weights, settings, a log and checkpoints to RUN. Stopped by Ctrl-C or anything else, the
-same command goes on from the newest checkpoint. Under torchrun several GPUs share the work."""
+Trains the localisation or the segmentation network on cases that `viscera prepare` stored in CASES, or on new synthetic
+CTs of the people that `viscera anatomies` stored there; needs viscera[train]. Writes averaged weights, settings, a log
+and checkpoints to RUN. Stopped by Ctrl-C or anything else, the same command goes on from the newest checkpoint. Under
+torchrun several GPUs share the work."""
 EXAMPLE = "viscera train segment cache/ -o runs/segment --config segment.toml --fold-file splits.json --fold 1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments to `parser`."""
     parser.add_argument("stage", choices=("localise", "segment"), help="which network")
-    parser.add_argument("cache", metavar="CACHE", type=Path, help="folder of prepared cases")
+    parser.add_argument("cache", metavar="CASES", type=Path, help="folder of prepared cases, or of anatomies")
     parser.add_argument("-o", "--output", metavar="RUN", required=True, type=Path, help="folder of the run")
     settings = parser.add_argument_group("settings")
     settings.add_argument("--config", metavar="FILE.toml", type=Path, help="settings (default: the published ones)")
@@ -40,11 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     settings.add_argument("--initial", metavar="FILE.safetensors", type=Path, help="weights to begin with")
     settings.add_argument("--restart", action="store_true", help="begin anew, deleting the checkpoints in RUN")
-    cases = parser.add_argument_group("cases (default: all of CACHE, none for validation)")
+    cases = parser.add_argument_group("cases (default: all of CASES, none for validation)")
     cases.add_argument("--fold-file", metavar="FILE.json", type=Path, help="folds as viscera crossval writes them")
     cases.add_argument("--fold", metavar="K", type=positive, help="which of them, from 1 on")
     cases.add_argument("--names", metavar="NAME", nargs="+", help="cases to train on")
     cases.add_argument("--validation", metavar="NAME", nargs="+", help="cases held out to watch the training with")
+    cases.add_argument(
+        "--validation-cache", metavar="CACHE", type=Path, help="prepared cases to watch a training on anatomies with"
+    )
     machine = parser.add_argument_group("hardware")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
     machine.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
@@ -53,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Trains and returns the exit code."""
-    from viscera.training.cases import Cache
     from viscera.training.config import read_train_config
 
     try:
@@ -67,14 +71,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     config = read_train_config(args.config, args.set)
-    cache = Cache.open(args.cache)
-    names, validation = chosen_cases(args, cache)
+    cases, (names, validation) = opened_cases(args)
     first = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them speaks
     try:
         with clean_end():
             weights = train(
                 args.stage,
-                cache,
+                cases,
                 args.output,
                 config,
                 names=names,
@@ -91,6 +94,38 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if first:
         console.say(f"wrote {weights}")
     return 0
+
+
+def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The cases in the folder the arguments name, and which of them to train on and to hold out.
+
+    Raises:
+        ConfigError, ReadError: As `chosen_cases`, or if the folder holds neither cases nor anatomies.
+    """
+    from viscera.training.cases import Cache
+    from viscera.training.data import SyntheticData
+    from viscera.training.synthesis.anatomy import ANATOMIES
+
+    if not (args.cache / ANATOMIES).is_file():
+        if args.validation_cache is not None:
+            raise ConfigError(
+                "choosing cases",
+                expected="--validation-cache only with anatomies",
+                got=f"prepared cases in {args.cache}",
+                remedy="Name cases of it with --validation",
+            )
+        cache = Cache.open(args.cache)
+        return cache, chosen_cases(args, cache)
+    if args.fold_file is not None or args.fold is not None or args.validation:
+        raise ConfigError(
+            "choosing cases",
+            expected="--validation-cache beside anatomies",
+            got="--fold-file, --fold or --validation",
+            remedy="Anatomies have no folds; leave them out",
+        )
+    held_out = None if args.validation_cache is None else Cache.open(args.validation_cache)
+    data = SyntheticData.open(args.cache, held_out)
+    return data, (tuple(args.names or data.files), () if held_out is None else held_out.names)
 
 
 def chosen_cases(args: argparse.Namespace, cache: Cache) -> tuple[tuple[str, ...], tuple[str, ...]]:

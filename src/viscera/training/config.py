@@ -11,6 +11,7 @@ from typing import Any, Literal
 from viscera.config import ModelConfig, from_dict
 from viscera.errors import ConfigError, ReadError
 from viscera.training.energy import EnergyConfig
+from viscera.training.synthesis.config import SynthesisConfig
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
 
@@ -65,6 +66,7 @@ class TrainConfig:
     Attributes:
         model: Sampling and networks.
         augment: Ranges of the augmentation.
+        synthesis: Ranges of synthetic scans, for training on anatomies.
         energy: What turns work into energy and energy into CO2-equivalent for the run's card.
         iterations: Steps.
         learning_rate: Adam's.
@@ -98,6 +100,7 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     iterations: int = 100_000
     learning_rate: float = 1e-4

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Required, TypedDict, Unpack
 
-import numpy as np
-
 from viscera.bundle import Stage
 from viscera.errors import ConfigError, ReadError, VisceraError
 from viscera.training.cases import Cache
@@ -27,13 +25,13 @@ from viscera.training.checkpoint import (
     newest_checkpoint,
     write_checkpoint,
 )
-from viscera.training.config import TrainConfig, without_augmentation
+from viscera.training.config import TrainConfig
+from viscera.training.data import PreparedData, TrainingData
 from viscera.training.distributed import World, joined_world
 from viscera.training.energy import EnergyMeter, EnergyReport
 from viscera.training.monitor import Monitor, Silent, StepRecord, ValidationRecord
 from viscera.training.order import CaseOrder, Sample, prepared, sample_generator
 from viscera.training.runlog import append_record, cut_back
-from viscera.training.samples import require_sampling, sampling_weights, training_sample
 from viscera.training.signals import HeldSignals, held_signals
 from viscera.training.trainer import NotFiniteError, StepOutcome, Trainer
 from viscera.training.validation import validate
@@ -65,8 +63,10 @@ class TrainOptions(TypedDict, total=False):
     monitor: Monitor | None
 
 
-def train(stage: Stage, cache: Cache, run: Path, config: TrainConfig, **options: Unpack[TrainOptions]) -> Path:
-    """The file of the averaged weights, RUN/weights.safetensors, of one network trained on cases of the cache.
+def train(
+    stage: Stage, cases: Cache | TrainingData, run: Path, config: TrainConfig, **options: Unpack[TrainOptions]
+) -> Path:
+    """The file of the averaged weights, RUN/weights.safetensors, of one network trained on `cases`.
 
     Writes to `run`: config.json, log.jsonl (see `StepRecord` and `ValidationRecord`), checkpoints/, weights.safetensors
     and, at the end, card.json with time and energy. Stopped at any step and started again, it ends with the same
@@ -80,9 +80,10 @@ def train(stage: Stage, cache: Cache, run: Path, config: TrainConfig, **options:
         WriteError: If the run's files cannot be written.
     """
     monitor = options.get("monitor") or Silent()
+    data = PreparedData(cases) if isinstance(cases, Cache) else cases
     try:
         with joined_world(options.get("device", "auto")) as world, held_signals() as held:
-            return _Run(stage, cache, config, world, _Plan.of(stage, cache, run, options)).finish(monitor, held)
+            return _Run(stage, data, config, world, _Plan.of(stage, data, run, options)).finish(monitor, held)
     finally:
         monitor.close()
 
@@ -98,7 +99,7 @@ class _Plan:
     resume: bool
 
     @classmethod
-    def of(cls, stage: Stage, cache: Cache, run: Path, options: TrainOptions) -> _Plan:
+    def of(cls, stage: Stage, data: TrainingData, run: Path, options: TrainOptions) -> _Plan:
         names, validation = tuple(options["names"]), tuple(options.get("validation", ()))
         if shared := sorted(set(names) & set(validation)):
             raise ConfigError(
@@ -109,15 +110,15 @@ class _Plan:
             )
         return cls(
             run=Path(run),
-            names=_usable(stage, cache, names, of="training"),
-            validation=_usable(stage, cache, validation, of="validation") if validation else (),
+            names=_usable(stage, data, names, of="training"),
+            validation=_usable(stage, data, validation, of="validation") if validation else (),
             initial=options.get("initial"),
             resume=options.get("resume", True),
         )
 
 
-def _usable(stage: Stage, cache: Cache, names: Sequence[str], *, of: str) -> tuple[str, ...]:
-    usable = tuple(name for name in names if cache.entry(name).stored(stage) is not None)
+def _usable(stage: Stage, data: TrainingData, names: Sequence[str], *, of: str) -> tuple[str, ...]:
+    usable = tuple(name for name in names if data.shows(name, stage))
     if left_out := [name for name in names if name not in usable]:
         _log.info("without organs and left out of %s: %s", of, ", ".join(left_out))
     if not usable:
@@ -130,13 +131,12 @@ def _usable(stage: Stage, cache: Cache, names: Sequence[str], *, of: str) -> tup
 class _Run:
     """One run from its beginning, or its newest checkpoint, to its end."""
 
-    def __init__(self, stage: Stage, cache: Cache, config: TrainConfig, world: World, plan: _Plan) -> None:
-        self.stage, self.cache, self.config, self.world, self.plan = stage, cache, config, world, plan
-        require_sampling(cache.manifest.settings, config.model)
+    def __init__(self, stage: Stage, data: TrainingData, config: TrainConfig, world: World, plan: _Plan) -> None:
+        self.stage, self.data, self.config, self.world, self.plan = stage, data, config, world, plan
+        data.require(config)
         self.log = plan.run / "log.jsonl"
         self.trainer = Trainer(stage, config, plan.initial, world=world)
-        weights = dict(zip(cache.names, sampling_weights(cache, config), strict=True))
-        self.order = CaseOrder(plan.names, np.array([weights[name] for name in plan.names]), config.seed)
+        self.order = CaseOrder(plan.names, data.weights(plan.names, config), config.seed)
         self.sums: dict[str, float] = {}
         self.summed = 0
         self.best: dict[str, Any] | None = None
@@ -168,13 +168,10 @@ class _Run:
 
     def _sample(self, place: int) -> Sample:
         name, rng = self.order[place], sample_generator(self.config.seed, place)
-        case = self.cache.load(name, self.stage)
-        return Sample(name, *training_sample(case, self.stage, self.config, rng, self.world.device))
+        return Sample(name, *self.data.sample(name, self.stage, self.config, rng, self.world.device))
 
     def _held_out(self, name: str) -> Sample:
-        case, rng = self.cache.load(name, self.stage), sample_generator(self.config.seed, 0)
-        plain = without_augmentation(self.config)
-        return Sample(name, *training_sample(case, self.stage, plain, rng, self.world.device))
+        return Sample(name, *self.data.held_out(name, self.stage, self.config, self.world.device))
 
     def _step(self, sample: Sample, monitor: Monitor) -> None:
         rate = self.trainer.rate()
@@ -225,7 +222,7 @@ class _Run:
         if not self.plan.validation:
             return False
         scores = validate(self.trainer, self.plan.validation, self._held_out)
-        organs = ("organs",) if self.stage == "localise" else self.cache.manifest.settings.organs
+        organs = ("organs",) if self.stage == "localise" else self.data.organs
         named = dict(zip(organs, scores, strict=True))
         iteration, mean = self.trainer.iteration, sum(scores) / len(scores)
         self._tell(ValidationRecord(iteration=iteration, validation=named, seconds=self._seconds()), monitor)
@@ -266,7 +263,7 @@ class _Run:
     def _write_card(self, energy: EnergyReport) -> None:
         card = {
             "stage": self.stage,
-            "organs": list(self.cache.manifest.settings.organs),
+            "organs": list(self.data.organs),
             "iterations": self.trainer.iteration,
             "cases": len(self.plan.names),
             "validation_cases": len(self.plan.validation),

@@ -1,0 +1,162 @@
+"""Where samples come from: cases prepared from labelled CTs, or scans drawn from anatomies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from viscera.bundle import Stage
+from viscera.errors import ConfigError, ReadError
+from viscera.labels import ORGANS
+from viscera.training.cases import Cache
+from viscera.training.config import TrainConfig, without_augmentation
+from viscera.training.samples import Sample, require_sampling, sampling_weights, training_sample
+from viscera.training.synthesis.anatomy import ANATOMIES, Anatomy
+from viscera.training.synthesis.samples import synthetic_sample
+
+Device = torch.device | str
+
+
+class TrainingData(Protocol):
+    """Named cases that give samples of both stages."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All cases, those to train on and those held out."""
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """The names of the labels 1, 2, ..."""
+
+    def require(self, config: TrainConfig) -> None:
+        """Raises ConfigError if the data cannot serve to train with these settings; returns nothing."""
+
+    def shows(self, name: str, stage: Stage) -> bool:
+        """Whether a case can be used for a stage: for segmentation it must show organs."""
+
+    def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
+        """How often each of `names` is drawn, in any unit."""
+
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
+        """A sample of the case to train on."""
+
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
+        """The case as inference sees it, to validate on."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The cases of a cache; see `viscera.training.samples`."""
+
+    cache: Cache
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The cases of the cache."""
+        return self.cache.names
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """The organs the cache was prepared for."""
+        return self.cache.manifest.settings.organs
+
+    def require(self, config: TrainConfig) -> None:
+        """Raises ConfigError if the cache was prepared for another sampling."""
+        require_sampling(self.cache.manifest.settings, config.model)
+
+    def shows(self, name: str, stage: Stage) -> bool:
+        """Whether arrays of the stage are stored."""
+        return self.cache.entry(name).stored(stage) is not None
+
+    def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
+        """By the cases' lesions."""
+        weights = dict(zip(self.cache.names, sampling_weights(self.cache, config), strict=True))
+        return np.array([weights[name] for name in names])
+
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
+        """The case, augmented."""
+        return training_sample(self.cache.load(name, stage), stage, config, rng, device)
+
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
+        """The case without augmentation."""
+        return self.sample(name, stage, without_augmentation(config), np.random.default_rng(0), device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticData:
+    """Scans drawn anew from anatomies at every step, and prepared real cases to validate on.
+
+    Attributes:
+        files: The file of each anatomy, by name.
+        validation: Cases held out, or None.
+    """
+
+    files: Mapping[str, Path]
+    validation: PreparedData | None = None
+
+    @classmethod
+    def open(cls, folder: Path, validation: Cache | None = None) -> Self:
+        """The anatomies that `viscera anatomies` wrote to `folder`.
+
+        Raises:
+            ReadError: If there are none, or one is missing.
+            ConfigError: If the validation's organs are others than the anatomies'.
+        """
+        doing, remedy = f"reading the anatomies in {folder}", "Make them with viscera anatomies"
+        try:
+            names = json.loads((folder / ANATOMIES).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ReadError(doing, expected=f"the list {ANATOMIES}", got=str(error), remedy=remedy) from error
+        files = {str(name): folder / f"{name}.safetensors" for name in names}
+        if lost := [name for name, file in files.items() if not file.is_file()]:
+            raise ReadError(doing, expected="every listed file", got=f"no {lost[0]}", remedy=remedy)
+        prepared = None if validation is None else PreparedData(validation)
+        if prepared is not None and prepared.organs != tuple(organ.name for organ in ORGANS):
+            raise ConfigError(
+                doing,
+                expected="validation cases with the same organs",
+                got=str(prepared.organs),
+                remedy="Prepare others",
+            )
+        return cls(files=files, validation=prepared)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The anatomies, then the cases held out."""
+        return (*self.files, *(() if self.validation is None else self.validation.names))
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """Those of the method."""
+        return tuple(organ.name for organ in ORGANS)
+
+    def require(self, config: TrainConfig) -> None:
+        """Raises ConfigError if the cases held out were prepared for another sampling."""
+        if self.validation is not None:
+            self.validation.require(config)
+
+    def shows(self, name: str, stage: Stage) -> bool:
+        """Whether the anatomy has organs, or the case held out is stored for the stage."""
+        if name not in self.files:
+            return self.validation is not None and self.validation.shows(name, stage)
+        return stage == "localise" or bool(Anatomy.load(self.files[name]).organs)
+
+    def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
+        """All alike."""
+        return np.ones(len(names))
+
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
+        """A new scan of a new person with this anatomy."""
+        return synthetic_sample(Anatomy.load(self.files[name]), stage, config, rng, device)
+
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
+        """A real case without augmentation."""
+        assert self.validation is not None
+        return self.validation.held_out(name, stage, config, device)

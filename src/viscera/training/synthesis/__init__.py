@@ -1,0 +1,1 @@
+"""CTs drawn from label maps: anatomies, their deformation, CT numbers and acquisition, as training samples."""

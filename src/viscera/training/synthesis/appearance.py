@@ -1,0 +1,366 @@
+"""CT numbers: what each tissue of a patient measures in a contrast phase, and the texture that fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viscera.geometry import Grid
+from viscera.training.synthesis.config import AppearanceConfig, BodyConfig, Range
+from viscera.training.synthesis.fields import RandomFields
+from viscera.training.synthesis.patient import Tissues, corners_zyx_mm
+from viscera.training.synthesis.tissues import HOLLOW, ORGANS, Tissue
+
+Phase = Literal["native", "arterial", "portal", "late"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+# HU by tissue: native, arterial, portal venous, late (see `config` for the sources).
+_HU: Mapping[Tissue, tuple[Range, Range, Range, Range]] = {
+    Tissue.LIVER: ((46, 68), (55, 88), (85, 130), (70, 108)),
+    Tissue.KIDNEY_RIGHT: ((24, 42), (120, 225), (145, 235), (105, 195)),
+    Tissue.SPLEEN: ((38, 57), (85, 160), (98, 148), (72, 112)),
+    Tissue.PANCREAS: ((26, 50), (75, 130), (70, 118), (52, 88)),
+    Tissue.GALLBLADDER: ((-2, 24), (-2, 24), (-2, 24), (-2, 30)),
+    Tissue.STOMACH: ((25, 50), (45, 100), (55, 110), (45, 85)),
+    Tissue.OESOPHAGUS: ((25, 50), (40, 75), (45, 85), (45, 75)),
+    Tissue.DUODENUM: ((25, 50), (45, 105), (55, 110), (45, 85)),
+    Tissue.SMALL_BOWEL: ((20, 48), (40, 105), (45, 105), (40, 80)),
+    Tissue.COLON: ((20, 48), (35, 85), (45, 95), (40, 75)),
+    Tissue.ADRENAL: ((5, 40), (50, 100), (50, 100), (35, 75)),
+    Tissue.LUNG: ((-900, -720), (-900, -720), (-900, -720), (-900, -720)),
+    Tissue.AIRWAY: ((-1010, -960), (-1010, -960), (-1010, -960), (-1010, -960)),
+    Tissue.HEART: ((30, 52), (140, 360), (105, 185), (80, 130)),
+    Tissue.ARTERY: ((32, 52), (210, 430), (115, 195), (82, 132)),
+    Tissue.VEIN: ((32, 52), (40, 150), (100, 185), (82, 132)),
+    Tissue.PORTAL_VEIN: ((32, 52), (50, 150), (130, 205), (85, 135)),
+    Tissue.BLADDER: ((-6, 16), (-6, 16), (-6, 20), (0, 350)),
+    Tissue.PROSTATE: ((28, 48), (45, 90), (55, 100), (50, 90)),
+    Tissue.BONE: ((60, 260), (60, 260), (70, 270), (70, 270)),
+    Tissue.CARTILAGE: ((60, 140), (60, 140), (60, 140), (60, 140)),
+    Tissue.SPINAL_CORD: ((10, 45), (10, 50), (15, 55), (15, 55)),
+    Tissue.MUSCLE: ((38, 64), (45, 72), (48, 78), (45, 75)),
+    Tissue.SOFT: ((50, 120), (100, 200), (90, 170), (70, 140)),
+    Tissue.BRAIN: ((22, 42), (25, 50), (28, 50), (25, 50)),
+    Tissue.CYST: ((-5, 20), (-5, 20), (-5, 20), (-5, 20)),
+    Tissue.INTERIOR: ((-118, -85), (-118, -85), (-118, -85), (-118, -85)),
+    Tissue.FAT: ((-118, -85), (-118, -85), (-118, -85), (-118, -85)),
+    Tissue.OUTSIDE: ((-118, -88), (-118, -88), (-118, -88), (-118, -88)),
+}
+_ALIKE = {Tissue.KIDNEY_LEFT: Tissue.KIDNEY_RIGHT}
+# What does not take part in the common rise and fall of enhancement.
+_APART = (
+    Tissue.LUNG,
+    Tissue.AIRWAY,
+    Tissue.INTERIOR,
+    Tissue.FAT,
+    Tissue.OUTSIDE,
+    Tissue.GALLBLADDER,
+    Tissue.BONE,
+    Tissue.CYST,
+)
+# The renal medulla by phase, as a share of the cortex; before the nephrographic phase it lags behind.
+_MEDULLA_SHARE: tuple[Range, ...] = ((0.95, 1.1), (0.35, 0.7), (0.6, 1.0), (0.85, 1.15))
+_CORTEX_MM = (5.0, 9.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesion:
+    """A ball of other density: centre (z, y, x) in the patient's mm, radius, HU, and whether those are a difference."""
+
+    tissue: Tissue
+    centre_zyx_mm: tuple[float, float, float]
+    radius_mm: float
+    hu: float
+    added: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Look:
+    """What one patient looks like in one scan; HU by tissue are (tissues,) float32.
+
+    Attributes:
+        phase: Of the contrast agent.
+        means, textures: Mean HU of each tissue and deviation of its smooth unevenness.
+        medulla: Factor on the kidney's HU deep inside.
+        cortex_mm: Thickness of the kidney's cortex.
+        lumen: HU of what fills stomach, bowel and oesophagus.
+        gas: Share of gas in them.
+        wall_mm: Thickness of their walls.
+        soft_share: Share of soft tissue in the interior.
+        ascites: Whether fluid fills part of the interior.
+        muscle_mm, fat_mm, skin_mm, fat_unevenness: Layers beyond the core.
+        arms: Whether arms lie beside the body, and how far from its middle.
+        lesions: In organs.
+    """
+
+    phase: Phase
+    means: NDArray[np.float32]
+    textures: NDArray[np.float32]
+    medulla: float
+    cortex_mm: float
+    lumen: NDArray[np.float32]
+    gas: NDArray[np.float32]
+    wall_mm: float
+    soft_share: float
+    ascites: bool
+    muscle_mm: float
+    fat_mm: float
+    skin_mm: float
+    fat_unevenness: float
+    arms: bool
+    lesions: tuple[Lesion, ...]
+
+
+def draw_look(
+    body: BodyConfig, config: AppearanceConfig, overview: tuple[Tissues, Grid], rng: np.random.Generator
+) -> Look:
+    """A random look; lesions lie in the organs that `overview`, a coarse map on an upright grid, shows."""
+    weights = np.array(config.phase_weights)
+    number = int(rng.choice(len(PHASES), p=weights / weights.sum()))
+    means = _drawn_means(number, config, rng)
+    textures = np.full(len(Tissue), rng.uniform(*config.texture_hu), dtype=np.float32)
+    textures[[Tissue.LUNG, Tissue.BONE, Tissue.INTERIOR, Tissue.FAT, Tissue.OUTSIDE]] = (40, 45, 12, 10, 8)
+    if number == 1:
+        textures[Tissue.SPLEEN] = rng.uniform(5, 30)  # the spleen's stripes in the arterial phase
+    lumen, gas = _drawn_contents(config, rng)
+    thin, thick = body.fat_mm
+    return Look(
+        phase=PHASES[number],
+        means=means,
+        textures=textures,
+        medulla=rng.uniform(*_MEDULLA_SHARE[number]),
+        cortex_mm=rng.uniform(*_CORTEX_MM),
+        lumen=lumen,
+        gas=gas,
+        wall_mm=rng.uniform(1.5, 4.0),
+        soft_share=rng.uniform(*config.interior_soft_share),
+        ascites=bool(rng.uniform() < config.ascites_probability),
+        muscle_mm=rng.uniform(*body.muscle_mm),
+        fat_mm=thin + (thick - thin) * rng.uniform() ** 2,
+        skin_mm=rng.uniform(*body.skin_mm),
+        fat_unevenness=rng.uniform(0, body.fat_unevenness),
+        arms=bool(rng.uniform() < body.arms_probability),
+        lesions=_drawn_lesions(config, overview, rng),
+    )
+
+
+def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> Tensor:
+    """HU (z, y, x), float32, of tissues on an upright grid, as sharp and noiseless as the grid allows."""
+    tissue, depth = seen
+    device = tissue.device
+    fields = RandomFields(grid.shape_zyx, grid.spacing_zyx_mm, rng, device)
+    broad, middle, fine = fields.smooth(60.0), fields.smooth(22.0), fields.smooth(4.0)
+    around = fields.smooth(160.0)
+    one, other = fields.smooth(11.0), fields.smooth(11.0)
+    # Where two fields vanish together they leave curves: branching vessels, strands.
+    threads = torch.exp((one.square() + other.square()) * -25.0)
+    hu = _table(look.means, device)[tissue]
+    hu += _table(look.textures, device)[tissue] * (0.7 * fine + 0.7 * one)
+    _paint_bone(hu, tissue, depth, fine)
+    _paint_kidneys(hu, seen, look, middle)
+    vein = float(look.means[Tissue.VEIN])
+    liver_like = (tissue == Tissue.LIVER) | (tissue == Tissue.LUNG)
+    hu += torch.where(liver_like, threads * (vein - hu), 0.0)
+    _paint_contents(hu, seen, look, (middle, one, _y_mm(grid, device)))
+    _paint_interior(hu, tissue, look, (broad, one, threads))
+    _paint_outside(hu, seen, look, (around, middle, fine))
+    if look.arms:
+        _paint_arms(hu, tissue, grid, rng)
+    for lesion in look.lesions:
+        _paint_lesion(hu, tissue, lesion, (grid, middle))
+    return hu
+
+
+def _drawn_means(number: int, config: AppearanceConfig, rng: np.random.Generator) -> NDArray[np.float32]:
+    common = rng.uniform()
+    means = np.zeros(len(Tissue), dtype=np.float32)
+    for tissue, ranges in _HU.items():
+        low, high = ranges[number]
+        share = 0.0 if tissue in _APART else config.common_share
+        place = share * common + (1 - share) * rng.uniform()
+        means[tissue] = low + (high - low) * place + rng.normal() * config.spread_hu
+    for tissue, like in _ALIKE.items():
+        means[tissue] = means[like]
+    if rng.uniform() < config.fatty_liver_probability:
+        means[Tissue.LIVER] -= rng.uniform(*config.fatty_liver_hu)
+    return means
+
+
+def _drawn_contents(
+    config: AppearanceConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    lumen = np.zeros(len(Tissue), dtype=np.float32)
+    gas = np.zeros(len(Tissue), dtype=np.float32)
+    contrast = rng.uniform() < config.oral_contrast_probability
+    largest = {
+        Tissue.STOMACH: 0.6,
+        Tissue.OESOPHAGUS: 0.4,
+        Tissue.DUODENUM: 0.3,
+        Tissue.SMALL_BOWEL: 0.25,
+        Tissue.COLON: 1.0,
+    }
+    for tissue in HOLLOW:
+        reached = contrast and rng.uniform() < 0.75
+        lumen[tissue] = rng.uniform(*config.oral_contrast_hu) if reached else rng.uniform(-10, 60)
+        gas[tissue] = rng.uniform(0, config.gas_share) * largest[tissue]
+    return lumen, gas
+
+
+def _drawn_lesions(
+    config: AppearanceConfig, overview: tuple[Tissues, Grid], rng: np.random.Generator
+) -> tuple[Lesion, ...]:
+    (tissue, _), grid = overview
+    lesions = []
+    for organ in ORGANS:
+        if rng.uniform() >= config.lesion_probability:
+            continue
+        places = (tissue == organ).nonzero().cpu().numpy()
+        if not len(places):
+            continue
+        first, steps = np.array(corners_zyx_mm(grid)[0]), np.array(grid.spacing_zyx_mm)
+        for place in places[rng.integers(len(places), size=int(rng.integers(*config.lesion_count, endpoint=True)))]:
+            cyst = rng.uniform() < 1 / 3
+            z, y, x = (float(value) for value in first + steps * place)
+            lesions.append(
+                Lesion(
+                    tissue=organ,
+                    centre_zyx_mm=(z, y, x),
+                    radius_mm=float(np.exp(rng.uniform(*np.log(config.lesion_radius_mm)))),
+                    hu=rng.uniform(-5, 20) if cyst else rng.uniform(*config.lesion_hu),
+                    added=not cyst,
+                )
+            )
+    return tuple(lesions)
+
+
+def _paint_bone(hu: Tensor, tissue: Tensor, depth: Tensor, fine: Tensor) -> None:
+    # The compact outer layer; at the sampling here it is averaged with what lies beside it.
+    compact = (1.5 - (depth - 2.0) / 2.0).clamp_(0, 1) * (450 + 80 * fine)
+    hu += torch.where(tissue == Tissue.BONE, compact, 0.0)
+
+
+def _paint_kidneys(hu: Tensor, seen: Tissues, look: Look, middle: Tensor) -> None:
+    kidney = (seen.tissue == Tissue.KIDNEY_LEFT) | (seen.tissue == Tissue.KIDNEY_RIGHT)
+    deep = ((seen.depth_mm - look.cortex_mm + 1.5 * middle) / 3.0).clamp_(0, 1)
+    hu *= torch.where(kidney, 1 + deep * (look.medulla - 1), 1.0)
+
+
+def _paint_contents(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, Tensor, Tensor]) -> None:
+    middle, one, y_mm = fields
+    tissue, depth = seen
+    device = hu.device
+    hollow = torch.zeros(len(Tissue), dtype=torch.bool, device=device)
+    hollow[list(HOLLOW)] = True
+    inside = hollow[tissue] & (depth > look.wall_mm)
+    lumen = _table(look.lumen, device)[tissue]
+    colon = (tissue == Tissue.COLON).float()
+    content = lumen + (8 + 0.12 * lumen.abs()) * one + colon * 40 * (one - 0.5)
+    # Gas gathers in front, as patients lie on their backs.
+    share = _table(look.gas, device)[tissue]
+    gas = (middle - y_mm / 60.0 > 1.6 - 3.2 * share) & (share > 0.02)
+    content = torch.where(gas, -930.0 + 25 * one, content)
+    hu.copy_(torch.where(inside, content, hu))
+
+
+def _paint_interior(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor, Tensor, Tensor]) -> None:
+    broad, one, threads = fields
+    interior = tissue == Tissue.INTERIOR
+    level = 1.3 - 2.4 * look.soft_share
+    soft = ((0.6 * broad + 0.7 * one - level) * 2.5).clamp_(0, 1)
+    bowel = float(look.means[Tissue.SMALL_BOWEL]) - 15
+    filled = hu + soft * (bowel - hu)
+    filled += threads * (float(look.means[Tissue.VEIN]) - filled)
+    if look.ascites:
+        fluid = ((broad + 0.3 * one + 0.2) * 4).clamp_(0, 1)
+        filled += fluid * (8.0 - filled)
+    hu.copy_(torch.where(interior, filled, hu))
+
+
+def _paint_outside(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, Tensor, Tensor]) -> None:
+    around, middle, fine = fields
+    tissue, depth = seen
+    muscle_end = look.muscle_mm * (1 + 0.35 * middle).clamp_(min=0.2)
+    fat_end = muscle_end + look.fat_mm * (1 + look.fat_unevenness * around).clamp_(min=0.15)
+    skin_end = fat_end + look.skin_mm
+    muscle = float(look.means[Tissue.MUSCLE]) + 10 * fine
+    layer = torch.where(depth < skin_end, float(look.means[Tissue.MUSCLE]) - 20.0, -1000.0)
+    layer = torch.where(depth < fat_end, hu, layer)
+    # Sheets of fat between the muscles of the wall.
+    sheet = ((depth - 0.5 * muscle_end).abs() < 0.8) & (middle > 0)
+    layer = torch.where((depth < muscle_end) & ~sheet, muscle, layer)
+    hu.copy_(torch.where(tissue == Tissue.OUTSIDE, layer, hu))
+
+
+def _paint_arms(hu: Tensor, tissue: Tensor, grid: Grid, rng: np.random.Generator) -> None:
+    z, y, x = _axes_mm(grid, hu.device)
+    body = (hu > -300).any(0).any(0).nonzero().flatten()
+    if not len(body):
+        return
+    sides = (float(x[0, 0, int(body[0])]), float(x[0, 0, int(body[-1])]))
+    radius = rng.uniform(32, 48)
+    for side, sign in zip(sides, (-1, 1), strict=True):
+        centre_x = side + sign * (radius + rng.uniform(2, 25)) + z * rng.uniform(-0.08, 0.08)
+        distance = ((x - centre_x).square() + ((y - rng.uniform(-20, 60)) * rng.uniform(0.8, 1.1)).square()).sqrt()
+        arm = torch.where(distance < 0.75 * radius, 55.0, -100.0)
+        arm = torch.where(distance < 0.3 * radius, torch.where(distance < 0.2 * radius, 150.0, 900.0), arm)
+        free = (tissue == Tissue.OUTSIDE) & (hu < -500) & (distance < radius)
+        hu.copy_(torch.where(free, arm, hu))
+
+
+def _paint_lesion(hu: Tensor, tissue: Tensor, lesion: Lesion, place: tuple[Grid, Tensor]) -> None:
+    grid, middle = place
+    axes = _axes_mm(grid, hu.device)
+    ranges = []
+    for axis, centre in zip(axes, lesion.centre_zyx_mm, strict=True):
+        near = ((axis.flatten() - centre).abs() < 1.4 * lesion.radius_mm).nonzero().flatten()
+        if not len(near):
+            return
+        ranges.append(slice(int(near[0]), int(near[-1]) + 1))
+    part = (ranges[0], ranges[1], ranges[2])
+    z, y, x = axes[0][part[0]], axes[1][:, part[1]], axes[2][:, :, part[2]]
+    zc, yc, xc = lesion.centre_zyx_mm
+    distance = ((z - zc).square() + (y - yc).square() + (x - xc).square()).sqrt()
+    # An uneven rim, soft over two millimetres.
+    share = ((lesion.radius_mm * (1 + 0.12 * middle[part]) - distance) / 2.0).clamp_(0, 1)
+    share = torch.where(tissue[part] == lesion.tissue, share, 0.0)
+    change = torch.full_like(share, lesion.hu) if lesion.added else lesion.hu - hu[part]
+    hu[part] += share * change
+
+
+def with_table(hu: Tensor, grid: Grid, rng: np.random.Generator) -> Tensor:
+    """`hu` with the patient's table under the body, in the air only."""
+    _, y, x = _axes_mm(grid, hu.device)
+    body = (hu > -300).any(0).any(1).nonzero().flatten()
+    if not len(body):
+        return hu
+    back = float(y[0, int(body[-1]), 0])
+    below = y - back - rng.uniform(2, 20) - rng.uniform(-8e-4, 4e-4) * x.square()
+    thickness = rng.uniform(3, 25)
+    shell = rng.uniform(1, 3)
+    inside = (below > 0) & (below < thickness)
+    solid = inside & ((below < shell) | (below > thickness - shell))
+    value = torch.where(solid, rng.uniform(-250, 250), rng.uniform(-980, -700))
+    return torch.where(inside & (hu < -500) & (x.abs() < rng.uniform(180, 280)), value, hu)
+
+
+def _axes_mm(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    first, _ = corners_zyx_mm(grid)
+    z, y, x = (
+        start + step * torch.arange(count, device=device, dtype=torch.float32)
+        for start, step, count in zip(first, grid.spacing_zyx_mm, grid.shape_zyx, strict=True)
+    )
+    return z[:, None, None], y[None, :, None], x[None, None, :]
+
+
+def _y_mm(grid: Grid, device: torch.device) -> Tensor:
+    return _axes_mm(grid, device)[1]
+
+
+def _table(values: NDArray[np.float32] | Sequence[float], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)

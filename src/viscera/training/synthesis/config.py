@@ -1,0 +1,189 @@
+"""Every range synthetic CTs are drawn from, as frozen records.
+
+Ranges of CT numbers are typical values of the literature, widened: unenhanced organs after Lamba et al., "CT Hounsfield
+numbers of soft tissues on unenhanced abdominal CT scans", AJR 203, 2014; enhancement by phase after Bae, "Intravenous
+contrast medium administration and scan timing at CT", Radiology 256, 2010. Where no source is named a range was chosen
+wider than what the seven real CTs at hand show; variety is what makes a network transfer (Billot et al., "SynthSeg",
+Medical Image Analysis 86, 2023), so every range errs on the wide side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from viscera.errors import ConfigError
+
+Range = tuple[float, float]
+
+
+def _checked(config: Any) -> None:
+    for name, value in vars(config).items():
+        if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
+            expected, got = "a range whose first value is not above the second", str(value)
+        elif name.endswith("_probability") and not 0 <= value <= 1:
+            expected, got = "a probability from 0 to 1", str(value)
+        else:
+            continue
+        raise ConfigError(f"setting {type(config).__name__}.{name}", expected=expected, got=got, remedy="Correct it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyConfig:
+    """How an anatomy is bent into another person.
+
+    Attributes:
+        turn_rad: Rotation about the axis along the body, to both sides; patients lie askew and on their side.
+        tilt_rad: Rotation about each of the other axes, to both sides.
+        scale: Isotropic factor.
+        axis_scale: Further factor per axis.
+        elastic_mm: Standard deviations of the displacements of cubic B-spline nodes, coarse and fine.
+        elastic_spacing_mm: Spacings of these nodes.
+        organ_scale: Factor of each organ by itself, per axis the square root of it more.
+        organ_shift_mm: Standard deviation of each organ's own shift per axis (breathing, posture).
+        organ_turn_rad: Rotation of each organ about its middle about each axis, to both sides.
+        organ_probability: How often organs are deformed by themselves at all.
+        muscle_mm: Thickness of the wall's muscles beyond the core.
+        fat_mm: Thickness of the subcutaneous fat, drawn with a square so that thin is common.
+        fat_unevenness: Largest share by which the fat's thickness changes around the body.
+        skin_mm: Thickness of the skin.
+        missing_kidney_probability, missing_spleen_probability, missing_gallbladder_probability: How often each is gone.
+        arms_probability: How often arms lie beside the body.
+    """
+
+    turn_rad: float = 0.25
+    tilt_rad: float = 0.10
+    scale: Range = (0.82, 1.18)
+    axis_scale: Range = (0.88, 1.12)
+    elastic_mm: Range = (3.0, 7.0)
+    elastic_spacing_mm: Range = (36.0, 90.0)
+    organ_scale: Range = (0.72, 1.35)
+    organ_shift_mm: float = 5.0
+    organ_turn_rad: float = 0.25
+    organ_probability: float = 0.85
+    muscle_mm: Range = (3.0, 15.0)
+    fat_mm: Range = (2.0, 50.0)
+    fat_unevenness: float = 0.5
+    skin_mm: Range = (1.5, 3.0)
+    missing_kidney_probability: float = 0.03
+    missing_spleen_probability: float = 0.03
+    missing_gallbladder_probability: float = 0.2
+    arms_probability: float = 0.15
+
+    def __post_init__(self) -> None:
+        _checked(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppearanceConfig:
+    """CT numbers and what fills them with life; the ranges by phase and tissue are in `appearance`.
+
+    Attributes:
+        phase_weights: How often native, arterial, portal venous and late scans are drawn.
+        common_share: Share of a tissue's range that all tissues go up and down in together: dose, weight and timing.
+        spread_hu: Standard deviation added to every tissue's mean.
+        fatty_liver_probability: How often the liver holds fat.
+        fatty_liver_hu: What fat takes from the liver.
+        texture_hu: Standard deviation of smooth unevenness within organs.
+        oral_contrast_probability: How often stomach and bowel hold positive contrast.
+        oral_contrast_hu: Its CT number.
+        gas_share: Largest share of gas in the bowel, drawn uniformly from 0.
+        interior_soft_share: Share of mesentery, vessels and collapsed bowel in what no map names.
+        ascites_probability: How often fluid fills part of the interior.
+        lesion_probability: How often each organ has lesions.
+        lesion_count: How many.
+        lesion_radius_mm: How large.
+        lesion_hu: Their difference to the organ; one in three is a cyst instead.
+    """
+
+    phase_weights: tuple[float, float, float, float] = (0.25, 0.15, 0.45, 0.15)
+    common_share: float = 0.5
+    spread_hu: float = 4.0
+    fatty_liver_probability: float = 0.25
+    fatty_liver_hu: Range = (5.0, 50.0)
+    texture_hu: Range = (1.0, 6.0)
+    oral_contrast_probability: float = 0.3
+    oral_contrast_hu: Range = (100.0, 450.0)
+    gas_share: float = 0.7
+    interior_soft_share: Range = (0.02, 0.35)
+    ascites_probability: float = 0.06
+    lesion_probability: float = 0.2
+    lesion_count: tuple[int, int] = (1, 5)
+    lesion_radius_mm: Range = (4.0, 28.0)
+    lesion_hu: Range = (-70.0, 40.0)
+
+    def __post_init__(self) -> None:
+        _checked(self)
+        if len(self.phase_weights) != 4 or min(self.phase_weights) < 0 or sum(self.phase_weights) <= 0:
+            raise ConfigError(
+                "setting AppearanceConfig.phase_weights",
+                expected="four weights, none negative, not all 0",
+                got=str(self.phase_weights),
+                remedy="Correct it",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquisitionConfig:
+    """How the scanner sees the body.
+
+    Attributes:
+        slice_mm: Distance of slices: one in three scans has thin ones, the rest is drawn from this range.
+        thickness_share: Slice thickness by slice distance; below 1 slices have gaps, above they overlap.
+        kernel_mm: Standard deviation of the in-plane blur, smooth to sharp kernels.
+        noise_hu: Standard deviation of the noise as sampled, drawn on a logarithmic scale.
+        noise_grain_mm: Standard deviation of the blur that gives noise its grain.
+        streak_probability: How often streaks of metal or beam hardening cross the scan.
+        streak_hu: Their amplitude.
+        whole_probability: How often the scan shows the body from the anatomy's bottom to its top.
+        slab_probability: How often it is a slab.
+        slab_mm: Thickness of slabs.
+        organs_margin_mm: Else it reaches from this far below the organs to this far above; negative cuts into them.
+        off_probability: How often a scan for localisation shows a part of the body without organs.
+        crop_probability: How often the field of view cuts the body at the sides.
+        crop_share: The part of the body's width that is left then.
+        circle_probability: How often voxels beyond the circle of reconstruction are padding.
+        table_probability: How often the patient's table is seen.
+        window_probability: How often the scan was clipped to a soft-tissue window, as some public data are.
+    """
+
+    slice_mm: Range = (2.0, 7.0)
+    thickness_share: Range = (0.6, 1.4)
+    kernel_mm: Range = (0.0, 1.4)
+    noise_hu: Range = (2.0, 35.0)
+    noise_grain_mm: Range = (0.6, 2.0)
+    streak_probability: float = 0.15
+    streak_hu: Range = (5.0, 60.0)
+    whole_probability: float = 0.2
+    slab_probability: float = 0.2
+    slab_mm: Range = (30.0, 130.0)
+    organs_margin_mm: Range = (-40.0, 120.0)
+    off_probability: float = 0.1
+    crop_probability: float = 0.2
+    crop_share: Range = (0.35, 0.9)
+    circle_probability: float = 0.4
+    table_probability: float = 0.6
+    window_probability: float = 0.06
+
+    def __post_init__(self) -> None:
+        _checked(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisConfig:
+    """All of it.
+
+    Attributes:
+        body: How people differ.
+        appearance: What tissues look like.
+        acquisition: How the scanner sees them.
+        box_jitter_mm: Standard deviation by which each face of the region's box is moved in training, as a localiser
+            is never exact.
+        paint_share: In-plane voxels drawn, by the network's spacing.
+    """
+
+    body: BodyConfig = field(default_factory=BodyConfig)
+    appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
+    acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
+    box_jitter_mm: float = 8.0
+    paint_share: float = 0.6

@@ -1,0 +1,79 @@
+"""Smooth random fields and blurs over a grid."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viscera.geometry import Size, Vector
+
+# Trilinear interpolation between independent nodes leaves this share of their deviation in the mean: sqrt(2/3) cubed.
+_LEFT = math.sqrt(2 / 3) ** 3
+
+
+class RandomFields:
+    """Random numbers of one scan on a device, all from one seed.
+
+    Args:
+        shape_zyx, spacing_zyx_mm: Of the grid the fields lie on.
+        rng: Gives the seed.
+        device: Where they are made.
+    """
+
+    def __init__(
+        self, shape_zyx: Size, spacing_zyx_mm: Vector, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.spacing, self.device = shape_zyx, spacing_zyx_mm, torch.device(device)
+        self._generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+
+    def smooth(self, scale_mm: float) -> Tensor:
+        """A field (z, y, x) of mean 0 and deviation about 1 that changes over `scale_mm`."""
+        nodes = [
+            max(2, math.ceil((count - 1) * step / scale_mm) + 1)
+            for count, step in zip(self.shape, self.spacing, strict=True)
+        ]
+        values = torch.randn(1, 1, *nodes, generator=self._generator, device=self.device) / _LEFT
+        return F.interpolate(values, size=self.shape, mode="trilinear", align_corners=True)[0, 0]
+
+    def white(self) -> Tensor:
+        """Independent normal numbers (z, y, x)."""
+        return torch.randn(self.shape, generator=self._generator, device=self.device)
+
+
+def blurred(values: Tensor, sigma_vox: float, axes: tuple[int, ...]) -> Tensor:
+    """`values` smoothed along `axes` by a Gaussian cut at three sigmas, edges repeated."""
+    if sigma_vox < 0.1:
+        return values
+    for axis in axes:
+        values = torch.tensordot(_blur_matrix(values.shape[axis], sigma_vox, values.device), values, dims=([1], [axis]))
+        values = values.movedim(0, axis)
+    return values
+
+
+def left_deviation(sigma_vox: float, axes: int) -> float:
+    """What blurring along so many axes leaves of the deviation of white noise."""
+    if sigma_vox < 0.1:
+        return 1.0
+    kernel = _kernel(sigma_vox)
+    return float(np.sqrt((kernel**2).sum())) ** axes
+
+
+def _kernel(sigma_vox: float) -> NDArray[np.float64]:
+    reach = math.ceil(3 * sigma_vox)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_vox) ** 2)
+    normalised: NDArray[np.float64] = kernel / kernel.sum()
+    return normalised
+
+
+def _blur_matrix(count: int, sigma_vox: float, device: torch.device) -> Tensor:
+    kernel = _kernel(sigma_vox)
+    reach = len(kernel) // 2
+    weights = np.zeros((count, count))
+    columns = np.clip(np.arange(count)[:, None] + np.arange(-reach, reach + 1), 0, count - 1)
+    np.add.at(weights, (np.arange(count)[:, None], columns), kernel)
+    return torch.from_numpy(weights).float().to(device)

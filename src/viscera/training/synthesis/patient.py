@@ -1,0 +1,204 @@
+"""A person: an anatomy bent as a whole and organ by organ, read at any point of space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from viscera.geometry import Grid, Vector
+from viscera.training.synthesis.anatomy import DEPTH_UNIT_MM, SPACING_MM, Anatomy
+from viscera.training.synthesis.config import BodyConfig
+from viscera.training.synthesis.tissues import Tissue
+
+# Half the side of the cube that B-spline nodes cover; beyond it the outermost go on.
+_REACH_MM = 420.0
+# Displacements are computed at points so far apart and interpolated linearly between them.
+_LATTICE_MM = 8.0
+# An organ's own deformation fades like a Gaussian of so many of its standard deviations.
+_FADING = 2.0
+
+
+class Tissues(NamedTuple):
+    """What lies at the voxels of a grid: tissue (int64) and depth in mm (float32; see `Anatomy`), each (z, y, x)."""
+
+    tissue: Tensor
+    depth_mm: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrganChange:
+    """The deformation of one organ by itself: centre and reach in voxels of the anatomy, matrix, shift in voxels."""
+
+    centre: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patient:
+    """A bent anatomy on a device.
+
+    The origin of the patient's space is the middle of the organs; axes are canonical, points (z, y, x) in mm.
+
+    Attributes:
+        anatomy: Which.
+        packed: int32, tissue + 256 * depth of every voxel of the anatomy, on the device.
+        centre: The anatomy's voxel position (z, y, x) that lies in the origin.
+        matrix: From patient mm to anatomy mm.
+        nodes_mm: For each elastic scale its spacing and (3, n, n, n) displacements of B-spline nodes.
+        changes: Of single organs.
+        replaced: What each tissue is drawn as: itself, or interior if it is missing.
+    """
+
+    anatomy: Anatomy
+    packed: Tensor
+    centre: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    nodes_mm: tuple[tuple[float, NDArray[np.float64]], ...]
+    changes: tuple[OrganChange, ...]
+    replaced: Tensor
+
+    @classmethod
+    def draw(
+        cls, anatomy: Anatomy, config: BodyConfig, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> Self:
+        """A random person of this anatomy."""
+        packed = anatomy.depth.astype(np.int32) * 256 + anatomy.tissues
+        middles = [centre for centre, _ in anatomy.organs.values()]
+        shape = np.array(anatomy.tissues.shape)
+        centre = np.mean(middles, axis=0) if middles else (shape - 1) / 2
+        turns = rng.uniform(-1, 1, 3) * (config.turn_rad, config.tilt_rad, config.tilt_rad)
+        scale = rng.uniform(*config.scale) * rng.uniform(*config.axis_scale, 3)
+        nodes = []
+        for spacing, deviation in zip(config.elastic_spacing_mm, config.elastic_mm, strict=True):
+            count = math.ceil(2 * _REACH_MM / spacing) + 3
+            nodes.append((spacing, rng.standard_normal((3, count, count, count)) * deviation))
+        alone = rng.uniform() < config.organ_probability
+        changes = tuple(_organ_change(*place, config, rng) for place in anatomy.organs.values() if alone)
+        return cls(
+            anatomy=anatomy,
+            packed=torch.from_numpy(packed).to(device),
+            centre=centre,
+            # Points are taken back into the anatomy, so factors are inverted.
+            matrix=rotation(turns) @ np.diag(1 / scale),
+            nodes_mm=tuple(nodes),
+            changes=changes,
+            replaced=_replaced(config, rng).to(device),
+        )
+
+    def positions(self, grid: Grid) -> list[Tensor]:
+        """Voxel positions z, y and x in the anatomy of every voxel of `grid`, an upright one: float32 (z, y, x)."""
+        first, last = corners_zyx_mm(grid)
+        axes = [
+            torch.linspace(low, high, max(2, math.ceil((high - low) / _LATTICE_MM) + 1), dtype=torch.float64)
+            for low, high in zip(first, last, strict=True)
+        ]
+        lattice = self._bent(axes).float().to(self.packed.device)
+        # Lattice ends lie in the outer voxel centres, so ends are aligned.
+        fine = F.interpolate(lattice[None], size=grid.shape_zyx, mode="trilinear", align_corners=True)[0]
+        return [fine[0], fine[1], fine[2]]
+
+    def tissues(self, grid: Grid) -> Tissues:
+        """What lies at the voxel centres of an upright `grid`; above and below the anatomy its last slices go on."""
+        z, y, x = (position.round_().long() for position in self.positions(grid))
+        depth, height, width = self.packed.shape
+        beyond = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+        index = (z.clamp_(0, depth - 1) * height + y.clamp_(0, height - 1)) * width + x.clamp_(0, width - 1)
+        packed = self.packed.flatten()[index].masked_fill_(beyond, 255 * 256)
+        return Tissues(self.replaced[packed & 255], (packed >> 8).float() * DEPTH_UNIT_MM)
+
+    def covered_z_mm(self) -> tuple[float, float]:
+        """From where to where the anatomy reaches along the body's axis through the origin."""
+        height = len(self.anatomy.tissues)
+        stretch = float(self.matrix[0, 0])
+        return (
+            (-0.5 - self.centre[0]) * SPACING_MM / stretch,
+            (height - 0.5 - self.centre[0]) * SPACING_MM / stretch,
+        )
+
+    def _bent(self, axes: list[Tensor]) -> Tensor:
+        """Anatomy voxel positions (3, z, y, x), float64, of a lattice of points."""
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        moved = torch.tensordot(torch.from_numpy(self.matrix), points, dims=([1], [0]))
+        for spacing, nodes in self.nodes_mm:
+            weights = [_spline_weights(axis, spacing, nodes.shape[1]) for axis in axes]
+            moved += torch.einsum("cijk,zi,yj,xk->czyx", torch.from_numpy(nodes), *weights)
+        q = moved / SPACING_MM + torch.from_numpy(self.centre).reshape(3, 1, 1, 1)
+        step = torch.zeros_like(q)
+        for change in self.changes:
+            away = q - torch.from_numpy(change.centre).reshape(3, 1, 1, 1)
+            fading = torch.exp(-0.5 * (away / torch.from_numpy(change.reach).reshape(3, 1, 1, 1)).square().sum(0))
+            turned = torch.tensordot(torch.from_numpy(change.matrix), away, dims=([1], [0]))
+            step += fading * (turned + torch.from_numpy(change.shift).reshape(3, 1, 1, 1))
+        bent: Tensor = q + step
+        return bent
+
+
+def rotation(angles_rad: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The product of rotations about z, y and x, in (z, y, x) order."""
+    result = np.eye(3)
+    for axis, angle in enumerate(angles_rad):
+        first, second = (other for other in range(3) if other != axis)
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+        result = turn @ result
+    return result
+
+
+def corners_zyx_mm(grid: Grid) -> tuple[Vector, Vector]:
+    """Centres of the first and the last voxel of an upright grid, in mm of the patient's space."""
+    first = np.array([grid.affine[2, 3], grid.affine[1, 3], grid.affine[0, 3]])
+    last = first + np.array(grid.spacing_zyx_mm) * (np.array(grid.shape_zyx) - 1)
+    return as_vector(first), as_vector(last)
+
+
+def as_vector(values: NDArray[np.float64]) -> Vector:
+    """Three numbers as plain ones."""
+    z, y, x = (float(value) for value in values)
+    return z, y, x
+
+
+def _organ_change(
+    centre: NDArray[np.float64], radius: NDArray[np.float64], config: BodyConfig, rng: np.random.Generator
+) -> OrganChange:
+    low, high = np.log(config.organ_scale)
+    scale = np.exp(rng.uniform(low, high) + rng.uniform(low, high, 3) / 4)
+    turn = rotation(rng.uniform(-1, 1, 3) * config.organ_turn_rad)
+    shift = rng.standard_normal(3) * config.organ_shift_mm / SPACING_MM
+    return OrganChange(centre=centre, reach=_FADING * radius, matrix=turn @ np.diag(1 / scale) - np.eye(3), shift=shift)
+
+
+def _replaced(config: BodyConfig, rng: np.random.Generator) -> Tensor:
+    table = torch.arange(256)
+    chances = {
+        Tissue.KIDNEY_LEFT: config.missing_kidney_probability,
+        Tissue.KIDNEY_RIGHT: config.missing_kidney_probability,
+        Tissue.SPLEEN: config.missing_spleen_probability,
+        Tissue.GALLBLADDER: config.missing_gallbladder_probability,
+    }
+    for tissue, chance in chances.items():
+        if rng.uniform() < chance:
+            table[tissue] = Tissue.INTERIOR
+    return table
+
+
+def _spline_weights(positions_mm: Tensor, spacing_mm: float, count: int) -> Tensor:
+    """(positions, nodes) weights of a uniform cubic B-spline whose nodes begin at -_REACH_MM."""
+    place = ((positions_mm + _REACH_MM) / spacing_mm).clamp(0, count - 1.001)
+    first = place.floor().long()
+    t = place - first
+    parts = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    weights = torch.zeros(len(place), count, dtype=torch.float64)
+    rows = torch.arange(len(place))
+    for offset, part in enumerate(parts):
+        weights.index_put_((rows, (first - 1 + offset).clamp(0, count - 1)), part / 6, accumulate=True)
+    return weights
