@@ -72,6 +72,26 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in trainer.parameters.items()}
 
 
+# Where it begins
+
+
+def test_a_localiser_begins_as_the_local_net_of_a_segmentation_network(tmp_path):
+    segment = Trainer("segment", CONFIG)
+    segment.save(tmp_path / "segment.safetensors")
+    localise = Trainer("localise", CONFIG, tmp_path / "segment.safetensors")
+    image = sample()[0]
+    with torch.inference_mode():
+        background = segment.average.local(image)[0, 0]
+        foreground = localise.average(image).softmax(1)[0, 1]
+    torch.testing.assert_close(foreground, torch.sigmoid(-background), atol=1e-6, rtol=1e-5)
+
+
+def test_a_segmentation_network_does_not_begin_with_a_localisers_weights(tmp_path):
+    Trainer("localise", CONFIG).save(tmp_path / "localise.safetensors")
+    with pytest.raises(ReadError, match="reading initial weights"):
+        Trainer("segment", CONFIG, tmp_path / "localise.safetensors")
+
+
 # The step
 
 

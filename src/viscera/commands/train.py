@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="one setting, e.g. augment.gain=0.1; repeatable",
     )
-    settings.add_argument("--initial", metavar="FILE.safetensors", type=Path, help="weights to begin with")
+    settings.add_argument(
+        "--initial",
+        metavar="FILE.safetensors",
+        type=Path,
+        help="weights to begin with; for localise also a segmentation network's",
+    )
     settings.add_argument("--restart", action="store_true", help="begin anew, deleting the checkpoints in RUN")
     cases = parser.add_argument_group("cases (default: all of CASES, none for validation)")
     cases.add_argument("--fold-file", metavar="FILE.json", type=Path, help="folds as viscera crossval writes them")

@@ -101,7 +101,8 @@ class Trainer:
     Args:
         stage: Which network.
         config: Every setting.
-        initial: Weights to begin with (safetensors); random ones otherwise.
+        initial: Weights to begin with (safetensors); random ones otherwise. For localisation also those of a
+            segmentation network, see `localiser_weights`.
         world: The processes that share the training, and the device.
     """
 
@@ -272,7 +273,10 @@ def _on_cpu(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _load_initial(network: nn.Module, path: Path) -> None:
     try:
-        network.load_state_dict(load_file(path))
+        weights = load_file(path)
+        if isinstance(network, UNet) and "local.output.weight" in weights:
+            weights = localiser_weights(weights)
+        network.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: names or shapes differ
         raise ReadError(
             f"reading initial weights {path}",
@@ -280,6 +284,19 @@ def _load_initial(network: nn.Module, path: Path) -> None:
             got=str(error),
             remedy="Give weights of the same stage and model settings",
         ) from error
+
+
+def localiser_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A localiser's weights from those of a segmentation network: its local U-Net, the background against the rest.
+
+    Of the local net's outputs only the background's logit b is kept; the localiser's logits are b / 2 and -b / 2, so
+    that its softmax is the sigmoid of b.
+    """
+    local = {name.removeprefix("local."): value for name, value in weights.items() if name.startswith("local.")}
+    for name in ("output.weight", "output.bias"):
+        half = local[name][:1] / 2
+        local[name] = torch.cat([half, -half])
+    return local
 
 
 def _guard_flat_convolutions(network: nn.Module) -> None:
