@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +13,7 @@ from viscera.bundle import CARD, Bundle, load_bundle
 from viscera.engines import Engine, make_engine
 from viscera.pipeline import Segmentation
 from viscera.pipeline import segment_volume as run_stages
+from viscera.quality import quality_note
 from viscera.read import read_volume
 from viscera.volume import Volume
 from viscera.write import write_bytes, write_label_map
@@ -20,8 +21,8 @@ from viscera.write import write_bytes, write_label_map
 if TYPE_CHECKING:
     from viscera.statistics import OrganStatistics
 
-# The stages of a file in order: those of the pipeline between reading and writing. The preview is drawn on request.
-STAGES = ("read", "preprocess", "localise", "crop", "segment", "restore", "preview", "write")
+# The stages of a file in order: those of the pipeline between reading and writing. Cleaning and preview are on request.
+STAGES = ("read", "preprocess", "localise", "crop", "segment", "restore", "clean", "assess", "preview", "write")
 
 OnStage = Callable[[str], None]
 
@@ -35,12 +36,14 @@ class CaseOptions:
         hu_offset: Added to every voxel, for scans stored with a shifted HU scale.
         allow_empty: Write an empty label map when no organ is found instead of raising.
         preview: Write a picture beside the label file, NAME_preview.png.
+        clean: Whether small parts of organs are removed from the labels, None for what the bundle's card says.
     """
 
     series: str | None = None
     hu_offset: int = 0
     allow_empty: bool = False
     preview: bool = False
+    clean: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,13 +51,13 @@ class SegmentedCase:
     """What became of one scan.
 
     Attributes:
-        segmentation: Labels on the scan's own grid, and how they came about.
-        statistics: Volume and mean HU of every organ.
+        segmentation: Labels on the scan's own grid, how they came about, and whether to trust them.
+        statistics: Volume and mean HU of every organ, with its verdict.
         output: The label file.
         preview: The picture, None if not asked for.
         notes: Remarks of the reading and of the stages.
-        urgent_notes: Those to tell at once: of the reading (a series chosen, an offset applied), and what puts the
-            result in doubt.
+        urgent_notes: What to tell at once: how it was read (a series chosen, an offset applied), what puts the
+            result in doubt, and one line on the organs to check.
         seconds: Wall-clock seconds by stage, those of `STAGES`.
     """
 
@@ -116,17 +119,26 @@ class Segmenter:
         volume: Volume,
         *,
         allow_empty: bool = False,
+        clean: bool | None = None,
         on_stage: OnStage | None = None,
     ) -> Segmentation:
         """The organs of a CT on its own grid; see `viscera.pipeline.segment_volume`.
 
+        Args:
+            volume: The CT.
+            allow_empty: Return an all-background map with a note when no organ is found.
+            clean: Whether small parts of organs are removed from the labels, None for what the bundle's card says.
+            on_stage: Called with each stage's name as it begins.
+
         Raises:
             NothingFoundError: If no organ is found, unless `allow_empty`.
         """
+        card = self.bundle.card
         return run_stages(
             volume,
             self.engine,
-            self.bundle.card.model,
+            card.model if clean is None else replace(card.model, clean=clean),
+            organs=card.organs,
             allow_empty=allow_empty,
             on_stage=on_stage,
         )
@@ -148,29 +160,33 @@ class Segmenter:
             NothingFoundError: If no organ is found, unless `options.allow_empty`.
             WriteError: If a file cannot be written.
         """
-        from viscera.statistics import organ_statistics
+        from viscera.statistics import organ_statistics, with_quality
 
         source, output, chosen = Path(source), Path(output), options or CaseOptions()
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
             volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset)
-        segmentation = self.segment_volume(volume, allow_empty=chosen.allow_empty, on_stage=on_stage)
+        segmentation = self.segment_volume(
+            volume, allow_empty=chosen.allow_empty, clean=chosen.clean, on_stage=on_stage
+        )
         seconds.update(segmentation.seconds)
         preview = None
         if chosen.preview:
             with _timed("preview", seconds, on_stage):
                 preview = self._write_preview(volume, segmentation, output)
         with _timed("write", seconds, on_stage):
-            statistics = organ_statistics(volume, segmentation.label_map, self.bundle.card.organs)
+            measured = organ_statistics(volume, segmentation.label_map, self.bundle.card.organs)
+            statistics = with_quality(measured, segmentation.quality)
             # Last of all: where the label file is, the case is finished.
             write_label_map(segmentation.label_map, output, self.bundle.card.organs)
+        check = quality_note(segmentation.quality)
         return SegmentedCase(
             segmentation=segmentation,
             statistics=statistics,
             output=output,
             preview=preview,
             notes=segmentation.notes,
-            urgent_notes=(*volume.notes, *segmentation.warnings),
+            urgent_notes=(*volume.notes, *segmentation.warnings, *([check] if check else [])),
             seconds=seconds,
         )
 
@@ -189,10 +205,11 @@ def segment_volume(
     device: str = "auto",
     precision: str = "auto",
     allow_empty: bool = False,
+    clean: bool | None = None,
 ) -> Segmentation:
     """The organs of one CT on its own grid, with a segmenter made for this call; for many, keep a `Segmenter`."""
     segmenter = Segmenter.load(bundle, device=device, precision=precision)
-    return segmenter.segment_volume(volume, allow_empty=allow_empty)
+    return segmenter.segment_volume(volume, allow_empty=allow_empty, clean=clean)
 
 
 def segment_file(

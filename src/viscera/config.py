@@ -176,14 +176,124 @@ def _published_segment() -> StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OrganLimits:
+    """What is plausible of one organ.
+
+    Attributes:
+        volume_min_ml, volume_max_ml: Of an adult's whole organ.
+        parts: Of how many parts it consists, 2 for the kidneys.
+        fragments_max: Share of it outside its largest `parts`.
+        disagreement_max: Mean distance of the local from the spatial net's map within it, 0 to 1.
+        entropy_max_bits: Mean entropy of its probability in it and on the voxels around it, 0 to 1.
+        expected_dsc_min: Dice coefficient its probabilities let expect, 0 to 1.
+    """
+
+    # No defaults, so that a table with some of the fields cannot quietly mean those of no organ for the others.
+    volume_min_ml: float
+    volume_max_ml: float
+    parts: int
+    fragments_max: float
+    disagreement_max: float
+    entropy_max_bits: float
+    expected_dsc_min: float
+
+    def __post_init__(self) -> None:
+        _require(self, "volume_min_ml", self.volume_min_ml >= 0, "a volume of 0 ml or more")
+        _require(self, "volume_max_ml", self.volume_max_ml > self.volume_min_ml, "a volume above volume_min_ml")
+        _require(self, "parts", self.parts >= 1, "a count of at least 1")
+        for name in ("fragments_max", "disagreement_max", "entropy_max_bits", "expected_dsc_min"):
+            _require(self, name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
+
+
+def _limits(volume_min_ml: float, volume_max_ml: float, *, parts: int = 1) -> OrganLimits:
+    # What the networks say is judged by round numbers, within which the starter bundle stays on phantoms, until it is
+    # measured for a bundle.
+    return OrganLimits(
+        volume_min_ml=volume_min_ml,
+        volume_max_ml=volume_max_ml,
+        parts=parts,
+        fragments_max=0.05,
+        disagreement_max=0.5,
+        entropy_max_bits=0.6,
+        expected_dsc_min=0.7,
+    )
+
+
+# What is found in adults, widened above for enlarged organs:
+# liver 1205 +- 258 ml, 594 to 2250 ml, in 369 adults (Feng et al., World J Gastroenterol 2017;23:4968), 775 to 2395 g
+# in 102 women (Molina and DiMaio, Am J Forensic Med Pathol 2015;36:182);
+# each kidney 138 ml in 930 women and 174 ml in 885 men, the 5th percentile of women above 60 years 92 ml (SHIP-TREND,
+# J Clin Med 2024;13:769);
+# spleen 215 ml, 107 to 315 ml, in 140 adults (Prassopoulos et al., Eur Radiol 1997;7:246), 51 to 275 g in those women;
+# pancreas 72 +- 26 ml in 1721 adults (Saisho et al., Clin Anat 2007;20:933).
+_LIVER = _limits(600.0, 3000.0)
+_KIDNEY = _limits(160.0, 700.0, parts=2)
+_SPLEEN = _limits(50.0, 800.0)
+_PANCREAS = _limits(20.0, 180.0)
+_OTHER = _limits(0.0, 100_000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """Beyond which measured values an organ is to be checked by eye.
+
+    Attributes:
+        liver, kidney, spleen, pancreas: What is plausible of each.
+        other: The same of an organ of any other name; no limit to its volume.
+        order_slack_mm: By how much organs may be out of order (liver right of the spleen, kidneys below both and
+            behind the pancreas), centre to centre.
+        distance_max_mm: How far an organ's centre may be from the mean of the others' centres.
+        part_share_min: Share of an organ's largest part from which on another counts as one of its `parts`.
+    """
+
+    liver: OrganLimits = _LIVER
+    kidney: OrganLimits = _KIDNEY
+    spleen: OrganLimits = _SPLEEN
+    pancreas: OrganLimits = _PANCREAS
+    other: OrganLimits = _OTHER
+    order_slack_mm: float = 30.0
+    distance_max_mm: float = 250.0
+    part_share_min: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("order_slack_mm", "distance_max_mm"):
+            _require(self, name, getattr(self, name) >= 0, "a distance of 0 mm or more")
+        _require(self, "part_share_min", 0 <= self.part_share_min <= 1, "a share in [0, 1]")
+
+    def limits(self, organ: str) -> OrganLimits:
+        """What is plausible of the organ of that name."""
+        named = {"liver": self.liver, "kidney": self.kidney, "spleen": self.spleen, "pancreas": self.pancreas}
+        return named.get(organ, self.other)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """Which parts of an organ stay when labels are cleaned.
+
+    Attributes:
+        keep_share: Parts of at least this share of the organ's largest one stay.
+        paired: Organs of which at most two parts stay, one on each side of the body's middle.
+    """
+
+    keep_share: float = 0.1
+    paired: tuple[str, ...] = ("kidney",)
+
+    def __post_init__(self) -> None:
+        _require(self, "keep_share", 0 <= self.keep_share <= 1, "a share in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What a bundle fixes: both stages' sampling and networks, and the margin between them.
+    """What a bundle fixes: both stages' sampling and networks, the margin between them, and what is done with labels.
 
     Attributes:
         localise, segment: Sampling of the scout image (whole CT) and of the region around all organs.
         margin_mm: Added on each side of the localised box, up to the scan's border (paper: 16 voxels of 2 mm).
         localiser: The localisation U-Net, 2 logits.
         scn: The segmentation network.
+        clean: Whether small parts of organs are removed from the labels unless the user says otherwise (paper: no).
+        cleaning: Which parts those are.
+        quality: When an organ is to be checked by eye.
     """
 
     localise: StageConfig = field(default_factory=_published_localise)
@@ -191,6 +301,9 @@ class ModelConfig:
     margin_mm: float = 32.0
     localiser: UNetConfig = UNetConfig(inputs=1, outputs=2, filters=32, levels=5)
     scn: ScnConfig = ScnConfig()
+    clean: bool = False
+    cleaning: CleanConfig = CleanConfig()
+    quality: QualityConfig = QualityConfig()
 
     def __post_init__(self) -> None:
         _require(self, "margin_mm", self.margin_mm >= 0, "a margin of 0 mm or more")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.clean import Removal, clean_labels, clean_notes
 from viscera.config import ModelConfig, StageConfig
 from viscera.crop import region_box, region_grid
 from viscera.errors import NothingFoundError
 from viscera.geometry import Box, Grid
+from viscera.labels import ORGANS, Organ
 from viscera.localise import nothing_found, organ_box
 from viscera.preprocess import fitted_grid, network_input
+from viscera.quality import OrganQuality, assess
 from viscera.restore import restore_labels
 from viscera.segment import network_answer, segment_answer
 from viscera.sides import side_notes
+from viscera.signals import organ_signals
 from viscera.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
@@ -40,7 +44,10 @@ class Segmentation:
         region_grid: The grid the segmentation network worked on, in canonical axes; None if no organ was found.
         notes: What a reader of the result should know, one sentence each: the volume's notes, then the stages'.
         warnings: Those of the notes that put the result in doubt.
-        seconds: Wall-clock seconds by stage, in order: preprocess, localise, crop, segment, restore.
+        quality: The verdict on every organ, in order, on the labels as they are here.
+        removed: What cleaning took from every organ, in order; None if the labels were not cleaned.
+        seconds: Wall-clock seconds by stage, in order: preprocess, localise, crop, segment, restore, clean (if asked
+            for), assess.
     """
 
     label_map: LabelMap
@@ -48,6 +55,8 @@ class Segmentation:
     region_grid: Grid | None
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    quality: tuple[OrganQuality, ...] = ()
+    removed: tuple[Removal, ...] | None = None
     seconds: dict[str, float]
 
 
@@ -56,6 +65,7 @@ def segment_volume(
     engine: Engine,
     model: ModelConfig,
     *,
+    organs: Sequence[Organ] = ORGANS,
     allow_empty: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> Segmentation:
@@ -67,7 +77,8 @@ def segment_volume(
     Args:
         volume: Any orientation and spacing; oblique and sheared grids are worked on along their own axes.
         engine: Runs the two networks.
-        model: Sampling, margin and networks, as the engine's bundle states them.
+        model: Sampling, margin and networks, as the engine's bundle states them; `model.clean` decides on cleaning.
+        organs: What the labels mean.
         allow_empty: Return an all-background map with a note when no organ is found.
         on_stage: Called with each stage's name as it begins.
 
@@ -86,20 +97,19 @@ def segment_volume(
 
     try:
         with stages.run("localise"):
-            organs, warnings = _located(scout, scout_grid, grid, engine)
+            found, warnings = _located(scout, scout_grid, grid, engine)
     except NothingFoundError:
         if not allow_empty:
             raise
-        return _empty(volume, notes, stages.seconds)
+        return _empty(volume, notes, organs, model, stages.seconds)
 
     with stages.run("crop"):
-        target = region_grid(grid, organs, model)
+        target = region_grid(grid, found, model)
         region = network_input(hu, grid, target, model.segment)
     notes += _growth_note("segmentation", target, model.segment)
 
     with stages.run("segment"):
         answer = segment_answer(engine, region, model.scn)
-
     with stages.run("restore"):
         # Turned back while still small: the labels are then written once, in the scan's own order.
         back = turn.inverse()
@@ -108,14 +118,23 @@ def segment_volume(
     if not labels.any():
         if not allow_empty:
             raise nothing_found("a region in which no voxel is more likely organ than background")
-        return _empty(volume, notes, stages.seconds)
+        return _empty(volume, notes, organs, model, stages.seconds)
+
+    label_map, removed = LabelMap(labels=labels, grid=volume.grid), None
+    if model.clean:
+        with stages.run("clean"):
+            label_map, removed = clean_labels(label_map, volume, organs, model.cleaning)
+    with stages.run("assess"):
+        quality = assess(organ_signals(label_map, organs, answer, factor=model.scn.spatial_factor), model.quality)
 
     return Segmentation(
-        label_map=LabelMap(labels=labels, grid=volume.grid),
-        region=region_box(grid, organs, model.margin_mm),
+        label_map=label_map,
+        region=region_box(grid, found, model.margin_mm),
         region_grid=target,
-        notes=notes,
+        notes=notes + clean_notes(removed or ()),
         warnings=warnings,
+        quality=quality,
+        removed=removed,
         seconds=stages.seconds,
     )
 
@@ -130,12 +149,16 @@ def _located(scout: NDArray[np.float32], scout_grid: Grid, grid: Grid, engine: E
     return organ_box(logits, scout_grid, grid), side_notes(scout, logits, localise)
 
 
-def _empty(volume: Volume, notes: tuple[str, ...], seconds: dict[str, float]) -> Segmentation:
+def _empty(
+    volume: Volume, notes: tuple[str, ...], organs: Sequence[Organ], model: ModelConfig, seconds: dict[str, float]
+) -> Segmentation:
+    label_map = LabelMap(labels=np.zeros(volume.grid.shape_zyx, dtype=np.uint8), grid=volume.grid)
     return Segmentation(
-        label_map=LabelMap(labels=np.zeros(volume.grid.shape_zyx, dtype=np.uint8), grid=volume.grid),
+        label_map=label_map,
         region=None,
         region_grid=None,
         notes=(*notes, "No organ was found; the label map is empty."),
+        quality=assess(organ_signals(label_map, organs), model.quality),
         seconds=seconds,
     )
 

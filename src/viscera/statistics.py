@@ -7,18 +7,17 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.components import CANONICAL_FACES
 from viscera.errors import GeometryError
 from viscera.geometry import Grid
 from viscera.labels import ORGANS, Organ
+from viscera.quality import OrganQuality, Reason, Verdict
 from viscera.volume import LabelMap, Volume
-
-# First and last face of each axis of an array in canonical orientation (z to the head, y to the back, x to the left).
-_CANONICAL_FACES = (("inferior", "superior"), ("anterior", "posterior"), ("right", "left"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,8 @@ class OrganStatistics:
         mean_hu, sd_hu: Mean and standard deviation of their HU (over all of them, n); None for an absent organ.
         border_faces: Faces of the scan the organ touches, so that it may be cut there: superior, inferior, anterior,
             posterior, left, right (the patient's), each the face nearest to that direction.
+        quality: The verdict on its labels, None where they were not assessed.
+        quality_reasons: Why, as `quality.Reason` names it.
     """
 
     organ: str
@@ -40,6 +41,8 @@ class OrganStatistics:
     mean_hu: float | None
     sd_hu: float | None
     border_faces: tuple[str, ...]
+    quality: Verdict | None = None
+    quality_reasons: tuple[Reason, ...] = ()
 
     @property
     def touches_border(self) -> bool:
@@ -71,6 +74,14 @@ def organ_statistics(
     )
 
 
+def with_quality(statistics: Sequence[OrganStatistics], quality: Sequence[OrganQuality]) -> tuple[OrganStatistics, ...]:
+    """The statistics with the verdict on each organ, given in the same order."""
+    return tuple(
+        replace(row, quality=verdict.verdict, quality_reasons=verdict.reasons)
+        for row, verdict in zip(statistics, quality, strict=True)
+    )
+
+
 def _sums(hu: NDArray[np.int16], labels: NDArray[np.uint8], indices: Sequence[int]) -> dict[int, tuple[int, int, int]]:
     """Per organ index: the number of voxels, the sum of their HU and of its squares."""
     sums = dict.fromkeys(indices, (0, 0, 0))
@@ -87,7 +98,7 @@ def _border_faces(labels: NDArray[np.uint8], grid: Grid) -> dict[int, tuple[str,
     """The faces each label touches, by label."""
     turned = grid.to_canonical().apply(labels)
     faces: dict[int, tuple[str, ...]] = {}
-    for axis, names in enumerate(_CANONICAL_FACES):
+    for axis, names in enumerate(CANONICAL_FACES):
         for position, name in zip((0, -1), names, strict=True):
             for index in np.unique(turned.take(position, axis=axis)).tolist():
                 faces[index] = (*faces.get(index, ()), name)
@@ -105,18 +116,23 @@ def _record(organ: str, sums: tuple[int, int, int], voxel_ml: float, faces: tupl
 
 
 def statistics_csv(statistics: Sequence[OrganStatistics]) -> str:
-    """CSV with one row per organ; HU of absent organs are empty, several border faces are separated by a space."""
+    """CSV with one row per organ; several border faces or reasons are separated by a space.
+
+    HU of absent organs are empty, and so is the quality of labels that were not assessed.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["organ", "voxels", "volume_ml", "mean_hu", "sd_hu", "touches_border", "border_faces"])
+    measured = ["organ", "voxels", "volume_ml", "mean_hu", "sd_hu", "touches_border", "border_faces"]
+    writer.writerow([*measured, "quality", "quality_reasons"])
     for row in statistics:
         hu = ["" if value is None else f"{value:.2f}" for value in (row.mean_hu, row.sd_hu)]
         border = ["yes" if row.touches_border else "no", " ".join(row.border_faces)]
-        writer.writerow([row.organ, row.voxels, f"{row.volume_ml:.3f}", *hu, *border])
+        quality = [row.quality or "", " ".join(row.quality_reasons)]
+        writer.writerow([row.organ, row.voxels, f"{row.volume_ml:.3f}", *hu, *border, *quality])
     return text.getvalue()
 
 
 def statistics_json(statistics: Sequence[OrganStatistics]) -> str:
-    """JSON with one object per organ; HU of absent organs are null."""
+    """JSON with one object per organ; HU of absent organs and the quality of labels not assessed are null."""
     rows = [{**asdict(row), "touches_border": row.touches_border} for row in statistics]
     return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

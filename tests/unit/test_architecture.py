@@ -24,8 +24,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "write",
         "adapters",
         "read",
+        "components",
     ),
-    ("localise", "segment", "sides", "engines"),
+    ("localise", "segment", "sides", "engines", "clean", "quality", "signals"),
     ("pipeline",),
     ("phantom", "phantom_anatomy", "phantom_shapes", "statistics", "training", "evaluation", "export", "report"),
     ("case",),
@@ -43,6 +44,7 @@ REVERSALS = {
     "resample": 1,  # the columns of a matrix
     "adapters.nifti_header": 2,  # the header's order, x first
     "evaluation.figures": 1,  # rows of a picture run downwards
+    "training.synthesis.build": 1,  # the mirror image of a kidney
     "phantom": 1,  # the unit matrix over (z, y, x)
 }
 

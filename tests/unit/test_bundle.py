@@ -11,7 +11,7 @@ import pytest
 
 from viscera import bundle as module
 from viscera.bundle import CARD, FILES, Bundle, ModelCard, load_bundle, shipped_bundles, write_bundle
-from viscera.config import ModelConfig, ScnConfig
+from viscera.config import CleanConfig, ModelConfig, QualityConfig, ScnConfig
 from viscera.errors import BundleError, WriteError
 from viscera.labels import ORGANS
 
@@ -47,6 +47,21 @@ def test_a_written_bundle_is_read_back_whole(folder: Path) -> None:
     found = load_bundle(folder)
     assert dataclasses.replace(found.card, files={}) == card()
     assert found.folder == folder
+
+
+def test_a_card_from_before_quality_and_cleaning_loads_with_the_published_ones(folder: Path) -> None:
+    edit(folder, lambda c: [c["model"].pop(name) for name in ("clean", "cleaning", "quality")])
+    assert load_bundle(folder).card.model == ModelConfig(margin_mm=12.5)
+    assert load_bundle(folder).card.model.clean is False
+
+
+def test_a_bundle_carries_its_own_limits(tmp_path: Path) -> None:
+    liver = dataclasses.replace(QualityConfig().liver, expected_dsc_min=0.85)
+    model = ModelConfig(
+        clean=True, cleaning=CleanConfig(keep_share=0.3), quality=QualityConfig(liver=liver, distance_max_mm=200.0)
+    )
+    made = write_bundle(tmp_path / "b", dataclasses.replace(card(), model=model), CONTENTS)
+    assert load_bundle(made.folder).card.model == model
 
 
 def test_a_bundle_names_its_files(folder: Path) -> None:
@@ -155,6 +170,8 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "list for training": (lambda c: c.update(training=[]), "expected training as dict, got list"),
     "unknown setting": (lambda c: c["model"].update(magic=1), "magic"),
     "unknown inner setting": (lambda c: c["model"]["scn"].update(magic=1), "magic"),
+    "limit out of range": (lambda c: c["model"]["quality"]["spleen"].update(parts=0), "OrganLimits.parts"),
+    "limit missing": (lambda c: c["model"]["quality"]["spleen"].pop("parts"), "every field without a default"),
     "setting out of range": (lambda c: c["model"].update(margin_mm=-1), "margin_mm"),
     "unknown organ field": (lambda c: c["organs"][0].update(weight=1), "weight"),
     "unsafe organ name": (lambda c: c["organs"][0].update(name="]]>"), "a plain name"),

@@ -11,11 +11,12 @@ from viscera.config import ModelConfig
 from viscera.engines import Answer
 from viscera.errors import BundleError, NothingFoundError
 from viscera.geometry import AIR_HU, Grid, Reorientation
+from viscera.labels import ORGANS
 from viscera.pipeline import segment_volume
 from viscera.volume import Volume
 
 MODEL = ModelConfig()
-STAGES = ["preprocess", "localise", "crop", "segment", "restore"]
+STAGES = ["preprocess", "localise", "crop", "segment", "restore", "assess"]
 UPRIGHT = np.eye(3)[:, ::-1]
 ALL_48 = [
     Reorientation(axes=axes, flipped=flipped)
@@ -357,6 +358,82 @@ def test_a_disagreement_that_is_not_finite_is_refused():
 def test_logits_of_another_shape_are_refused():
     with pytest.raises(BundleError, match="running the localise network"):
         segment_volume(ball_volume(SCAN), Altered("localise", lambda answer: answer[:, :1]), MODEL)
+
+
+# Quality
+
+
+def test_every_organ_has_a_verdict():
+    result = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
+    assert [quality.organ for quality in result.quality] == [organ.name for organ in ORGANS]
+    assert [str(quality.verdict) for quality in result.quality] == ["check", "absent", "check", "absent"]
+    liver, kidney, spleen, _ = result.quality
+    assert liver.reasons[-1] == spleen.reasons[-1] == "too_small"  # a ball of 58 ml and one of 21
+    assert liver.signals.volume_ml == pytest.approx(4 / 3 * math.pi * 24**3 / 1000, rel=0.03)
+    assert liver.signals.centre_xyz_mm == pytest.approx(BALLS[0][0], abs=1.0)
+    assert kidney.reasons == ("missing",)
+
+
+def test_the_networks_doubts_are_measured_in_the_region():
+    sure = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL).quality[0].signals
+    assert sure.disagreement is None
+    assert sure.expected_dsc > 0.9
+    disputed = segment_volume(ball_volume(SCAN), Disputing((1, 5, 16, 16, 16), 0.625), MODEL).quality[0]
+    assert disputed.signals.disagreement == pytest.approx(0.625)
+    assert "disagreement" in disputed.reasons
+
+
+def test_quality_does_not_depend_on_how_the_scan_is_stored():
+    turned = ALL_48[29].apply_to_grid(SCAN)
+    one, other = (segment_volume(ball_volume(grid), ThresholdEngine(), MODEL).quality for grid in (SCAN, turned))
+    for here, there in zip(one, other, strict=True):
+        assert (here.verdict, here.reasons) == (there.verdict, there.reasons)
+        assert here.signals.centre_xyz_mm == (
+            None if there.signals.centre_xyz_mm is None else pytest.approx(there.signals.centre_xyz_mm, abs=0.5)
+        )
+
+
+def test_the_limits_are_the_models():
+    limits = dataclasses.replace(MODEL.quality.liver, volume_min_ml=10.0)
+    model = dataclasses.replace(MODEL, quality=dataclasses.replace(MODEL.quality, liver=limits))
+    assert "too_small" not in segment_volume(ball_volume(SCAN), ThresholdEngine(), model).quality[0].reasons
+
+
+@pytest.mark.parametrize("empty", [ThresholdEngine(), Altered("segment", only_background)], ids=["first", "second"])
+def test_of_an_empty_result_every_organ_is_absent(empty):
+    balls = () if type(empty) is ThresholdEngine else BALLS
+    result = segment_volume(ball_volume(SCAN, balls=balls), empty, MODEL, allow_empty=True)
+    assert [str(quality.verdict) for quality in result.quality] == ["absent"] * 4
+    assert {quality.reasons for quality in result.quality} == {("not_found",)}
+
+
+# Cleaning
+
+
+STRAY = (((-18.0, 11.0, 25.0), 24.0, 400, 1), ((30.0, 30.0, -30.0), 6.0, 400, 1), BALLS[1])
+
+
+def test_labels_are_not_cleaned_unless_the_model_says_so():
+    result = segment_volume(ball_volume(SCAN, balls=STRAY), ThresholdEngine(), MODEL)
+    assert result.removed is None
+    assert "clean" not in result.seconds
+    assert result.quality[0].signals.parts_ml[1] > 0.5
+
+
+def test_cleaning_removes_stray_parts_and_tells():
+    model = dataclasses.replace(MODEL, clean=True)
+    before = segment_volume(ball_volume(SCAN, balls=STRAY), ThresholdEngine(), MODEL)
+    result = segment_volume(ball_volume(SCAN, balls=STRAY), ThresholdEngine(), model)
+    assert list(result.seconds) == [*STAGES[:-1], "clean", "assess"]
+    liver = result.removed[0]
+    assert (liver.organ, liver.parts) == ("liver", 1)
+    assert liver.volume_ml == pytest.approx(before.quality[0].signals.parts_ml[1])
+    assert result.notes == (f"Cleaning removed {liver.volume_ml:.2f} ml of liver in 1 part.",)
+    gone = before.label_map.labels != result.label_map.labels
+    assert gone.sum() * SCAN.voxel_ml == pytest.approx(liver.volume_ml)
+    assert set(result.label_map.labels[gone]) == {0}
+    # The verdict is on the labels as they are given.
+    assert len(result.quality[0].signals.parts_ml) == 1
 
 
 def test_a_scan_that_looks_mirrored_is_noted():

@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from viscera.config import QualityConfig
 from viscera.errors import GeometryError
 from viscera.geometry import Grid, Reorientation
-from viscera.statistics import organ_statistics, statistics_csv, statistics_json
+from viscera.quality import OrganSignals, assess
+from viscera.statistics import organ_statistics, statistics_csv, statistics_json, with_quality
 from viscera.volume import LabelMap, Volume
 
 SHAPE = (10, 11, 12)
@@ -120,8 +122,27 @@ def test_grids_that_differ():
 def test_csv():
     rows = list(csv.DictReader(io.StringIO(statistics_csv(organ_statistics(*scan(liver=(1, INSIDE, 60)))))))
     assert [row["organ"] for row in rows] == ["liver", "kidney", "spleen", "pancreas"]
-    assert list(rows[0].values()) == ["liver", "24", "0.144", "60.00", "0.00", "no", ""]
+    assert list(rows[0].values()) == ["liver", "24", "0.144", "60.00", "0.00", "no", "", "", ""]
     assert (rows[1]["volume_ml"], rows[1]["mean_hu"]) == ("0.000", "")
+
+
+def verdicts():
+    signals = [
+        OrganSignals(organ="liver", volume_ml=4000.0, border_faces=("left",), parts_ml=(4000.0,)),
+        *(OrganSignals(organ=name, volume_ml=0.0) for name in ("kidney", "spleen", "pancreas")),
+    ]
+    return assess(signals, QualityConfig())
+
+
+def test_verdicts_stand_beside_the_measures():
+    rows = with_quality(organ_statistics(*scan(liver=(1, INSIDE, 60))), verdicts())
+    assert (rows[LIVER].quality, rows[LIVER].quality_reasons) == ("check", ("too_large", "at_border"))
+    assert (rows[LIVER].voxels, rows[SPLEEN].quality) == (24, "absent")
+    table = list(csv.DictReader(io.StringIO(statistics_csv(rows))))
+    assert (table[LIVER]["quality"], table[LIVER]["quality_reasons"]) == ("check", "too_large at_border")
+    assert (table[SPLEEN]["quality"], table[SPLEEN]["quality_reasons"]) == ("absent", "out_of_scan")
+    entries = json.loads(statistics_json(rows))
+    assert (entries[LIVER]["quality"], entries[LIVER]["quality_reasons"]) == ("check", ["too_large", "at_border"])
 
 
 def test_json():
@@ -135,5 +156,7 @@ def test_json():
         "sd_hu": 0.0,
         "border_faces": ["inferior", "anterior"],
         "touches_border": True,
+        "quality": None,
+        "quality_reasons": [],
     }
     assert rows[LIVER]["mean_hu"] is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from viscera.commands.interrupt import clean_end
 from viscera.commands.plan import Plan, PlannedCase
 from viscera.commands.tables import cases_csv, cases_json, summary
 from viscera.errors import VisceraError, WriteError
+from viscera.quality import OrganQuality
 from viscera.read import read_label_map, read_volume
 from viscera.report import CaseEntry, Failure, Machinery, RunReport, Status, peak_memory_mib, utc_now
 from viscera.statistics import OrganStatistics, organ_statistics
@@ -121,12 +122,13 @@ class Batch:
             shape_zyx_vox=grid.shape_zyx,
             spacing_zyx_mm=grid.spacing_zyx_mm,
             seconds=done.seconds,
-            organs=tuple(organ_entry(organ) for organ in done.statistics),
+            organs=organ_entries(done),
             peak_memory_mib=peak_memory_mib(),
         )
         progress.pause()
         # How finely a stage worked is of interest to few; how the scan was read may change what the labels mean.
-        for note in done.notes if self.console.verbose else done.urgent_notes:
+        notes = (*done.notes, *quality_sentences(done.segmentation.quality))
+        for note in notes if self.console.verbose else done.urgent_notes:
             self.console.note(f"{case.name}: {note}")
         self.console.say(f"{case.name}: {summary(done.statistics)} ({sum(done.seconds.values()):.1f} s)")
 
@@ -187,6 +189,25 @@ class Batch:
 def organ_entry(organ: OrganStatistics) -> dict[str, Any]:
     """One organ's statistics as the report shows them."""
     return {**asdict(organ), "touches_border": organ.touches_border}
+
+
+def organ_entries(done: SegmentedCase) -> tuple[dict[str, Any], ...]:
+    """All of a case's organs as the report shows them: statistics, what was removed, and what the verdict rests on."""
+    removed = None if done.segmentation.removed is None else {one.organ: one for one in done.segmentation.removed}
+    return tuple(
+        {
+            **organ_entry(organ),
+            "removed_ml": None if removed is None else removed[organ.organ].volume_ml,
+            "quality_sentences": quality.sentences,
+            "signals": asdict(quality.signals),
+        }
+        for organ, quality in zip(done.statistics, done.segmentation.quality, strict=True)
+    )
+
+
+def quality_sentences(quality: Sequence[OrganQuality]) -> tuple[str, ...]:
+    """Why organs are to be checked or absent, one sentence for each reason, after the organ's name."""
+    return tuple(f"{organ.organ}: {sentence}" for organ in quality for sentence in organ.sentences)
 
 
 def machinery(segmenter: Segmenter) -> Machinery:

@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     writing = parser.add_argument_group("writing")
     writing.add_argument(
+        "--clean",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="remove small stray parts of organs; what is removed is reported (default: as the bundle's card says)",
+    )
+    writing.add_argument(
         "--preview", action="store_true", help="write a picture NAME_preview.png beside each label file"
     )
     writing.add_argument(
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         hu_offset=args.hu_offset,
         allow_empty=args.allow_empty,
         preview=args.preview,
+        clean=args.clean,
     )
     request = Request(
         options=options,
