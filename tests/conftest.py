@@ -1,8 +1,15 @@
 """Fixtures every test may use."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from viscera.training.synthesis.anatomy import Anatomy
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -13,3 +20,44 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real CTs at {SHARED_DATA}")
     return SHARED_DATA
+
+
+# Balls of a small trunk, voxels (z, y, x) at 2 mm in canonical axes (z to the head, y to the back, x to the left):
+# tissue, centre, radii. Every organ has more than 5 ml, and nothing lies symmetrically.
+SMALL_TRUNK = (
+    ("LUNG", (34, 21, 25), (8, 11, 15)),
+    ("LUNG", (34, 22, 51), (8, 12, 12)),
+    ("LIVER", (25, 20, 22), (9, 11, 12)),
+    ("STOMACH", (27, 15, 42), (6, 6, 8)),
+    ("SPLEEN", (25, 27, 58), (7, 6, 5)),
+    ("PANCREAS", (17, 20, 40), (5, 5, 9)),
+    ("KIDNEY_RIGHT", (13, 31, 25), (8, 5, 6)),
+    ("KIDNEY_LEFT", (15, 30, 54), (8, 6, 5)),
+    ("COLON", (6, 15, 45), (5, 6, 12)),
+    ("GALLBLADDER", (16, 14, 24), (4, 4, 4)),
+    ("ARTERY", (20, 29, 41), (90, 3, 3)),
+    ("BONE", (20, 36, 39), (90, 5, 6)),
+)
+
+
+@pytest.fixture(scope="session")
+def small_tissues() -> "NDArray[np.uint8]":
+    """A small trunk as `trunk_map` would make it: uint8 (z, y, x) `Tissue`, its core not yet filled."""
+    pytest.importorskip("torch")
+    from viscera.training.synthesis.tissues import Tissue
+
+    places = np.indices((40, 48, 76))
+    tissues = np.zeros(places.shape[1:], dtype=np.uint8)
+    for name, centre, radii in SMALL_TRUNK:
+        away = sum(((place - c) / r) ** 2 for place, c, r in zip(places, centre, radii, strict=True))
+        tissues[away <= 1] = Tissue[name]
+    return tissues
+
+
+@pytest.fixture(scope="session")
+def small_anatomy(small_tissues: "NDArray[np.uint8]") -> "Anatomy":
+    """The anatomy of the small trunk."""
+    pytest.importorskip("scipy")
+    from viscera.training.synthesis.build import make_anatomy
+
+    return make_anatomy("small", small_tissues)

@@ -22,6 +22,7 @@ Makes people from label maps alone, with no CT: each trunk (a map of the whole t
 TotalSegmentator's CT task), and each trunk with the organs of each donor (a map with the numbering of the multi-organ
 reference of Gibson et al. 2018: spleen, pancreas, left kidney, gallbladder, oesophagus, liver, stomach, duodenum).
 `viscera train` and `viscera synthesise` draw CTs from them. What is there already is kept; needs viscera[train]."""
+_IDS = 256  # of a label map
 EXAMPLE = "viscera anatomies --trunks trunk*.nii.gz --structures names.json --donors donor*.nii.gz -o anatomies/"
 
 
@@ -79,8 +80,10 @@ def _name(path: Path) -> str:
 
 def _structures(path: Path) -> Mapping[int, str]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        return {int(number): str(name) for number, name in table.items()}
+        table = {int(number): str(name) for number, name in json.loads(path.read_text(encoding="utf-8")).items()}
+        if odd := [number for number in table if not 0 < number < _IDS]:
+            raise ValueError(f"the id {odd[0]}")
+        return table
     except (OSError, ValueError, AttributeError) as error:
         raise ReadError(
             f"reading {path}",

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from viscera.bundle import Stage
 from viscera.errors import ConfigError, ReadError
-from viscera.labels import ORGANS
+from viscera.labels import LABEL_COUNT, ORGANS
 from viscera.training.cases import Cache
 from viscera.training.config import TrainConfig, without_augmentation
 from viscera.training.samples import Sample, require_sampling, sampling_weights, training_sample
-from viscera.training.synthesis.anatomy import ANATOMIES, Anatomy
+from viscera.training.synthesis.anatomy import ANATOMIES, Anatomy, stored_organs
 from viscera.training.synthesis.samples import synthetic_sample
 
 Device = torch.device | str
@@ -114,6 +114,8 @@ class SyntheticData:
             names = json.loads((folder / ANATOMIES).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ReadError(doing, expected=f"the list {ANATOMIES}", got=str(error), remedy=remedy) from error
+        if not isinstance(names, list) or not names:
+            raise ReadError(doing, expected=f"names in {ANATOMIES}", got=str(names), remedy=remedy)
         files = {str(name): folder / f"{name}.safetensors" for name in names}
         if lost := [name for name, file in files.items() if not file.is_file()]:
             raise ReadError(doing, expected="every listed file", got=f"no {lost[0]}", remedy=remedy)
@@ -138,7 +140,14 @@ class SyntheticData:
         return tuple(organ.name for organ in ORGANS)
 
     def require(self, config: TrainConfig) -> None:
-        """Raises ConfigError if the cases held out were prepared for another sampling."""
+        """Raises ConfigError if the network has other labels, or the cases held out were prepared otherwise."""
+        if config.model.scn.labels != LABEL_COUNT:
+            raise ConfigError(
+                "training on anatomies",
+                expected=f"{LABEL_COUNT} labels, the method's organs and the background",
+                got=f"model.scn.labels = {config.model.scn.labels}",
+                remedy="Correct the setting",
+            )
         if self.validation is not None:
             self.validation.require(config)
 
@@ -146,7 +155,7 @@ class SyntheticData:
         """Whether the anatomy has organs, or the case held out is stored for the stage."""
         if name not in self.files:
             return self.validation is not None and self.validation.shows(name, stage)
-        return stage == "localise" or bool(Anatomy.load(self.files[name]).organs)
+        return stage == "localise" or bool(stored_organs(self.files[name]))
 
     def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
         """All alike."""

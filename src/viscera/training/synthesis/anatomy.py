@@ -24,6 +24,8 @@ SPACING_MM = 2.0
 # Depths are stored in half millimetres in one byte.
 DEPTH_UNIT_MM = 0.5
 
+_FAULTS = (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError)
+
 Place = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -60,17 +62,39 @@ class Anatomy:
         """
         try:
             with safe_open(path, framework="np") as file:
-                name, organs = (file.metadata()[key] for key in ("name", "organs"))
                 tissues, depth = file.get_tensor("tissues"), file.get_tensor("depth")
-            places = {
-                Tissue[tissue]: (np.array(centre), np.array(radius))
-                for tissue, (centre, radius) in json.loads(organs).items()
-            }
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ReadError(
-                f"reading the anatomy {path}",
-                expected="a file that viscera anatomies wrote",
-                got=str(error),
-                remedy="Make it anew",
-            ) from error
-        return cls(name=name, tissues=tissues, depth=depth, organs=places)
+                name, organs = file.metadata()["name"], _places(file.metadata())
+        except _FAULTS as error:
+            raise _no_anatomy(path, str(error)) from error
+        if tissues.ndim != 3 or tissues.shape != depth.shape or tissues.dtype != np.uint8 or depth.dtype != np.uint8:
+            raise _no_anatomy(path, f"arrays {tissues.dtype} {tissues.shape} and {depth.dtype} {depth.shape}")
+        return cls(name=name, tissues=tissues, depth=depth, organs=organs)
+
+
+def stored_organs(path: Path) -> tuple[Tissue, ...]:
+    """The organs of the anatomy in a file, whose arrays are not read.
+
+    Raises:
+        ReadError: If it is none.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return tuple(_places(file.metadata()))
+    except _FAULTS as error:
+        raise _no_anatomy(path, str(error)) from error
+
+
+def _places(metadata: Mapping[str, str]) -> dict[Tissue, Place]:
+    return {
+        Tissue[tissue]: (np.array(centre), np.array(radius))
+        for tissue, (centre, radius) in json.loads(metadata["organs"]).items()
+    }
+
+
+def _no_anatomy(path: Path, got: str) -> ReadError:
+    return ReadError(
+        f"reading the anatomy {path}",
+        expected="a file that viscera anatomies wrote",
+        got=got,
+        remedy="Make it anew",
+    )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from viscera.errors import VisceraError
 from viscera.training.prepare import nearest
 from viscera.training.synthesis.anatomy import ANATOMIES, DEPTH_UNIT_MM, SPACING_MM, Anatomy, Place
 from viscera.training.synthesis.tissues import DONOR_TISSUES, LIMB_STRUCTURES, ORGANS, Tissue, trunk_tissues
@@ -78,8 +79,8 @@ def donor_map(label_map: LabelMap) -> NDArray[np.uint8]:
     for number, tissue in DONOR_TISSUES.items():
         table[number] = tissue
     tissues = _canonical(LabelMap(labels=table[label_map.labels], grid=label_map.grid))
-    cut: NDArray[np.uint8] = tissues[ndimage.find_objects((tissues > 0).astype(np.uint8))[0]]
-    return cut
+    around = ndimage.find_objects((tissues > 0).astype(np.uint8))
+    return tissues[around[0]] if around else tissues
 
 
 def with_donor(trunk: NDArray[np.uint8], donor: NDArray[np.uint8], *, mirror_kidney: bool) -> NDArray[np.uint8]:
@@ -137,7 +138,13 @@ def write_anatomies(
     """Writes to `folder` each trunk, each trunk with each donor, and some heads; yields every name when it is there.
 
     What is there already is kept. `ANATOMIES`, written last, lists all of them.
+
+    Raises:
+        VisceraError: If a donor could not be laid, as it or a trunk shows no pancreas or no left kidney.
     """
+    if donors:
+        for name, tissues in (*trunks.items(), *donors.items()):
+            _require_anchor(name, tissues)
     plans: list[_Plan] = [(name, trunk, None, False) for name, trunk in trunks.items()]
     plans += [
         (f"{name}-{other}", trunk, donor, number % 2 == 0)
@@ -245,6 +252,17 @@ def _places(tissues: NDArray[np.uint8]) -> dict[Tissue, Place]:
 def _middle(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     middle: NDArray[np.float64] = np.argwhere(mask).mean(axis=0)
     return middle
+
+
+def _require_anchor(name: str, tissues: NDArray[np.uint8]) -> None:
+    for tissue in (Tissue.PANCREAS, Tissue.KIDNEY_LEFT):
+        if not (tissues == tissue).any():
+            raise VisceraError(
+                f"laying donors into trunks by pancreas and left kidney: {name}",
+                expected="both of them in every map",
+                got=f"no {tissue.name.lower().replace('_', ' ')}",
+                remedy="Leave the map out",
+            )
 
 
 def _anchor(tissues: NDArray[np.uint8]) -> NDArray[np.float64]:
