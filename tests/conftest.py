@@ -1,5 +1,6 @@
 """Fixtures every test may use."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,3 +62,13 @@ def small_anatomy(small_tissues: "NDArray[np.uint8]") -> "Anatomy":
     from viscera.training.synthesis.build import make_anatomy
 
     return make_anatomy("small", small_tissues)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors are slowest when threads wait for each other on a busy machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

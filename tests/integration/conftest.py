@@ -1,6 +1,6 @@
 """A tiny model with random weights and small scans: they show that the parts fit, not that labels are right."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,13 +146,3 @@ def small_cache(
     folder = tmp_path_factory.mktemp("cache")
     prepare_dataset(find_dataset(small_dataset), folder, PrepareConfig(model=small_training.model, allow_empty=True))
     return Cache.open(folder)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small tensors are slowest when threads wait for each other on a busy machine."""
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

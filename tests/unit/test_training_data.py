@@ -116,7 +116,8 @@ def test_cases_held_out_come_after_the_anatomies_and_from_their_cache(folder):
 
 
 def test_without_cases_held_out_no_other_name_is_known(folder):
-    assert not SyntheticData.open(folder).shows("real", "localise")
+    with pytest.raises(ConfigError, match="got real"):
+        SyntheticData.open(folder).shows("real", "localise")
 
 
 def test_a_cache_is_opened_as_prepared_data(folder):

@@ -152,9 +152,17 @@ class SyntheticData:
             self.validation.require(config)
 
     def shows(self, name: str, stage: Stage) -> bool:
-        """Whether the anatomy has organs, or the case held out is stored for the stage."""
+        """Whether the anatomy has organs, or the case held out is stored for the stage.
+
+        Raises:
+            ConfigError: If there is neither.
+        """
+        if name not in self.files and self.validation is not None:
+            return self.validation.shows(name, stage)
         if name not in self.files:
-            return self.validation is not None and self.validation.shows(name, stage)
+            raise ConfigError(
+                "choosing anatomies", expected=f"one of {len(self.files)} names", got=name, remedy="Correct the name"
+            )
         return stage == "localise" or bool(stored_organs(self.files[name]))
 
     def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
