@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.config import ModelConfig
+from viscera.engines import Answer
 from viscera.geometry import Grid, Reorientation
 from viscera.pipeline import segment_volume
 from viscera.volume import Volume
@@ -41,14 +42,14 @@ class StandIn:
     def prepare(self) -> None:
         """Nothing to load."""
 
-    def run(self, stage: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, stage: str, image: NDArray[np.float32]) -> Answer:
         """Logits or probabilities in the middle of the image, whatever it shows."""
         shape = image.shape[2:]
         if stage == "localise":
             logits = np.zeros((1, 2, *shape), dtype=np.float32)
             z, y, x = (slice(count // 4, count - count // 4) for count in shape)
             logits[0, 1, z, y, x] = 1.0
-            return logits
+            return Answer(logits)
         planes, rows, columns = np.ogrid[: shape[0], : shape[1], : shape[2]]
         probabilities = np.zeros((1, 5, *shape), dtype=np.float32)
         for label, (share, radius) in enumerate(((0.3, 32), (0.7, 20), (0.5, 20), (0.6, 12)), start=1):
@@ -60,7 +61,7 @@ class StandIn:
             probabilities[0, label] = 1 / (1 + np.exp(np.clip(distance - radius, -30, 30)))
         probabilities[0, 0] = np.clip(1 - probabilities[0].sum(axis=0), 0, 1)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return probabilities
+        return Answer(probabilities)
 
 
 def main() -> None:

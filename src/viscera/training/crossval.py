@@ -225,7 +225,7 @@ class _Work:
         """The scores of a case, whose labels are written to the fold's folder."""
         volume = read_unchanged(entry)
         reference = self._reference(entry, volume.grid)
-        segmentation = segment_volume(volume, engine, self.model, allow_empty=True)
+        segmentation = segment_volume(volume, engine, self.model, organs=self.organs, allow_empty=True)
         write_label_map(segmentation.label_map, label_file(folder, entry.name), self.organs)
         return evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
 

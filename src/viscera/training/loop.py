@@ -40,6 +40,9 @@ from viscera.write import write_text
 # What may change when a training goes on: none of it alters a step but the precision, as it may go on elsewhere.
 FREE_SETTINGS = ("save_every", "keep_checkpoints", "validation_every", "log_every", "workers", "precision", "energy")
 
+# Of the model, what is done with labels only: training does not see it.
+LABEL_SETTINGS = ("clean", "cleaning", "quality")
+
 _log = logging.getLogger(__name__)
 
 
@@ -326,6 +329,7 @@ def _settings(stage: Stage, config: TrainConfig, plan: _Plan, world: World) -> d
     """What must be the same for a training to go on, as plain values."""
     free = FREE_SETTINGS if config.schedule == "cosine" else (*FREE_SETTINGS, "iterations")
     values = {name: value for name, value in asdict(config).items() if name not in free}
+    values["model"] = {name: value for name, value in values["model"].items() if name not in LABEL_SETTINGS}
     initial = None if plan.initial is None or not plan.initial.is_file() else _sha256(plan.initial)
     settings = {"stage": stage, "names": plan.names, "initial": initial, "processes": world.size, **values}
     plain: dict[str, Any] = json.loads(json.dumps(settings))

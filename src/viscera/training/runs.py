@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,10 @@ class RunBundle(Bundle):
 def joint_model(localise: TrainConfig, segment: TrainConfig) -> ModelConfig:
     """The settings of both stages together: each stage's sampling and network from its own training's settings.
 
-    The margin between them is the segmentation's, whose training saw regions with it.
+    All else is the segmentation's: the margin between them, with which its training saw regions, and what is done with
+    labels.
     """
-    return ModelConfig(
-        localise=localise.model.localise,
-        localiser=localise.model.localiser,
-        segment=segment.model.segment,
-        scn=segment.model.scn,
-        margin_mm=segment.model.margin_mm,
-    )
+    return replace(segment.model, localise=localise.model.localise, localiser=localise.model.localiser)
 
 
 def run_bundle(localise: TrainedRun, segment: TrainedRun, organs: tuple[Organ, ...]) -> RunBundle:

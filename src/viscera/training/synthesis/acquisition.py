@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from viscera.geometry import AIR_HU, Grid, Size, Vector
@@ -13,6 +14,8 @@ from viscera.training.synthesis.config import AcquisitionConfig
 from viscera.training.synthesis.fields import RandomFields, blurred, left_deviation
 
 _HIGHEST_HU = 3071
+# How wide the edges are that sharp kernels raise.
+_EDGE_MM = 2.0
 _THIN_SLICES = 1 / 3
 
 
@@ -22,9 +25,10 @@ class Protocol:
 
     Attributes:
         slice_mm, thickness_mm: Distance and thickness of slices.
-        kernel_mm, noise_hu, grain_mm: Blur, noise and its grain in the plane.
+        kernel_mm, sharpening: Blur in the plane, and by how much edges are raised then.
+        noise_hu, grain_mm: Noise and its grain in the plane.
         streak_hu: Amplitude of streaks, 0 for none.
-        circle: Whether voxels beyond the circle of reconstruction are padding.
+        padding_hu: What voxels beyond the circle of reconstruction measure, None if they show what is there.
         table: Whether the table is seen.
         window_hu: Clipped to these, or None.
     """
@@ -32,10 +36,11 @@ class Protocol:
     slice_mm: float
     thickness_mm: float
     kernel_mm: float
+    sharpening: float
     noise_hu: float
     grain_mm: float
     streak_hu: float
-    circle: bool
+    padding_hu: float | None
     table: bool
     window_hu: tuple[float, float] | None
 
@@ -50,10 +55,11 @@ def draw_protocol(config: AcquisitionConfig, rng: np.random.Generator) -> Protoc
         slice_mm=distance,
         thickness_mm=distance * rng.uniform(*config.thickness_share),
         kernel_mm=rng.uniform(*config.kernel_mm),
+        sharpening=rng.uniform(*config.sharpening) if rng.uniform() < config.sharp_probability else 0.0,
         noise_hu=float(np.exp(rng.uniform(quiet, loud))),
         grain_mm=rng.uniform(*config.noise_grain_mm),
         streak_hu=rng.uniform(*config.streak_hu) if rng.uniform() < config.streak_probability else 0.0,
-        circle=bool(rng.uniform() < config.circle_probability),
+        padding_hu=float(rng.choice(config.padding_hu)) if rng.uniform() < config.circle_probability else None,
         table=bool(rng.uniform() < config.table_probability),
         window_hu=(rng.uniform(-250, -120), rng.uniform(200, 350)) if windowed else None,
     )
@@ -78,6 +84,9 @@ def scanned(hu: Tensor, fine: Grid, slices: Grid, protocol: Protocol, rng: np.ra
     image = blurred(image, protocol.kernel_mm / in_plane_mm, (1, 2))
     fields = RandomFields(slices.shape_zyx, slices.spacing_zyx_mm, rng, hu.device)
     grain = protocol.grain_mm / in_plane_mm
+    if protocol.sharpening > 0:
+        image += protocol.sharpening * (image - blurred(image, _EDGE_MM / in_plane_mm, (1, 2)))
+        grain = 0.0  # such kernels leave the noise fine
     noise = blurred(fields.white(), grain, (1, 2)) / left_deviation(grain, 2)
     image += noise * (protocol.noise_hu * (1 + 0.3 * fields.smooth(120.0)).clamp_(min=0.3))
     if protocol.streak_hu > 0:
@@ -85,10 +94,7 @@ def scanned(hu: Tensor, fine: Grid, slices: Grid, protocol: Protocol, rng: np.ra
     if protocol.window_hu is not None:
         low, high = protocol.window_hu
         image = torch.where(image < -800, -1000.0, image.clamp(low, high))
-    image = image.clamp_(AIR_HU, _HIGHEST_HU).round_()
-    if protocol.circle:
-        image.masked_fill_(_beyond_circle(slices, hu.device), AIR_HU)
-    return image
+    return image.clamp_(AIR_HU, _HIGHEST_HU).round_()
 
 
 def upright_grid(shape_zyx: Size, spacing_zyx_mm: Vector, first_zyx_mm: Vector) -> Grid:
@@ -97,6 +103,23 @@ def upright_grid(shape_zyx: Size, spacing_zyx_mm: Vector, first_zyx_mm: Vector) 
     direction[2, 0] = direction[1, 1] = direction[0, 2] = 1.0
     z, y, x = first_zyx_mm
     return Grid.from_axes(shape_zyx, spacing_zyx_mm=spacing_zyx_mm, direction_zyx=direction, origin_xyz_mm=(x, y, z))
+
+
+def beyond_circle(grid: Grid, lower_zyx_mm: Vector, upper_zyx_mm: Vector) -> NDArray[np.bool_]:
+    """Where columns of an upright grid lie outside of the ellipse that touches the field of view's sides: (y, x).
+
+    Args:
+        grid: Of the whole scan or a part of it.
+        lower_zyx_mm: Lower faces of the whole field of view.
+        upper_zyx_mm: Upper faces.
+    """
+    away = []
+    for axis in (1, 2):
+        places = float(grid.affine[2 - axis, 3]) + grid.spacing_zyx_mm[axis] * np.arange(grid.shape_zyx[axis])
+        low, high = lower_zyx_mm[axis], upper_zyx_mm[axis]
+        away.append(((places - (low + high) / 2) / ((high - low) / 2)) ** 2)
+    beyond: NDArray[np.bool_] = away[0][:, None] + away[1][None] > 1
+    return beyond
 
 
 def _middle_z(grid: Grid) -> float:
@@ -127,11 +150,3 @@ def _streaks(grid: Grid, amplitude_hu: float, rng: np.random.Generator, device: 
     slices = torch.arange(depth, device=device, dtype=torch.float32) * grid.spacing_zyx_mm[0]
     along = torch.exp(-0.5 * ((slices - rng.uniform(0, float(slices[-1]) + 1)) / rng.uniform(8, 60)).square())
     return amplitude_hu * along[:, None, None] * plane
-
-
-def _beyond_circle(grid: Grid, device: torch.device) -> Tensor:
-    """Where voxels lie outside of the ellipse that touches the field of view's sides: bool (z, y, x)."""
-    _, height, width = grid.shape_zyx
-    y = torch.linspace(-1, 1, height, device=device)[:, None]
-    x = torch.linspace(-1, 1, width, device=device)[None]
-    return (y.square() + x.square() > 1).expand(grid.shape_zyx)

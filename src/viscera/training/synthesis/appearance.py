@@ -14,8 +14,9 @@ from torch import Tensor
 from viscera.geometry import Grid
 from viscera.training.synthesis.config import AppearanceConfig, BodyConfig, Range
 from viscera.training.synthesis.fields import RandomFields
-from viscera.training.synthesis.patient import Tissues, corners_zyx_mm
-from viscera.training.synthesis.tissues import HOLLOW, ORGANS, Tissue
+from viscera.training.synthesis.lesions import Lesion, paint_lesion
+from viscera.training.synthesis.patient import Tissues, axes_mm
+from viscera.training.synthesis.tissues import HOLLOW, Tissue
 
 Phase = Literal["native", "arterial", "portal", "late"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -69,17 +70,6 @@ _MEDULLA_SHARE: tuple[Range, ...] = ((0.95, 1.1), (0.35, 0.7), (0.6, 1.0), (0.85
 _CORTEX_MM = (5.0, 9.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lesion:
-    """A ball of other density: centre (z, y, x) in the patient's mm, radius, HU, and whether those are a difference."""
-
-    tissue: Tissue
-    centre_zyx_mm: tuple[float, float, float]
-    radius_mm: float
-    hu: float
-    added: bool
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
     """What one patient looks like in one scan; HU by tissue are (tissues,) float32.
@@ -94,6 +84,7 @@ class Look:
         wall_mm: Thickness of their walls.
         soft_share: Share of soft tissue in the interior.
         ascites: Whether fluid fills part of the interior.
+        dilated: Whether wide loops of bowel do.
         muscle_mm, fat_mm, skin_mm, fat_unevenness: Layers beyond the core.
         arms: Whether arms lie beside the body, and how far from its middle.
         lesions: In organs.
@@ -109,6 +100,7 @@ class Look:
     wall_mm: float
     soft_share: float
     ascites: bool
+    dilated: bool
     muscle_mm: float
     fat_mm: float
     skin_mm: float
@@ -118,9 +110,9 @@ class Look:
 
 
 def draw_look(
-    body: BodyConfig, config: AppearanceConfig, overview: tuple[Tissues, Grid], rng: np.random.Generator
+    body: BodyConfig, config: AppearanceConfig, lesions: tuple[Lesion, ...], rng: np.random.Generator
 ) -> Look:
-    """A random look; lesions lie in the organs that `overview`, a coarse map on an upright grid, shows."""
+    """A random look, with these lesions."""
     weights = np.array(config.phase_weights)
     number = int(rng.choice(len(PHASES), p=weights / weights.sum()))
     means = _drawn_means(number, config, rng)
@@ -141,12 +133,13 @@ def draw_look(
         wall_mm=rng.uniform(1.5, 4.0),
         soft_share=rng.uniform(*config.interior_soft_share),
         ascites=bool(rng.uniform() < config.ascites_probability),
+        dilated=bool(rng.uniform() < config.dilated_bowel_probability),
         muscle_mm=rng.uniform(*body.muscle_mm),
         fat_mm=thin + (thick - thin) * rng.uniform() ** 2,
         skin_mm=rng.uniform(*body.skin_mm),
         fat_unevenness=rng.uniform(0, body.fat_unevenness),
         arms=bool(rng.uniform() < body.arms_probability),
-        lesions=_drawn_lesions(config, overview, rng),
+        lesions=lesions,
     )
 
 
@@ -168,12 +161,12 @@ def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> 
     liver_like = (tissue == Tissue.LIVER) | (tissue == Tissue.LUNG)
     hu += torch.where(liver_like, threads * (vein - hu), 0.0)
     _paint_contents(hu, seen, look, (middle, one, _y_mm(grid, device)))
-    _paint_interior(hu, tissue, look, (broad, one, threads))
+    _paint_interior(hu, tissue, look, (broad, middle, one, threads, _y_mm(grid, device)))
     _paint_outside(hu, seen, look, (around, middle, fine))
     if look.arms:
         _paint_arms(hu, tissue, grid, rng)
     for lesion in look.lesions:
-        _paint_lesion(hu, tissue, lesion, (grid, middle))
+        paint_lesion(hu, tissue, lesion, (grid, middle))
     return hu
 
 
@@ -212,33 +205,6 @@ def _drawn_contents(
     return lumen, gas
 
 
-def _drawn_lesions(
-    config: AppearanceConfig, overview: tuple[Tissues, Grid], rng: np.random.Generator
-) -> tuple[Lesion, ...]:
-    (tissue, _), grid = overview
-    lesions = []
-    for organ in ORGANS:
-        if rng.uniform() >= config.lesion_probability:
-            continue
-        places = (tissue == organ).nonzero().cpu().numpy()
-        if not len(places):
-            continue
-        first, steps = np.array(corners_zyx_mm(grid)[0]), np.array(grid.spacing_zyx_mm)
-        for place in places[rng.integers(len(places), size=int(rng.integers(*config.lesion_count, endpoint=True)))]:
-            cyst = rng.uniform() < 1 / 3
-            z, y, x = (float(value) for value in first + steps * place)
-            lesions.append(
-                Lesion(
-                    tissue=organ,
-                    centre_zyx_mm=(z, y, x),
-                    radius_mm=float(np.exp(rng.uniform(*np.log(config.lesion_radius_mm)))),
-                    hu=rng.uniform(-5, 20) if cyst else rng.uniform(*config.lesion_hu),
-                    added=not cyst,
-                )
-            )
-    return tuple(lesions)
-
-
 def _paint_bone(hu: Tensor, tissue: Tensor, depth: Tensor, fine: Tensor) -> None:
     # The compact outer layer; at the sampling here it is averaged with what lies beside it.
     compact = (1.5 - (depth - 2.0) / 2.0).clamp_(0, 1) * (450 + 80 * fine)
@@ -268,8 +234,8 @@ def _paint_contents(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor,
     hu.copy_(torch.where(inside, content, hu))
 
 
-def _paint_interior(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor, Tensor, Tensor]) -> None:
-    broad, one, threads = fields
+def _paint_interior(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor, ...]) -> None:
+    broad, middle, one, threads, y_mm = fields
     interior = tissue == Tissue.INTERIOR
     level = 1.3 - 2.4 * look.soft_share
     soft = ((0.6 * broad + 0.7 * one - level) * 2.5).clamp_(0, 1)
@@ -279,6 +245,12 @@ def _paint_interior(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor
     if look.ascites:
         fluid = ((broad + 0.3 * one + 0.2) * 4).clamp_(0, 1)
         filled += fluid * (8.0 - filled)
+    if look.dilated:
+        loops = (0.8 - middle.abs()) * 6  # sheets between wide cells are walls
+        filled = torch.where((broad > 0) & (loops < 0), torch.full_like(filled, bowel + 20), filled)
+        gas = middle - y_mm / 60.0 > 1.4
+        content = torch.where(gas, -930.0, float(look.lumen[Tissue.SMALL_BOWEL]) + 5 * one)
+        filled = torch.where((broad > 0) & (loops < -0.6), content, filled)
     hu.copy_(torch.where(interior, filled, hu))
 
 
@@ -298,7 +270,7 @@ def _paint_outside(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, 
 
 
 def _paint_arms(hu: Tensor, tissue: Tensor, grid: Grid, rng: np.random.Generator) -> None:
-    z, y, x = _axes_mm(grid, hu.device)
+    z, y, x = axes_mm(grid, hu.device)
     body = (hu > -300).any(0).any(0).nonzero().flatten()
     if not len(body):
         return
@@ -313,29 +285,9 @@ def _paint_arms(hu: Tensor, tissue: Tensor, grid: Grid, rng: np.random.Generator
         hu.copy_(torch.where(free, arm, hu))
 
 
-def _paint_lesion(hu: Tensor, tissue: Tensor, lesion: Lesion, place: tuple[Grid, Tensor]) -> None:
-    grid, middle = place
-    axes = _axes_mm(grid, hu.device)
-    ranges = []
-    for axis, centre in zip(axes, lesion.centre_zyx_mm, strict=True):
-        near = ((axis.flatten() - centre).abs() < 1.4 * lesion.radius_mm).nonzero().flatten()
-        if not len(near):
-            return
-        ranges.append(slice(int(near[0]), int(near[-1]) + 1))
-    part = (ranges[0], ranges[1], ranges[2])
-    z, y, x = axes[0][part[0]], axes[1][:, part[1]], axes[2][:, :, part[2]]
-    zc, yc, xc = lesion.centre_zyx_mm
-    distance = ((z - zc).square() + (y - yc).square() + (x - xc).square()).sqrt()
-    # An uneven rim, soft over two millimetres.
-    share = ((lesion.radius_mm * (1 + 0.12 * middle[part]) - distance) / 2.0).clamp_(0, 1)
-    share = torch.where(tissue[part] == lesion.tissue, share, 0.0)
-    change = torch.full_like(share, lesion.hu) if lesion.added else lesion.hu - hu[part]
-    hu[part] += share * change
-
-
 def with_table(hu: Tensor, grid: Grid, rng: np.random.Generator) -> Tensor:
     """`hu` with the patient's table under the body, in the air only."""
-    _, y, x = _axes_mm(grid, hu.device)
+    _, y, x = axes_mm(grid, hu.device)
     body = (hu > -300).any(0).any(1).nonzero().flatten()
     if not len(body):
         return hu
@@ -349,17 +301,8 @@ def with_table(hu: Tensor, grid: Grid, rng: np.random.Generator) -> Tensor:
     return torch.where(inside & (hu < -500) & (x.abs() < rng.uniform(180, 280)), value, hu)
 
 
-def _axes_mm(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    first, _ = corners_zyx_mm(grid)
-    z, y, x = (
-        start + step * torch.arange(count, device=device, dtype=torch.float32)
-        for start, step, count in zip(first, grid.spacing_zyx_mm, grid.shape_zyx, strict=True)
-    )
-    return z[:, None, None], y[None, :, None], x[None, None, :]
-
-
 def _y_mm(grid: Grid, device: torch.device) -> Tensor:
-    return _axes_mm(grid, device)[1]
+    return axes_mm(grid, device)[1]
 
 
 def _table(values: NDArray[np.float32] | Sequence[float], device: torch.device) -> Tensor:

@@ -49,6 +49,9 @@ class BodyConfig:
         skin_mm: Thickness of the skin.
         missing_kidney_probability, missing_spleen_probability, missing_gallbladder_probability: How often each is gone.
         arms_probability: How often arms lie beside the body.
+        inflation_probability: How often a lesion bulges each organ, by local inflation (paper, section 5).
+        inflation: Largest share by which the tissue at its middle is stretched.
+        inflation_mm: Radius of the lesion.
     """
 
     turn_rad: float = 0.25
@@ -69,6 +72,9 @@ class BodyConfig:
     missing_spleen_probability: float = 0.03
     missing_gallbladder_probability: float = 0.2
     arms_probability: float = 0.15
+    inflation_probability: float = 0.06
+    inflation: Range = (0.2, 0.6)
+    inflation_mm: Range = (10.0, 35.0)
 
     def __post_init__(self) -> None:
         _checked(self)
@@ -90,6 +96,9 @@ class AppearanceConfig:
         gas_share: Largest share of gas in the bowel, drawn uniformly from 0.
         interior_soft_share: Share of mesentery, vessels and collapsed bowel in what no map names.
         ascites_probability: How often fluid fills part of the interior.
+        dilated_bowel_probability: How often wide loops filled with fluid and gas take part of the interior.
+        stone_probability: How often each kidney, and the gallbladder, holds a stone.
+        stone_hu: Its CT number, as sampled.
         lesion_probability: How often each organ has lesions.
         lesion_count: How many.
         lesion_radius_mm: How large.
@@ -107,6 +116,9 @@ class AppearanceConfig:
     gas_share: float = 0.7
     interior_soft_share: Range = (0.02, 0.35)
     ascites_probability: float = 0.06
+    dilated_bowel_probability: float = 0.08
+    stone_probability: float = 0.08
+    stone_hu: Range = (100.0, 1100.0)
     lesion_probability: float = 0.2
     lesion_count: tuple[int, int] = (1, 5)
     lesion_radius_mm: Range = (4.0, 28.0)
@@ -131,6 +143,8 @@ class AcquisitionConfig:
         slice_mm: Distance of slices: one in three scans has thin ones, the rest is drawn from this range.
         thickness_share: Slice thickness by slice distance; below 1 slices have gaps, above they overlap.
         kernel_mm: Standard deviation of the in-plane blur, smooth to sharp kernels.
+        sharp_probability: How often edges are raised, as lung and bone kernels do, with finer noise.
+        sharpening: By how much of what a blur takes away.
         noise_hu: Standard deviation of the noise as sampled, drawn on a logarithmic scale.
         noise_grain_mm: Standard deviation of the blur that gives noise its grain.
         streak_probability: How often streaks of metal or beam hardening cross the scan.
@@ -143,6 +157,7 @@ class AcquisitionConfig:
         crop_probability: How often the field of view cuts the body at the sides.
         crop_share: The part of the body's width that is left then.
         circle_probability: How often voxels beyond the circle of reconstruction are padding.
+        padding_hu: What padding may measure; vendors store air, or values no tissue has.
         table_probability: How often the patient's table is seen.
         window_probability: How often the scan was clipped to a soft-tissue window, as some public data are.
     """
@@ -150,6 +165,8 @@ class AcquisitionConfig:
     slice_mm: Range = (2.0, 7.0)
     thickness_share: Range = (0.6, 1.4)
     kernel_mm: Range = (0.0, 1.4)
+    sharp_probability: float = 0.2
+    sharpening: Range = (0.3, 1.5)
     noise_hu: Range = (2.0, 35.0)
     noise_grain_mm: Range = (0.6, 2.0)
     streak_probability: float = 0.15
@@ -162,6 +179,7 @@ class AcquisitionConfig:
     crop_probability: float = 0.2
     crop_share: Range = (0.35, 0.9)
     circle_probability: float = 0.4
+    padding_hu: tuple[float, ...] = (-1024.0, -1024.0, -2000.0, -3024.0)
     table_probability: float = 0.6
     window_probability: float = 0.06
 

@@ -20,7 +20,7 @@ from viscera.training.synthesis.tissues import Tissue
 # Half the side of the cube that B-spline nodes cover; beyond it the outermost go on.
 _REACH_MM = 420.0
 # Displacements are computed at points so far apart and interpolated linearly between them.
-_LATTICE_MM = 8.0
+_LATTICE_MM = 12.0
 # An organ's own deformation fades like a Gaussian of so many of its standard deviations.
 _FADING = 2.0
 
@@ -43,6 +43,15 @@ class OrganChange:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Inflation:
+    """A lesion that bulges an organ: which, where among the anatomy's voxels, and its radius once inflated."""
+
+    tissue: Tissue
+    centre: NDArray[np.float64]
+    radius_mm: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Patient:
     """A bent anatomy on a device.
 
@@ -54,7 +63,8 @@ class Patient:
         centre: The anatomy's voxel position (z, y, x) that lies in the origin.
         matrix: From patient mm to anatomy mm.
         nodes_mm: For each elastic scale its spacing and (3, n, n, n) displacements of B-spline nodes.
-        changes: Of single organs.
+        changes: Of single organs, and the stretching around inflated lesions.
+        inflations: Lesions that bulge an organ.
         replaced: What each tissue is drawn as: itself, or interior if it is missing.
     """
 
@@ -64,6 +74,7 @@ class Patient:
     matrix: NDArray[np.float64]
     nodes_mm: tuple[tuple[float, NDArray[np.float64]], ...]
     changes: tuple[OrganChange, ...]
+    inflations: tuple[Inflation, ...]
     replaced: Tensor
 
     @classmethod
@@ -83,6 +94,7 @@ class Patient:
             nodes.append((spacing, rng.standard_normal((3, count, count, count)) * deviation))
         alone = rng.uniform() < config.organ_probability
         changes = tuple(_organ_change(*place, config, rng) for place in anatomy.organs.values() if alone)
+        inflations, stretched = _draw_inflations(anatomy, config, rng)
         return cls(
             anatomy=anatomy,
             packed=torch.from_numpy(packed).to(device),
@@ -90,7 +102,8 @@ class Patient:
             # Points are taken back into the anatomy, so factors are inverted.
             matrix=rotation(turns) @ np.diag(1 / scale),
             nodes_mm=tuple(nodes),
-            changes=changes,
+            changes=changes + stretched,
+            inflations=inflations,
             replaced=_replaced(config, rng).to(device),
         )
 
@@ -98,22 +111,26 @@ class Patient:
         """Voxel positions z, y and x in the anatomy of every voxel of `grid`, an upright one: float32 (z, y, x)."""
         first, last = corners_zyx_mm(grid)
         axes = [
-            torch.linspace(low, high, max(2, math.ceil((high - low) / _LATTICE_MM) + 1), dtype=torch.float64)
+            torch.linspace(low, high, max(2, math.ceil((high - low) / _LATTICE_MM) + 1), dtype=torch.float32)
             for low, high in zip(first, last, strict=True)
         ]
-        lattice = self._bent(axes).float().to(self.packed.device)
+        lattice = self._bent(axes).to(self.packed.device)
         # Lattice ends lie in the outer voxel centres, so ends are aligned.
         fine = F.interpolate(lattice[None], size=grid.shape_zyx, mode="trilinear", align_corners=True)[0]
         return [fine[0], fine[1], fine[2]]
 
     def tissues(self, grid: Grid) -> Tissues:
-        """What lies at the voxel centres of an upright `grid`; above and below the anatomy its last slices go on."""
+        """What lies at the voxel centres of an upright `grid`.
+
+        Above and below the anatomy its last slices go on, at its sides the outside, at growing depth.
+        """
         z, y, x = (position.round_().long() for position in self.positions(grid))
         depth, height, width = self.packed.shape
-        beyond = (y < 0) | (y >= height) | (x < 0) | (x >= width)
-        index = (z.clamp_(0, depth - 1) * height + y.clamp_(0, height - 1)) * width + x.clamp_(0, width - 1)
-        packed = self.packed.flatten()[index].masked_fill_(beyond, 255 * 256)
-        return Tissues(self.replaced[packed & 255], (packed >> 8).float() * DEPTH_UNIT_MM)
+        inner_y, inner_x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+        packed = self.packed.flatten()[(z.clamp_(0, depth - 1) * height + inner_y) * width + inner_x]
+        further = ((y - inner_y).square() + (x - inner_x).square()).float().sqrt_()
+        tissue = self.replaced[packed & 255].masked_fill_(further > 0, Tissue.OUTSIDE)
+        return Tissues(tissue, (packed >> 8).float() * DEPTH_UNIT_MM + further * SPACING_MM)
 
     def covered_z_mm(self) -> tuple[float, float]:
         """From where to where the anatomy reaches along the body's axis through the origin."""
@@ -125,21 +142,25 @@ class Patient:
         )
 
     def _bent(self, axes: list[Tensor]) -> Tensor:
-        """Anatomy voxel positions (3, z, y, x), float64, of a lattice of points."""
+        """Anatomy voxel positions (3, z, y, x) of a lattice of points."""
         points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        moved = torch.tensordot(torch.from_numpy(self.matrix), points, dims=([1], [0]))
+        moved = torch.tensordot(_tensor(self.matrix), points, dims=([1], [0]))
         for spacing, nodes in self.nodes_mm:
             weights = [_spline_weights(axis, spacing, nodes.shape[1]) for axis in axes]
-            moved += torch.einsum("cijk,zi,yj,xk->czyx", torch.from_numpy(nodes), *weights)
-        q = moved / SPACING_MM + torch.from_numpy(self.centre).reshape(3, 1, 1, 1)
+            moved += torch.einsum("cijk,zi,yj,xk->czyx", _tensor(nodes), *weights)
+        q = moved / SPACING_MM + _tensor(self.centre).reshape(3, 1, 1, 1)
         step = torch.zeros_like(q)
         for change in self.changes:
-            away = q - torch.from_numpy(change.centre).reshape(3, 1, 1, 1)
-            fading = torch.exp(-0.5 * (away / torch.from_numpy(change.reach).reshape(3, 1, 1, 1)).square().sum(0))
-            turned = torch.tensordot(torch.from_numpy(change.matrix), away, dims=([1], [0]))
-            step += fading * (turned + torch.from_numpy(change.shift).reshape(3, 1, 1, 1))
+            away = q - _tensor(change.centre).reshape(3, 1, 1, 1)
+            fading = torch.exp(-0.5 * (away / _tensor(change.reach).reshape(3, 1, 1, 1)).square().sum(0))
+            turned = torch.tensordot(_tensor(change.matrix), away, dims=([1], [0]))
+            step += fading * (turned + _tensor(change.shift).reshape(3, 1, 1, 1))
         bent: Tensor = q + step
         return bent
+
+
+def _tensor(values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values).float()
 
 
 def rotation(angles_rad: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -161,6 +182,16 @@ def corners_zyx_mm(grid: Grid) -> tuple[Vector, Vector]:
     return as_vector(first), as_vector(last)
 
 
+def axes_mm(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The voxel centres of an upright grid along each axis in the patient's mm: (z, 1, 1), (1, y, 1), (1, 1, x)."""
+    first, _ = corners_zyx_mm(grid)
+    z, y, x = (
+        start + step * torch.arange(count, device=device, dtype=torch.float32)
+        for start, step, count in zip(first, grid.spacing_zyx_mm, grid.shape_zyx, strict=True)
+    )
+    return z[:, None, None], y[None, :, None], x[None, None, :]
+
+
 def as_vector(values: NDArray[np.float64]) -> Vector:
     """Three numbers as plain ones."""
     z, y, x = (float(value) for value in values)
@@ -175,6 +206,26 @@ def _organ_change(
     turn = rotation(rng.uniform(-1, 1, 3) * config.organ_turn_rad)
     shift = rng.standard_normal(3) * config.organ_shift_mm / SPACING_MM
     return OrganChange(centre=centre, reach=_FADING * radius, matrix=turn @ np.diag(1 / scale) - np.eye(3), shift=shift)
+
+
+def _draw_inflations(
+    anatomy: Anatomy, config: BodyConfig, rng: np.random.Generator
+) -> tuple[tuple[Inflation, ...], tuple[OrganChange, ...]]:
+    inflations, changes = [], []
+    for tissue, (middle, radius) in anatomy.organs.items():
+        if rng.uniform() >= config.inflation_probability:
+            continue
+        centre = middle + radius * rng.standard_normal(3)
+        radius_mm = rng.uniform(*config.inflation_mm)
+        z, y, x = np.clip(np.rint(centre).astype(int), 0, np.array(anatomy.tissues.shape) - 1)
+        if anatomy.tissues[z, y, x] != tissue:
+            continue
+        reach = np.full(3, radius_mm / SPACING_MM)
+        # Read nearer to the middle than one stands, what lies there looks larger.
+        matrix = -rng.uniform(*config.inflation) * np.eye(3)
+        inflations.append(Inflation(tissue=tissue, centre=centre, radius_mm=radius_mm))
+        changes.append(OrganChange(centre=centre, reach=reach, matrix=matrix, shift=np.zeros(3)))
+    return tuple(inflations), tuple(changes)
 
 
 def _replaced(config: BodyConfig, rng: np.random.Generator) -> Tensor:
@@ -197,7 +248,7 @@ def _spline_weights(positions_mm: Tensor, spacing_mm: float, count: int) -> Tens
     first = place.floor().long()
     t = place - first
     parts = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    weights = torch.zeros(len(place), count, dtype=torch.float64)
+    weights = torch.zeros(len(place), count, dtype=torch.float32)
     rows = torch.arange(len(place))
     for offset, part in enumerate(parts):
         weights.index_put_((rows, (first - 1 + offset).clamp(0, count - 1)), part / 6, accumulate=True)

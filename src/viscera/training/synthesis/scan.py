@@ -12,10 +12,18 @@ from torch import Tensor
 
 from viscera.errors import VisceraError
 from viscera.geometry import Box, Grid, Vector
-from viscera.training.synthesis.acquisition import Protocol, draw_protocol, scanned, slice_grid, upright_grid
+from viscera.training.synthesis.acquisition import (
+    Protocol,
+    beyond_circle,
+    draw_protocol,
+    scanned,
+    slice_grid,
+    upright_grid,
+)
 from viscera.training.synthesis.anatomy import Anatomy
 from viscera.training.synthesis.appearance import Look, draw_look, painted, with_table
 from viscera.training.synthesis.config import AcquisitionConfig, SynthesisConfig
+from viscera.training.synthesis.lesions import draw_lesions
 from viscera.training.synthesis.patient import Patient, Tissues
 from viscera.training.synthesis.tissues import ORGAN_LABELS, Tissue
 
@@ -71,18 +79,22 @@ def draw_scan(
         low_z, high_z = patient.covered_z_mm()
         overview = _overview_grid(low_z, high_z)
         seen = patient.tissues(overview)
-        look = draw_look(config.body, config.appearance, (seen, overview), rng)
+        lesions = draw_lesions(patient, (seen, overview), config.appearance, rng)
+        look = draw_look(config.body, config.appearance, lesions, rng)
         body = _body(seen, look).cpu().numpy()
         organs = torch.tensor(ORGAN_LABELS).to(seen.tissue.device)[seen.tissue].cpu().numpy() > 0
         if not body.any():
             continue
         lower, upper = _field_of_view((body, organs), overview, config.acquisition, rng, off=not organs_needed)
+        protocol = draw_protocol(config.acquisition, rng)
+        if protocol.padding_hu is not None:
+            organs = organs & ~beyond_circle(overview, lower, upper)
         box = _bounds(organs, overview, lower, upper)
         if box is not None or not organs_needed:
             return Scan(
                 patient=patient,
                 look=look,
-                protocol=draw_protocol(config.acquisition, rng),
+                protocol=protocol,
                 lower_zyx_mm=lower,
                 upper_zyx_mm=upper,
                 organs=box,
@@ -99,6 +111,8 @@ def scan_image(
     scan: Scan, lower_zyx_mm: Vector, upper_zyx_mm: Vector, voxel_mm: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Grid]:
     """A part of the scan: whole HU (float32) and labels (uint8), both (z, y, x), and their upright grid.
+
+    Beyond the circle of reconstruction, if the scan has one, is padding without labels.
 
     Args:
         scan: What to paint.
@@ -124,7 +138,12 @@ def scan_image(
     image = scanned(hu, fine, slices, scan.protocol, rng)
     planes = torch.from_numpy(_nearest_planes(fine, slices)).to(hu.device)
     table = torch.tensor(ORGAN_LABELS).to(hu.device)
-    return image, table[seen.tissue[planes]], slices
+    labels = table[seen.tissue[planes]]
+    if scan.protocol.padding_hu is not None:
+        beyond = torch.from_numpy(beyond_circle(slices, scan.lower_zyx_mm, scan.upper_zyx_mm)).to(hu.device)
+        image.masked_fill_(beyond, scan.protocol.padding_hu)
+        labels.masked_fill_(beyond, 0)
+    return image, labels, slices
 
 
 def box_in(grid: Grid, lower_zyx_mm: Vector, upper_zyx_mm: Vector) -> Box:
