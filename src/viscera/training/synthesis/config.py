@@ -12,15 +12,35 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from viscera.errors import ConfigError
 
 Range = tuple[float, float]
 
 
+# Two values that are no range, and ranges of what is divided by or drawn on a logarithmic scale.
+_PAIRS = ("elastic_mm", "elastic_spacing_mm")
+_POSITIVE = (
+    "scale",
+    "axis_scale",
+    "organ_scale",
+    "elastic_spacing_mm",
+    "inflation_mm",
+    "lesion_radius_mm",
+    "slice_mm",
+    "noise_hu",
+    "crop_share",
+    "paint_share",
+)
+
+
 def _checked(config: Any) -> None:
     for name, value in vars(config).items():
-        if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
+        if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1] and name not in _PAIRS:
             expected, got = "a range whose first value is not above the second", str(value)
+        elif name in _POSITIVE and min(np.ravel(value)) <= 0:
+            expected, got = "more than 0", str(value)
         elif name.endswith("_probability") and not 0 <= value <= 1:
             expected, got = "a probability from 0 to 1", str(value)
         else:
@@ -37,7 +57,7 @@ class BodyConfig:
         tilt_rad: Rotation about each of the other axes, to both sides.
         scale: Isotropic factor.
         axis_scale: Further factor per axis.
-        elastic_mm: Standard deviations of the displacements of cubic B-spline nodes, coarse and fine.
+        elastic_mm: Standard deviations of the displacements of cubic B-spline nodes, fine and coarse.
         elastic_spacing_mm: Spacings of these nodes.
         organ_scale: Factor of each organ by itself, per axis the square root of it more.
         organ_shift_mm: Standard deviation of each organ's own shift per axis (breathing, posture).
@@ -205,3 +225,6 @@ class SynthesisConfig:
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     box_jitter_mm: float = 8.0
     paint_share: float = 0.6
+
+    def __post_init__(self) -> None:
+        _checked(self)

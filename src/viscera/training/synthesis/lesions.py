@@ -34,7 +34,7 @@ class Lesion:
 def draw_lesions(
     patient: Patient, overview: tuple[Tissues, Grid], config: AppearanceConfig, rng: np.random.Generator
 ) -> tuple[Lesion, ...]:
-    """Random lesions in the organs that `overview`, a coarse map on an upright grid, shows, and those that bulge one."""
+    """Random lesions in organs that `overview`, a coarse map on an upright grid, shows, and those that bulge one."""
     (tissue, _), grid = overview
     lesions = [_inflated(one, patient, grid, config, rng) for one in patient.inflations]
     for organ in ORGANS:
