@@ -23,10 +23,10 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 # HU by tissue: native, arterial, portal venous, late (see `config` for the sources).
 _HU: Mapping[Tissue, tuple[Range, Range, Range, Range]] = {
-    Tissue.LIVER: ((46, 68), (55, 88), (85, 130), (70, 108)),
-    Tissue.KIDNEY_RIGHT: ((24, 42), (120, 225), (145, 235), (105, 195)),
-    Tissue.SPLEEN: ((38, 57), (85, 160), (98, 148), (72, 112)),
-    Tissue.PANCREAS: ((26, 50), (75, 130), (70, 118), (52, 88)),
+    Tissue.LIVER: ((42, 68), (52, 88), (78, 130), (62, 108)),
+    Tissue.KIDNEY_RIGHT: ((12, 42), (110, 225), (130, 235), (95, 195)),
+    Tissue.SPLEEN: ((28, 58), (75, 160), (78, 148), (58, 112)),
+    Tissue.PANCREAS: ((22, 50), (60, 130), (60, 118), (45, 88)),
     Tissue.GALLBLADDER: ((-2, 24), (-2, 24), (-2, 24), (-2, 30)),
     Tissue.STOMACH: ((25, 50), (45, 100), (55, 110), (45, 85)),
     Tissue.OESOPHAGUS: ((25, 50), (40, 75), (45, 85), (45, 75)),
@@ -42,10 +42,10 @@ _HU: Mapping[Tissue, tuple[Range, Range, Range, Range]] = {
     Tissue.PORTAL_VEIN: ((32, 52), (50, 150), (130, 205), (85, 135)),
     Tissue.BLADDER: ((-6, 16), (-6, 16), (-6, 20), (0, 350)),
     Tissue.PROSTATE: ((28, 48), (45, 90), (55, 100), (50, 90)),
-    Tissue.BONE: ((60, 260), (60, 260), (70, 270), (70, 270)),
+    Tissue.BONE: ((40, 230), (40, 230), (50, 240), (50, 240)),
     Tissue.CARTILAGE: ((60, 140), (60, 140), (60, 140), (60, 140)),
     Tissue.SPINAL_CORD: ((10, 45), (10, 50), (15, 55), (15, 55)),
-    Tissue.MUSCLE: ((38, 64), (45, 72), (48, 78), (45, 75)),
+    Tissue.MUSCLE: ((22, 64), (30, 72), (32, 78), (30, 75)),
     Tissue.SOFT: ((50, 120), (100, 200), (90, 170), (70, 140)),
     Tissue.BRAIN: ((22, 42), (25, 50), (28, 50), (25, 50)),
     Tissue.CYST: ((-5, 20), (-5, 20), (-5, 20), (-5, 20)),
@@ -68,6 +68,7 @@ _APART = (
 # The renal medulla by phase, as a share of the cortex; before the nephrographic phase it lags behind.
 _MEDULLA_SHARE: tuple[Range, ...] = ((0.95, 1.1), (0.35, 0.7), (0.6, 1.0), (0.85, 1.15))
 _CORTEX_MM = (5.0, 9.0)
+_COLLAPSED = 0.4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,9 +80,10 @@ class Look:
         means, textures: Mean HU of each tissue and deviation of its smooth unevenness.
         medulla: Factor on the kidney's HU deep inside.
         cortex_mm: Thickness of the kidney's cortex.
+        compact_hu: By how much compact bone is denser than the rest.
         lumen: HU of what fills stomach, bowel and oesophagus.
         gas: Share of gas in them.
-        wall_mm: Thickness of their walls.
+        walls_mm: Thickness of their walls, by tissue.
         soft_share: Share of soft tissue in the interior.
         ascites: Whether fluid fills part of the interior.
         dilated: Whether wide loops of bowel do.
@@ -95,9 +97,10 @@ class Look:
     textures: NDArray[np.float32]
     medulla: float
     cortex_mm: float
+    compact_hu: float
     lumen: NDArray[np.float32]
     gas: NDArray[np.float32]
-    wall_mm: float
+    walls_mm: NDArray[np.float32]
     soft_share: float
     ascites: bool
     dilated: bool
@@ -115,11 +118,11 @@ def draw_look(
     """A random look, with these lesions."""
     weights = np.array(config.phase_weights)
     number = int(rng.choice(len(PHASES), p=weights / weights.sum()))
-    means = _drawn_means(number, config, rng)
     textures = np.full(len(Tissue), rng.uniform(*config.texture_hu), dtype=np.float32)
     textures[[Tissue.LUNG, Tissue.BONE, Tissue.INTERIOR, Tissue.FAT, Tissue.OUTSIDE]] = (40, 45, 12, 10, 8)
     if number == 1:
         textures[Tissue.SPLEEN] = rng.uniform(5, 30)  # the spleen's stripes in the arterial phase
+    means = _drawn_means(number, config, textures, rng)
     lumen, gas = _drawn_contents(config, rng)
     thin, thick = body.fat_mm
     return Look(
@@ -128,9 +131,10 @@ def draw_look(
         textures=textures,
         medulla=rng.uniform(*_MEDULLA_SHARE[number]),
         cortex_mm=rng.uniform(*_CORTEX_MM),
+        compact_hu=rng.uniform(*config.compact_bone_hu),
         lumen=lumen,
         gas=gas,
-        wall_mm=rng.uniform(1.5, 4.0),
+        walls_mm=_drawn_walls(rng),
         soft_share=rng.uniform(*config.interior_soft_share),
         ascites=bool(rng.uniform() < config.ascites_probability),
         dilated=bool(rng.uniform() < config.dilated_bowel_probability),
@@ -145,7 +149,7 @@ def draw_look(
 
 def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> Tensor:
     """HU (z, y, x), float32, of tissues on an upright grid, as sharp and noiseless as the grid allows."""
-    tissue, depth = seen
+    tissue = seen.tissue
     device = tissue.device
     fields = RandomFields(grid.shape_zyx, grid.spacing_zyx_mm, rng, device)
     broad, middle, fine = fields.smooth(60.0), fields.smooth(22.0), fields.smooth(4.0)
@@ -155,7 +159,7 @@ def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> 
     threads = torch.exp((one.square() + other.square()) * -25.0)
     hu = _table(look.means, device)[tissue]
     hu += _table(look.textures, device)[tissue] * (0.7 * fine + 0.7 * one)
-    _paint_bone(hu, tissue, depth, fine)
+    _paint_bone(hu, seen, look.compact_hu, fine)
     _paint_kidneys(hu, seen, look, middle)
     vein = float(look.means[Tissue.VEIN])
     liver_like = (tissue == Tissue.LIVER) | (tissue == Tissue.LUNG)
@@ -170,7 +174,9 @@ def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> 
     return hu
 
 
-def _drawn_means(number: int, config: AppearanceConfig, rng: np.random.Generator) -> NDArray[np.float32]:
+def _drawn_means(
+    number: int, config: AppearanceConfig, textures: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
     common = rng.uniform()
     means = np.zeros(len(Tissue), dtype=np.float32)
     for tissue, ranges in _HU.items():
@@ -182,6 +188,9 @@ def _drawn_means(number: int, config: AppearanceConfig, rng: np.random.Generator
         means[tissue] = means[like]
     if rng.uniform() < config.fatty_liver_probability:
         means[Tissue.LIVER] -= rng.uniform(*config.fatty_liver_hu)
+    if rng.uniform() < config.fatty_pancreas_probability:
+        means[Tissue.PANCREAS] -= rng.uniform(*config.fatty_pancreas_hu)
+        textures[Tissue.PANCREAS] += rng.uniform(*config.fatty_pancreas_texture_hu)
     return means
 
 
@@ -205,9 +214,19 @@ def _drawn_contents(
     return lumen, gas
 
 
-def _paint_bone(hu: Tensor, tissue: Tensor, depth: Tensor, fine: Tensor) -> None:
+def _drawn_walls(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Collapsed, the stomach and the duodenum are little more than wall."""
+    walls = np.full(len(Tissue), rng.uniform(1.5, 4.0), dtype=np.float32)
+    for tissue in (Tissue.STOMACH, Tissue.DUODENUM):
+        if rng.uniform() < _COLLAPSED:
+            walls[tissue] *= rng.uniform(1.5, 5.0)
+    return walls
+
+
+def _paint_bone(hu: Tensor, seen: Tissues, compact_hu: float, fine: Tensor) -> None:
+    tissue, depth = seen
     # The compact outer layer; at the sampling here it is averaged with what lies beside it.
-    compact = (1.5 - (depth - 2.0) / 2.0).clamp_(0, 1) * (450 + 80 * fine)
+    compact = (1.5 - (depth - 2.0) / 2.0).clamp_(0, 1) * (compact_hu + 80 * fine)
     hu += torch.where(tissue == Tissue.BONE, compact, 0.0)
 
 
@@ -223,7 +242,7 @@ def _paint_contents(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor,
     device = hu.device
     hollow = torch.zeros(len(Tissue), dtype=torch.bool, device=device)
     hollow[list(HOLLOW)] = True
-    inside = hollow[tissue] & (depth > look.wall_mm)
+    inside = hollow[tissue] & (depth > _table(look.walls_mm, device)[tissue])
     lumen = _table(look.lumen, device)[tissue]
     colon = (tissue == Tissue.COLON).float()
     content = lumen + (8 + 0.12 * lumen.abs()) * one + colon * 40 * (one - 0.5)

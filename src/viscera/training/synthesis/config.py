@@ -110,6 +110,10 @@ class AppearanceConfig:
         spread_hu: Standard deviation added to every tissue's mean.
         fatty_liver_probability: How often the liver holds fat.
         fatty_liver_hu: What fat takes from the liver.
+        fatty_pancreas_probability: How often lobules of fat lie in the pancreas, as in the old and the obese.
+        fatty_pancreas_hu: What they take from it.
+        fatty_pancreas_texture_hu: What they add to its unevenness.
+        compact_bone_hu: By how much compact bone, as sampled, is denser than the rest.
         texture_hu: Standard deviation of smooth unevenness within organs.
         oral_contrast_probability: How often stomach and bowel hold positive contrast.
         oral_contrast_hu: Its CT number.
@@ -125,11 +129,15 @@ class AppearanceConfig:
         lesion_hu: Their difference to the organ; one in three is a cyst instead.
     """
 
-    phase_weights: tuple[float, float, float, float] = (0.25, 0.15, 0.45, 0.15)
+    phase_weights: tuple[float, float, float, float] = (0.3, 0.15, 0.4, 0.15)
     common_share: float = 0.5
     spread_hu: float = 4.0
     fatty_liver_probability: float = 0.25
     fatty_liver_hu: Range = (5.0, 50.0)
+    fatty_pancreas_probability: float = 0.35
+    fatty_pancreas_hu: Range = (5.0, 55.0)
+    fatty_pancreas_texture_hu: Range = (3.0, 25.0)
+    compact_bone_hu: Range = (120.0, 550.0)
     texture_hu: Range = (1.0, 6.0)
     oral_contrast_probability: float = 0.3
     oral_contrast_hu: Range = (100.0, 450.0)
@@ -187,7 +195,7 @@ class AcquisitionConfig:
     kernel_mm: Range = (0.0, 1.4)
     sharp_probability: float = 0.2
     sharpening: Range = (0.3, 1.5)
-    noise_hu: Range = (2.0, 35.0)
+    noise_hu: Range = (1.0, 35.0)
     noise_grain_mm: Range = (0.6, 2.0)
     streak_probability: float = 0.15
     streak_hu: Range = (5.0, 60.0)
