@@ -43,6 +43,7 @@ from viscera.evaluation.accuracy import (
 from viscera.evaluation.accuracy_table import card_metrics, run_markdown, runs_json, write_card_metrics
 from viscera.evaluation.evaluate import stored_along
 from viscera.labels import BACKGROUND, ORGANS, Organ
+from viscera.pipeline import Allowed
 from viscera.read import read_label_map, read_volume
 from viscera.volume import LabelMap, Volume
 from viscera.write import write_bytes, write_text
@@ -244,7 +245,7 @@ def measured_case(
     reference = reference_of(real, volume, plan.data, config.organs)
     if plan.oracle_box and reference is not None:
         segmenter = with_known_box(segmenter, volume, reference)
-    segmentation = segmenter.segment_volume(volume, allow_empty=True)
+    segmentation = segmenter.segment_volume(volume, allowed=Allowed(empty=True, mirrored=True))
     if plan.oracle_box:
         # A box that is known tells nothing of whether the scan looks mirrored.
         segmentation = replace(segmentation, notes=())

@@ -12,6 +12,7 @@ from viscera.case import Segmenter
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.tables import CaseScore, Evaluation, cases_text, summary_text
 from viscera.phantom import make_phantom
+from viscera.pipeline import Allowed
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     scores: list[CaseScore] = []
     for seed in range(args.first_seed, args.first_seed + args.count):
         phantom = make_phantom(seed)
-        result = segmenter.segment_volume(phantom.volume, allow_empty=True)
+        result = segmenter.segment_volume(phantom.volume, allowed=Allowed(empty=True))
         scores += evaluate_label_maps(phantom.label_map, result.label_map, case=f"phantom {seed}")
     evaluation = Evaluation(scores=tuple(scores))
     print(cases_text(evaluation))

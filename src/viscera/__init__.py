@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from viscera.errors import WriteError as WriteError
     from viscera.evaluation.evaluate import evaluate_cases as evaluate_cases
     from viscera.geometry import Grid as Grid
+    from viscera.pipeline import Allowed as Allowed
     from viscera.pipeline import Segmentation as Segmentation
     from viscera.read import read_label_map as read_label_map
     from viscera.read import read_volume as read_volume
@@ -50,7 +51,7 @@ _NAMES = {
     ),
     "evaluation.evaluate": ("evaluate_cases",),
     "geometry": ("Grid",),
-    "pipeline": ("Segmentation",),
+    "pipeline": ("Allowed", "Segmentation"),
     "read": ("read_label_map", "read_volume"),
     "volume": ("LabelMap", "Volume"),
     "write": ("write_label_map",),

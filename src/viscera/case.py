@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from viscera.bundle import CARD, Bundle, load_bundle
 from viscera.engines import Engine, make_engine
-from viscera.pipeline import Segmentation
+from viscera.pipeline import NOTHING_ALLOWED, Allowed, Segmentation
 from viscera.pipeline import segment_volume as run_stages
 from viscera.quality import quality_note
 from viscera.read import read_volume
@@ -35,6 +35,7 @@ class CaseOptions:
         series: The series to take from a DICOM folder with several, None for the reader's choice.
         hu_offset: Added to every voxel, for scans stored with a shifted HU scale.
         allow_empty: Write an empty label map when no organ is found instead of raising.
+        allow_mirrored: Label a scan that looks like a patient's mirror image, with a note, instead of raising.
         preview: Write a picture beside the label file, NAME_preview.png.
         clean: Whether small parts of organs are removed from the labels, None for what the bundle's card says.
     """
@@ -42,6 +43,7 @@ class CaseOptions:
     series: str | None = None
     hu_offset: int = 0
     allow_empty: bool = False
+    allow_mirrored: bool = False
     preview: bool = False
     clean: bool | None = None
 
@@ -118,7 +120,7 @@ class Segmenter:
         self,
         volume: Volume,
         *,
-        allow_empty: bool = False,
+        allowed: Allowed = NOTHING_ALLOWED,
         clean: bool | None = None,
         on_stage: OnStage | None = None,
     ) -> Segmentation:
@@ -126,12 +128,13 @@ class Segmenter:
 
         Args:
             volume: The CT.
-            allow_empty: Return an all-background map with a note when no organ is found.
+            allowed: What is noted instead of being refused.
             clean: Whether small parts of organs are removed from the labels, None for what the bundle's card says.
             on_stage: Called with each stage's name as it begins.
 
         Raises:
-            NothingFoundError: If no organ is found, unless `allow_empty`.
+            NothingFoundError: If no organ is found, unless allowed.
+            GeometryError: If the scan looks mirrored, unless allowed.
         """
         card = self.bundle.card
         return run_stages(
@@ -139,7 +142,7 @@ class Segmenter:
             self.engine,
             card.model if clean is None else replace(card.model, clean=clean),
             organs=card.organs,
-            allow_empty=allow_empty,
+            allowed=allowed,
             on_stage=on_stage,
         )
 
@@ -156,7 +159,8 @@ class Segmenter:
         Files appear whole or not at all. `on_stage` is called with each of `STAGES` as it begins.
 
         Raises:
-            ReadError, GeometryError: If the scan cannot be read or its geometry is unsound.
+            ReadError, GeometryError: If the scan cannot be read, its geometry is unsound, or it looks mirrored, unless
+                `options.allow_mirrored`.
             NothingFoundError: If no organ is found, unless `options.allow_empty`.
             WriteError: If a file cannot be written.
         """
@@ -166,9 +170,8 @@ class Segmenter:
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
             volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset)
-        segmentation = self.segment_volume(
-            volume, allow_empty=chosen.allow_empty, clean=chosen.clean, on_stage=on_stage
-        )
+        allowed = Allowed(empty=chosen.allow_empty, mirrored=chosen.allow_mirrored)
+        segmentation = self.segment_volume(volume, allowed=allowed, clean=chosen.clean, on_stage=on_stage)
         seconds.update(segmentation.seconds)
         preview = None
         if chosen.preview:
@@ -204,12 +207,12 @@ def segment_volume(
     bundle: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
-    allow_empty: bool = False,
+    allowed: Allowed = NOTHING_ALLOWED,
     clean: bool | None = None,
 ) -> Segmentation:
     """The organs of one CT on its own grid, with a segmenter made for this call; for many, keep a `Segmenter`."""
     segmenter = Segmenter.load(bundle, device=device, precision=precision)
-    return segmenter.segment_volume(volume, allow_empty=allow_empty, clean=clean)
+    return segmenter.segment_volume(volume, allowed=allowed, clean=clean)
 
 
 def segment_file(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from viscera.clean import Removal, clean_labels, clean_notes
 from viscera.config import ModelConfig, StageConfig
 from viscera.crop import region_box, region_grid
-from viscera.errors import NothingFoundError
+from viscera.errors import GeometryError, NothingFoundError
 from viscera.geometry import Box, Grid
 from viscera.labels import ORGANS, Organ
 from viscera.localise import nothing_found, organ_box
@@ -22,15 +22,31 @@ from viscera.preprocess import fitted_grid, network_input
 from viscera.quality import OrganQuality, assess
 from viscera.restore import restore_labels
 from viscera.segment import network_answer, segment_answer
-from viscera.sides import side_notes
+from viscera.sides import mirror_doubt
 from viscera.signals import organ_signals
 from viscera.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from viscera.engines import Engine
+    from viscera.engines import Answer, Engine
 
 # A spacing that grew by less than this is not worth a note.
 _NOTED_GROWTH_MM = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowed:
+    """What is noted instead of being refused.
+
+    Attributes:
+        empty: No organ is found; the label map is all background then.
+        mirrored: The scan looks like the mirror image of a patient.
+    """
+
+    empty: bool = False
+    mirrored: bool = False
+
+
+NOTHING_ALLOWED = Allowed()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +82,7 @@ def segment_volume(
     model: ModelConfig,
     *,
     organs: Sequence[Organ] = ORGANS,
-    allow_empty: bool = False,
+    allowed: Allowed = NOTHING_ALLOWED,
     on_stage: Callable[[str], None] | None = None,
 ) -> Segmentation:
     """The organs of one abdominal CT, on exactly its own grid.
@@ -79,11 +95,12 @@ def segment_volume(
         engine: Runs the two networks.
         model: Sampling, margin and networks, as the engine's bundle states them; `model.clean` decides on cleaning.
         organs: What the labels mean.
-        allow_empty: Return an all-background map with a note when no organ is found.
+        allowed: What is noted instead of being refused.
         on_stage: Called with each stage's name as it begins.
 
     Raises:
-        NothingFoundError: If either network finds no organ and `allow_empty` is not set.
+        NothingFoundError: If either network finds no organ, unless allowed.
+        GeometryError: If the scan looks like the mirror image of a patient, unless allowed.
         BundleError: If a network answers with an unexpected shape or with values that are not finite.
     """
     stages = _Stages(on_stage=on_stage)
@@ -97,9 +114,9 @@ def segment_volume(
 
     try:
         with stages.run("localise"):
-            found, warnings = _located(scout, scout_grid, grid, engine)
+            found = organ_box(network_answer(engine, "localise", scout, 2), scout_grid, grid)
     except NothingFoundError:
-        if not allow_empty:
+        if not allowed.empty:
             raise
         return _empty(volume, notes, organs, model, stages.seconds)
 
@@ -110,13 +127,13 @@ def segment_volume(
 
     with stages.run("segment"):
         answer = segment_answer(engine, region, model.scn)
+        warnings = _side_warnings(region, answer, organs, (engine, model), allowed.mirrored)
     with stages.run("restore"):
         # Turned back while still small: the labels are then written once, in the scan's own order.
         back = turn.inverse()
         labels = restore_labels(back.apply(answer.output), back.apply_to_grid(target), volume.grid)
-    notes += warnings
     if not labels.any():
-        if not allow_empty:
+        if not allowed.empty:
             raise nothing_found("a region in which no voxel is more likely organ than background")
         return _empty(volume, notes, organs, model, stages.seconds)
 
@@ -131,7 +148,7 @@ def segment_volume(
         label_map=label_map,
         region=region_box(grid, found, model.margin_mm),
         region_grid=target,
-        notes=notes + clean_notes(removed or ()),
+        notes=notes + warnings + clean_notes(removed or ()),
         warnings=warnings,
         quality=quality,
         removed=removed,
@@ -139,14 +156,26 @@ def segment_volume(
     )
 
 
-def _located(scout: NDArray[np.float32], scout_grid: Grid, grid: Grid, engine: Engine) -> tuple[Box, tuple[str, ...]]:
-    """The organs' box in mm of `grid`, and a warning if the scan may be mirrored."""
-
-    def localise(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return network_answer(engine, "localise", image, 2)
-
-    logits = localise(scout)
-    return organ_box(logits, scout_grid, grid), side_notes(scout, logits, localise)
+def _side_warnings(
+    region: NDArray[np.float32],
+    answer: Answer,
+    organs: Sequence[Organ],
+    network: tuple[Engine, ModelConfig],
+    allowed: bool,
+) -> tuple[str, ...]:
+    """A warning if the scan looks mirrored and that is allowed; raises GeometryError if it is not."""
+    engine, model = network
+    doubt = mirror_doubt(region, answer, organs, lambda image: segment_answer(engine, image, model.scn))
+    if doubt is None:
+        return ()
+    if allowed:
+        return (f"The scan looks like the mirror image of a patient: {doubt}. Left and right may be exchanged.",)
+    raise GeometryError(
+        "telling left from right",
+        expected="a scan in which the liver is on the patient's right",
+        got=f"{doubt}, as if the header exchanged left and right",
+        remedy="Correct the orientation in the header, or label the scan as it is with --allow-mirrored",
+    )
 
 
 def _empty(

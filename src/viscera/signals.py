@@ -97,6 +97,16 @@ def network_signals(answer: Answer, factor: int) -> dict[int, NetworkSignals]:
     return found
 
 
+def expected_dsc(probabilities: NDArray[np.float32], label: int) -> float:
+    """The Dice coefficient that probabilities (labels, z, y, x) let expect of the voxels whose likeliest label it is.
+
+    2 E|A and B| / (|A| + E|B|) for these voxels A and a truth B drawn voxel by voxel; 0 if there are none.
+    """
+    likeliest = _likeliest(probabilities)
+    box = label_boxes(likeliest).get(label)
+    return 0.0 if box is None else _expected_dsc(probabilities[label], likeliest[box] == label, box)
+
+
 def _likeliest(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The label of the largest probability, of equal ones the lowest; as `argmax`, but for bytes and in no time."""
     best, labels = probabilities[0].copy(), np.zeros(probabilities.shape[1:], dtype=np.uint8)

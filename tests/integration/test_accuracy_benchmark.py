@@ -20,6 +20,7 @@ from viscera.evaluation.accuracy_table import write_card_metrics
 from viscera.geometry import Reorientation
 from viscera.labels import ORGANS, named_organ
 from viscera.phantom import PhantomConfig, make_phantom
+from viscera.pipeline import Allowed
 from viscera.volume import LabelMap, Volume
 from viscera.write import write_label_map, write_volume
 
@@ -112,7 +113,7 @@ def test_the_box_before_the_margin_is_the_pipelines_own(tiny_bundle, phantom):
     segmenter = Segmenter.load(tiny_bundle, device="cpu")
     model = segmenter.bundle.card.model
     found = localised_organs(phantom.volume, segmenter.engine, model)
-    region = segmenter.segment_volume(phantom.volume, allow_empty=True).region
+    region = segmenter.segment_volume(phantom.volume, allowed=Allowed(empty=True)).region
     turn = phantom.volume.grid.to_canonical()
     assert region == region_box(turn.apply_to_grid(phantom.volume.grid), found.box, model.margin_mm)
     assert found.spacing_mm == 24.0
@@ -131,7 +132,7 @@ def test_a_known_box_is_what_the_pipeline_crops_to(tiny_bundle, phantom, turn):
     volume = Volume(hu=np.ascontiguousarray(turn.apply(phantom.volume.hu)), grid=grid)
     box = labelled_box(phantom.label_map)
     known = replace(segmenter, engine=KnownBox(segmenter.engine, model, grid, box))
-    region = known.segment_volume(volume, allow_empty=True).region
+    region = known.segment_volume(volume, allowed=Allowed(empty=True)).region
     found = localised_organs(volume, known.engine, model).box
     bounds = zip(found.lower_zyx_mm, box.lower_zyx_mm, box.upper_zyx_mm, found.upper_zyx_mm, strict=True)
     for low, exact_low, exact_high, high in bounds:

@@ -9,10 +9,10 @@ import pytest
 
 from viscera.config import ModelConfig
 from viscera.engines import Answer
-from viscera.errors import BundleError, NothingFoundError
+from viscera.errors import BundleError, GeometryError, NothingFoundError
 from viscera.geometry import AIR_HU, Grid, Reorientation
 from viscera.labels import ORGANS
-from viscera.pipeline import segment_volume
+from viscera.pipeline import Allowed, segment_volume
 from viscera.volume import Volume
 
 MODEL = ModelConfig()
@@ -204,7 +204,7 @@ def test_nothing_found_is_an_error():
 
 def test_nothing_found_never_reaches_the_segmentation():
     engine = ThresholdEngine()
-    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allow_empty=True)
+    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allowed=Allowed(empty=True))
     assert [stage for stage, _ in engine.shapes] == ["localise"]
 
 
@@ -217,14 +217,14 @@ def only_background(answer):
 def test_a_region_without_organs_is_an_error_too():
     with pytest.raises(NothingFoundError, match="no voxel is more likely organ"):
         segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL)
-    allowed = segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL, allow_empty=True)
+    allowed = segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL, allowed=Allowed(empty=True))
     assert not allowed.label_map.labels.any()
     assert allowed.region is None
     assert allowed.notes[-1].startswith("No organ was found")
 
 
 def test_allowed_empty_result_is_all_background_with_a_note():
-    result = segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL, allow_empty=True)
+    result = segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL, allowed=Allowed(empty=True))
     assert result.label_map.grid is SCAN
     assert result.label_map.labels.shape == SCAN.shape_zyx
     assert not result.label_map.labels.any()
@@ -234,14 +234,14 @@ def test_allowed_empty_result_is_all_background_with_a_note():
 
 def test_allow_empty_changes_nothing_when_organs_are_found():
     one = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
-    other = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allow_empty=True)
+    other = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allowed=Allowed(empty=True))
     np.testing.assert_array_equal(other.label_map.labels, one.label_map.labels)
     assert other.notes == ()
 
 
 def test_notes_of_the_volume_come_first():
     volume = Volume(hu=np.zeros(SCAN.shape_zyx, dtype=np.int16), grid=SCAN, notes=("Two series were found.",))
-    result = segment_volume(volume, ThresholdEngine(), MODEL, allow_empty=True)
+    result = segment_volume(volume, ThresholdEngine(), MODEL, allowed=Allowed(empty=True))
     assert result.notes[0] == "Two series were found."
     assert len(result.notes) == 2
 
@@ -278,7 +278,7 @@ def test_cases_do_not_change_each_other():
 def test_an_empty_case_leaves_no_trace_on_the_next():
     engine = ThresholdEngine()
     before = segment_volume(ball_volume(SCAN), engine, MODEL)
-    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allow_empty=True)
+    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allowed=Allowed(empty=True))
     after = segment_volume(ball_volume(SCAN), engine, MODEL)
     np.testing.assert_array_equal(after.label_map.labels, before.label_map.labels)
     assert list(after.seconds) == STAGES
@@ -402,7 +402,7 @@ def test_the_limits_are_the_models():
 @pytest.mark.parametrize("empty", [ThresholdEngine(), Altered("segment", only_background)], ids=["first", "second"])
 def test_of_an_empty_result_every_organ_is_absent(empty):
     balls = () if type(empty) is ThresholdEngine else BALLS
-    result = segment_volume(ball_volume(SCAN, balls=balls), empty, MODEL, allow_empty=True)
+    result = segment_volume(ball_volume(SCAN, balls=balls), empty, MODEL, allowed=Allowed(empty=True))
     assert [str(quality.verdict) for quality in result.quality] == ["absent"] * 4
     assert {quality.reasons for quality in result.quality} == {("not_found",)}
 
@@ -436,7 +436,34 @@ def test_cleaning_removes_stray_parts_and_tells():
     assert len(result.quality[0].signals.parts_ml) == 1
 
 
-def test_a_scan_that_looks_mirrored_is_noted():
-    heavy_left = (((25.0, 0.0, 0.0), 24.0, 400, 1), ((-25.0, 0.0, 0.0), 15.0, 400, 3))
-    result = segment_volume(ball_volume(SCAN, balls=heavy_left), ThresholdEngine(), MODEL)
-    assert any("may be mirrored" in note for note in result.notes)
+class SureOfTheRight(ThresholdEngine):
+    """Surer of a liver the further it lies to the patient's right."""
+
+    def run(self, stage, image):
+        answer = super().run(stage, image)
+        if stage == "localise":
+            return answer
+        share = np.linspace(0.9, 0.55, image.shape[-1], dtype=np.float32)
+        liver = answer.output[:, 1] * share
+        answer.output[:, 0] += answer.output[:, 1] - liver
+        answer.output[:, 1] = liver
+        return answer
+
+
+LIVER_LEFT = (((25.0, 0.0, 0.0), 22.0, 400, 1), ((-25.0, 0.0, 0.0), 15.0, -400, 3))
+LIVER_RIGHT = tuple(((-x, y, z), *rest) for (x, y, z), *rest in LIVER_LEFT)
+
+
+def test_a_scan_that_looks_mirrored_is_refused():
+    with pytest.raises(GeometryError, match=r"telling left from right.*--allow-mirrored"):
+        segment_volume(ball_volume(SCAN, balls=LIVER_LEFT), SureOfTheRight(), MODEL)
+    segment_volume(ball_volume(SCAN, balls=LIVER_RIGHT), SureOfTheRight(), MODEL)
+
+
+def test_a_scan_that_looks_mirrored_is_labelled_with_a_warning_if_allowed():
+    scan = ball_volume(SCAN, balls=LIVER_LEFT)
+    result = segment_volume(scan, SureOfTheRight(), MODEL, allowed=Allowed(mirrored=True))
+    (warning,) = result.warnings
+    assert "looks like the mirror image" in warning
+    assert warning in result.notes
+    assert result.label_map.labels.any()

@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     writing.add_argument(
         "--skip-existing", action="store_true", help="keep label files that are there and skip their CTs"
     )
+    writing.add_argument(
+        "--allow-mirrored", action="store_true", help="label a scan that looks like a patient's mirror image"
+    )
     writing.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
 
 
@@ -74,6 +77,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         series=args.series,
         hu_offset=args.hu_offset,
         allow_empty=args.allow_empty,
+        allow_mirrored=args.allow_mirrored,
         preview=args.preview,
         clean=args.clean,
     )

@@ -24,7 +24,7 @@ from viscera.evaluation.evaluate import ScoringConfig, evaluate_label_maps
 from viscera.evaluation.tables import CaseScore, Evaluation
 from viscera.geometry import Grid
 from viscera.labels import Organ
-from viscera.pipeline import segment_volume
+from viscera.pipeline import Allowed, segment_volume
 from viscera.read import read_label_map, read_volume
 from viscera.training.cases import Cache, CaseEntry, file_sha256
 from viscera.training.config import TrainConfig
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # So many held-out cases show how a training goes; no choice is made by them.
 _WATCHED_CASES = 8
+# Every case is scored, whatever was found.
+_ANYTHING = Allowed(empty=True, mirrored=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +227,7 @@ class _Work:
         """The scores of a case, whose labels are written to the fold's folder."""
         volume = read_unchanged(entry)
         reference = self._reference(entry, volume.grid)
-        segmentation = segment_volume(volume, engine, self.model, organs=self.organs, allow_empty=True)
+        segmentation = segment_volume(volume, engine, self.model, organs=self.organs, allowed=_ANYTHING)
         write_label_map(segmentation.label_map, label_file(folder, entry.name), self.organs)
         return evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
 
