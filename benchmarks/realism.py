@@ -338,7 +338,8 @@ def body_figures(volume: Volume, labels: LabelMap | None) -> dict[str, float]:
         extents = [extent(plane.any(axis=2 - axis)) for plane in body if plane.any()]
         values[f"body: {name} (mm)"] = float(np.median(extents)) * mm
     values["body: height by width"] = values["body: height (mm)"] / values["body: width (mm)"]
-    values["body: bone above 150 HU, median (HU)"] = float(np.median(image[body & (image > 150)]))
+    if len(bone := image[body & (image > 150)]) >= LEAST_VOXELS:
+        values["body: bone above 150 HU, median (HU)"] = float(np.median(bone))
     values["body: unevenness of the outline (mm)"] = unevenness_mm(body)
     inner = volume.grid.extent_zyx_mm
     cut = values["body: width (mm)"] > inner[2] - 6 or values["body: height (mm)"] > inner[1] - 6
