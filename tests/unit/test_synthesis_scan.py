@@ -55,7 +55,7 @@ WHOLE = synthesis()
 
 
 def settings(config=None, **changes):
-    made = dataclasses.replace(config or WHOLE, **{"box_jitter_mm": 0.0, **changes})
+    made = dataclasses.replace(config or WHOLE, **{"box_jitter_mm": 0.0, "box_stretch_probability": 0.0, **changes})
     return TrainConfig(model=MODEL, augment=IDENTITY, synthesis=made, label_sigma_vox=0.0)
 
 

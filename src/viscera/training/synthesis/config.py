@@ -225,6 +225,8 @@ class SynthesisConfig:
         acquisition: How the scanner sees them.
         box_jitter_mm: Standard deviation by which each face of the region's box is moved in training, as a localiser
             is never exact.
+        box_stretch_probability: How often one face is moved far outwards, as by a false voxel of the localiser.
+        box_stretch_mm: How far.
         paint_share: In-plane voxels drawn, by the network's spacing.
     """
 
@@ -232,6 +234,8 @@ class SynthesisConfig:
     appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     box_jitter_mm: float = 8.0
+    box_stretch_probability: float = 0.3
+    box_stretch_mm: Range = (20.0, 200.0)
     paint_share: float = 0.6
 
     def __post_init__(self) -> None:

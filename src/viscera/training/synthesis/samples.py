@@ -16,6 +16,7 @@ from viscera.training.config import TrainConfig
 from viscera.training.samples import Sample
 from viscera.training.synthesis.acquisition import upright_grid
 from viscera.training.synthesis.anatomy import Anatomy
+from viscera.training.synthesis.config import SynthesisConfig
 from viscera.training.synthesis.patient import as_vector
 from viscera.training.synthesis.scan import Scan, box_in, draw_scan, scan_image
 
@@ -46,7 +47,7 @@ def synthetic_sample(
     if stage == "localise":
         target = fitted_grid(frame, frame.box(), settings)
     else:
-        region = _jittered(scan, frame, config.synthesis.box_jitter_mm, rng)
+        region = _jittered(scan, frame, config.synthesis, rng)
         target = fitted_grid(frame, region.grown(config.model.margin_mm).clipped(frame.box()), settings)
     voxel_mm = config.synthesis.paint_share * target.spacing_zyx_mm[0]
     lower, upper = _needed(target, _SIGMAS * settings.sigma_mm + voxel_mm, scan.protocol.slice_mm)
@@ -67,9 +68,16 @@ def _frame(scan: Scan) -> Grid:
     return upright_grid((int(extent[0]), int(extent[1]), int(extent[2])), (1.0, 1.0, 1.0), (z, y, x))
 
 
-def _jittered(scan: Scan, frame: Grid, sigma_mm: float, rng: np.random.Generator) -> Box:
+def _jittered(scan: Scan, frame: Grid, config: SynthesisConfig, rng: np.random.Generator) -> Box:
     assert scan.organs is not None
-    lower, upper = (np.array(side) + rng.standard_normal(3) * sigma_mm for side in scan.organs)
+    lower, upper = (np.array(side) + rng.standard_normal(3) * config.box_jitter_mm for side in scan.organs)
+    if rng.uniform() < config.box_stretch_probability:
+        face = int(rng.integers(6))
+        far = rng.uniform(*config.box_stretch_mm)
+        if face < 3:
+            lower[face] -= far
+        else:
+            upper[face - 3] += far
     middle, half = (lower + upper) / 2, np.maximum(upper - lower, _LEAST_BOX_MM) / 2
     box = box_in(frame, as_vector(middle - half), as_vector(middle + half))
     return box.clipped(frame.box()) if box.overlaps(frame.box()) else box_in(frame, *scan.organs).clipped(frame.box())
