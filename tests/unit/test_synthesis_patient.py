@@ -188,7 +188,11 @@ def test_an_organ_grows_by_itself(small_anatomy):
 
 def test_organs_change_by_themselves_only_where_that_is_drawn(small_anatomy):
     assert bent(small_anatomy).changes == ()
-    assert len(bent(small_anatomy, organ_probability=1.0).changes) == len(small_anatomy.organs)
+    changes = bent(small_anatomy, organ_probability=1.0).changes
+    assert len(changes) == len(small_anatomy.organs)
+    for change, (centre, radius) in zip(changes, small_anatomy.organs.values(), strict=True):
+        np.testing.assert_array_equal(change.centre, centre)
+        np.testing.assert_allclose(change.reach, 2 * radius)  # neighbours are hardly moved
 
 
 def test_an_organs_drawn_factors_stay_in_range(small_anatomy):
