@@ -205,6 +205,21 @@ def test_the_boxs_faces_are_moved_at_random(small_anatomy):
     assert not grids[2].matches(grids[0])
 
 
+def test_one_face_of_the_box_is_sometimes_moved_far_outwards(small_anatomy):
+    scan = draw_scan(small_anatomy, WHOLE, rng())
+    # A field of view so wide that no face is cut.
+    wide = dataclasses.replace(scan, lower_zyx_mm=(-900.0, -900.0, -900.0), upper_zyx_mm=(900.0, 900.0, 900.0))
+    frame = module._frame(wide)
+    still = dataclasses.replace(WHOLE, box_jitter_mm=0.0, box_stretch_mm=(100.0, 100.0), box_stretch_probability=0.0)
+    far = dataclasses.replace(still, box_stretch_probability=1.0)
+    own = np.ravel(dataclasses.astuple(module._jittered(wide, frame, still, rng())))
+    moved = {
+        tuple(np.ravel(dataclasses.astuple(module._jittered(wide, frame, far, rng(seed)))) - own) for seed in range(60)
+    }
+    outwards = np.diag([-100.0] * 3 + [100.0] * 3)
+    np.testing.assert_allclose(sorted(moved), sorted(map(tuple, outwards)), atol=1e-9)
+
+
 def test_the_region_is_the_organs_box_with_the_margin(small_anatomy):
     config = settings()
     scan = draw_scan(small_anatomy, config.synthesis, rng(7))
