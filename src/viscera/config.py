@@ -289,6 +289,7 @@ class ModelConfig:
     Attributes:
         localise, segment: Sampling of the scout image (whole CT) and of the region around all organs.
         margin_mm: Added on each side of the localised box, up to the scan's border (paper: 16 voxels of 2 mm).
+        least_organs_ml: Less foreground of the localiser than this counts as none (paper: 0).
         localiser: The localisation U-Net, 2 logits.
         scn: The segmentation network.
         clean: Whether small parts of organs are removed from the labels unless the user says otherwise (paper: no).
@@ -299,6 +300,7 @@ class ModelConfig:
     localise: StageConfig = field(default_factory=_published_localise)
     segment: StageConfig = field(default_factory=_published_segment)
     margin_mm: float = 32.0
+    least_organs_ml: float = 0.0
     localiser: UNetConfig = UNetConfig(inputs=1, outputs=2, filters=32, levels=5)
     scn: ScnConfig = ScnConfig()
     clean: bool = False
@@ -307,6 +309,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(self, "margin_mm", self.margin_mm >= 0, "a margin of 0 mm or more")
+        _require(self, "least_organs_ml", self.least_organs_ml >= 0, "a volume of 0 ml or more")
         scn_multiple = max(
             2 ** (self.scn.local_levels - 1), self.scn.spatial_factor * 2 ** (self.scn.spatial_levels - 1)
         )

@@ -9,7 +9,7 @@ from viscera.errors import GeometryError, NothingFoundError
 from viscera.geometry import Box, Grid
 
 
-def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid) -> Box:
+def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid, *, least_ml: float = 0.0) -> Box:
     """The box around every foreground voxel, in mm of `grid`, within the scan, without margin.
 
     Foreground is where logit 1 exceeds logit 0 (authors' release); the box runs over the voxels' outer faces. Nothing
@@ -19,9 +19,10 @@ def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid) -> Box:
         logits: (2, z, y, x) on `scout`.
         scout: The scout image's grid, parallel to `grid`.
         grid: The scan's grid.
+        least_ml: Less foreground than this counts as none.
 
     Raises:
-        NothingFoundError: If no voxel is foreground, or only voxels in the padding around the scan are.
+        NothingFoundError: If no voxel or too little is foreground, or only voxels in the padding around the scan are.
         GeometryError: If the logits are not on `scout`, or the grids are not parallel.
     """
     if logits.shape != (2, *scout.shape_zyx):
@@ -34,6 +35,9 @@ def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid) -> Box:
     foreground = logits[1] > logits[0]
     if not foreground.any():
         raise nothing_found("no foreground voxel")
+    found_ml = float(np.count_nonzero(foreground)) * scout.voxel_ml
+    if found_ml < least_ml:
+        raise nothing_found(f"{found_ml:.1f} ml of foreground, less than the {least_ml:g} ml of any organ worth naming")
     box = grid.box_from(scout, scout.box(_bounds(foreground)))
     limits = grid.box()
     if not box.overlaps(limits):

@@ -114,7 +114,7 @@ def segment_volume(
 
     try:
         with stages.run("localise"):
-            found = organ_box(network_answer(engine, "localise", scout, 2), scout_grid, grid)
+            found = _located(scout, (scout_grid, grid), engine, model)
     except NothingFoundError:
         if not allowed.empty:
             raise
@@ -154,6 +154,12 @@ def segment_volume(
         removed=removed,
         seconds=stages.seconds,
     )
+
+
+def _located(scout: NDArray[np.float32], grids: tuple[Grid, Grid], engine: Engine, model: ModelConfig) -> Box:
+    """The organs' box in mm of the scan's grid, the second of `grids`, from the image on the first."""
+    logits = network_answer(engine, "localise", scout, model.localiser.outputs)
+    return organ_box(logits, *grids, least_ml=model.least_organs_ml)
 
 
 def _side_warnings(

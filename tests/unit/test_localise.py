@@ -56,6 +56,13 @@ def test_nothing_found_is_an_error_not_the_whole_image():
         organ_box(logits(), SCOUT, SCAN)
 
 
+def test_too_little_foreground_is_nothing_found():
+    two = logits((10, 12, 14), (12, 15, 10))  # of 0.216 ml each
+    assert organ_box(two, SCOUT, SCAN, least_ml=0.43) == organ_box(two, SCOUT, SCAN)
+    with pytest.raises(NothingFoundError, match=r"got 0\.4 ml of foreground, less than the 0\.5 ml"):
+        organ_box(two, SCOUT, SCAN, least_ml=0.5)
+
+
 def test_foreground_in_the_padding_alone_is_nothing_found():
     with pytest.raises(NothingFoundError, match="only in the padding"):
         organ_box(logits((0, 0, 0)), SCOUT, SCAN)

@@ -237,7 +237,7 @@ def localised_organs(volume: Volume, engine: Engine, model: ModelConfig) -> Loca
     spacing_mm = scout.spacing_zyx_mm[0]
     logits = network_answer(engine, "localise", network_input(hu, grid, scout, model.localise), 2)
     try:
-        return Localised(box=organ_box(logits, scout, grid), spacing_mm=spacing_mm)
+        return Localised(box=organ_box(logits, scout, grid, least_ml=model.least_organs_ml), spacing_mm=spacing_mm)
     except NothingFoundError:
         return Localised(box=None, spacing_mm=spacing_mm)
 
