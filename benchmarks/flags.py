@@ -1,0 +1,121 @@
+"""How many bad organs the quality flag names: DSC below 0.7 against verdicts, on synthetic and on real CTs.
+
+Run `python benchmarks/flags.py ANATOMIES [--bundle DIR_OR_NAME] [--count N] [--data FOLDER] [--out FILE.json]`.
+Synthetic scans are drawn anew from anatomies (`viscera anatomies`) with all that training draws, so that many are bad
+cases: slabs, narrow crops, noise. Of the real CTs only those with a reference count (`benchmarks/accuracy.py` names
+them). The file holds every organ's signals, on which other limits can be tried with `viscera.quality.assess`. An organ
+of which neither the reference nor the labels show 1 ml is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from accuracy import CASES, DATA, reference_of
+
+from viscera.case import Segmenter
+from viscera.evaluation.evaluate import evaluate_label_maps
+from viscera.labels import ORGANS
+from viscera.pipeline import Allowed, Segmentation
+from viscera.quality import OrganSignals, Verdict
+from viscera.read import read_volume
+from viscera.training.data import SyntheticData
+from viscera.training.synthesis.anatomy import Anatomy
+from viscera.training.synthesis.config import SynthesisConfig
+from viscera.training.synthesis.examples import draw_example
+from viscera.volume import LabelMap, Volume
+
+BAD_DSC = 0.7
+LEAST_ML = 1.0
+VOXEL_MM = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One organ of one scan: its score and what the flag says."""
+
+    kind: str
+    case: str
+    organ: str
+    dsc: float
+    verdict: str
+    reasons: tuple[str, ...]
+    signals: OrganSignals
+
+
+def main() -> None:
+    """Prints how many bad and good organs are flagged."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("anatomies", type=Path)
+    parser.add_argument("--bundle", metavar="DIR_OR_NAME", help="default: the one that ships")
+    parser.add_argument("--count", type=int, default=60, help="synthetic scans (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the real CTs")
+    parser.add_argument("--out", type=Path, help="JSON with every organ")
+    args = parser.parse_args()
+    segmenter = Segmenter.load(args.bundle)
+    judged: list[Judged] = []
+    for kind, case, volume, reference in scans(args.anatomies, args.count, args.data):
+        result = segmenter.segment_volume(volume, allowed=Allowed(empty=True, mirrored=True))
+        judged += judgements(kind, case, reference, result)
+    print(table(judged))
+    if args.out is not None:
+        args.out.write_text(json.dumps([asdict(one) for one in judged], indent=1) + "\n", encoding="utf-8")
+
+
+def scans(anatomies: Path, count: int, data: Path) -> Iterator[tuple[str, str, Volume, LabelMap]]:
+    """Kind, name, CT and reference of every scan."""
+    files = [file for name, file in SyntheticData.open(anatomies).files.items() if not name.startswith("head")]
+    for number in range(count):
+        rng = np.random.default_rng([number, 17])
+        anatomy = Anatomy.load(files[int(rng.integers(len(files)))])
+        example = draw_example(anatomy, SynthesisConfig(), VOXEL_MM, rng)
+        yield "synthetic", f"synthetic {number}", example.volume, example.label_map
+    for real in CASES if data.is_dir() else ():
+        if real.case.group == "labelled":
+            volume = read_volume(data / real.scan)
+            reference = reference_of(real, volume, data, ORGANS)
+            assert reference is not None
+            yield "real", real.case.name, volume, reference
+
+
+def judgements(kind: str, case: str, reference: LabelMap, result: Segmentation) -> Iterator[Judged]:
+    """The organs of one scan of which there is enough to judge."""
+    volumes = np.bincount(reference.labels.ravel(), minlength=256) * reference.grid.voxel_ml
+    scores = {score.organ: score.dsc for score in evaluate_label_maps(reference, result.label_map)}
+    for index, organ in enumerate(result.quality, start=1):
+        if max(float(volumes[index]), organ.signals.volume_ml) >= LEAST_ML:
+            yield Judged(
+                kind=kind,
+                case=case,
+                organ=organ.organ,
+                dsc=scores[organ.organ],
+                verdict=organ.verdict,
+                reasons=organ.reasons,
+                signals=organ.signals,
+            )
+
+
+def table(judged: list[Judged]) -> str:
+    """Markdown: for each kind and organ, how many of the bad and of the good are flagged."""
+    lines = [
+        f"| scans | organ | DSC below {BAD_DSC} | of these flagged | better | of these flagged |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for kind in dict.fromkeys(one.kind for one in judged):
+        for organ in (*dict.fromkeys(one.organ for one in judged), "all"):
+            some = [one for one in judged if one.kind == kind and organ in (one.organ, "all")]
+            cells = []
+            for bad in (True, False):
+                group = [one for one in some if (one.dsc < BAD_DSC) == bad]
+                cells += [str(len(group)), str(sum(one.verdict != Verdict.OK for one in group))]
+            lines.append(f"| {kind} | {organ} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
