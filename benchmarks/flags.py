@@ -22,7 +22,7 @@ from viscera.case import Segmenter
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.labels import ORGANS
 from viscera.pipeline import Allowed, Segmentation
-from viscera.quality import OrganSignals, Verdict
+from viscera.quality import OrganSignals, Reason
 from viscera.read import read_volume
 from viscera.training.data import SyntheticData
 from viscera.training.synthesis.anatomy import Anatomy
@@ -33,6 +33,8 @@ from viscera.volume import LabelMap, Volume
 BAD_DSC = 0.7
 LEAST_ML = 1.0
 VOXEL_MM = 2.0
+# That a scan cuts an organ is said as well, but tells nothing of what is left of it.
+_CUT = {Reason.AT_BORDER, Reason.OUT_OF_SCAN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ def judgements(kind: str, case: str, reference: LabelMap, result: Segmentation) 
 
 
 def table(judged: list[Judged]) -> str:
-    """Markdown: for each kind and organ, how many of the bad and of the good are flagged."""
+    """Markdown: for each kind and organ, how many of the bad and of the good are flagged, not only as cut."""
     lines = [
         f"| scans | organ | DSC below {BAD_DSC} | of these flagged | better | of these flagged |",
         "|---|---|---:|---:|---:|---:|",
@@ -112,7 +114,7 @@ def table(judged: list[Judged]) -> str:
             cells = []
             for bad in (True, False):
                 group = [one for one in some if (one.dsc < BAD_DSC) == bad]
-                cells += [str(len(group)), str(sum(one.verdict != Verdict.OK for one in group))]
+                cells += [str(len(group)), str(sum(bool(set(one.reasons) - _CUT) for one in group))]
             lines.append(f"| {kind} | {organ} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ WEIGHTS: dict[Stage, str] = {stage: f"{stage}.safetensors" for stage in STAGES}
 FILES = (*GRAPHS.values(), *WEIGHTS.values())
 
 SHIPPED_FOLDER = Path(__file__).parent / "models"
-DEFAULT_BUNDLE = "starter"
+DEFAULT_BUNDLE = "fast"
 
 # Far above the published networks (1 card of some kB, 2.6 and 5.1 MB), far below what would harm a machine.
 CARD_LIMIT_BYTES = 1 << 20

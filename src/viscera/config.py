@@ -206,8 +206,7 @@ class OrganLimits:
 
 
 def _limits(volume_min_ml: float, volume_max_ml: float, *, parts: int = 1) -> OrganLimits:
-    # What the networks say is judged by round numbers, within which the starter bundle stays on phantoms, until it is
-    # measured for a bundle.
+    # What the networks say is judged by round numbers until it is measured for a bundle.
     return OrganLimits(
         volume_min_ml=volume_min_ml,
         volume_max_ml=volume_max_ml,

@@ -1,4 +1,4 @@
-"""A synthetic abdominal CT with known organs: example data, test data and the starter bundle's training data."""
+"""A synthetic abdominal CT with known organs, of geometric shapes: example data and test data."""
 
 from __future__ import annotations
 

@@ -72,18 +72,18 @@ def test_a_card_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_text_without_separator_names_a_shipped_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bundle_source("starter") == "starter"
-    assert bundle_source("./starter") == bundle_source("starter/") == Path("starter")
-    assert bundle_source("models/starter") == Path("models/starter")
-    assert bundle_source(Path("starter")) == Path("starter")
+    assert bundle_source("fast") == "fast"
+    assert bundle_source("./fast") == bundle_source("fast/") == Path("fast")
+    assert bundle_source("models/fast") == Path("models/fast")
+    assert bundle_source(Path("fast")) == Path("fast")
 
 
 def test_a_folder_with_a_card_is_meant_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "starter").mkdir()
-    assert bundle_source("starter") == "starter"
-    (tmp_path / "starter" / "card.json").touch()
-    assert bundle_source("starter") == Path("starter")
+    (tmp_path / "fast").mkdir()
+    assert bundle_source("fast") == "fast"
+    (tmp_path / "fast" / "card.json").touch()
+    assert bundle_source("fast") == Path("fast")
 
 
 @pytest.mark.parametrize(("name", "preview"), [("a.nii.gz", "a_preview.png"), ("a.b.nii", "a.b_preview.png")])

@@ -16,7 +16,7 @@ DESCRIPTION = """\
 Trains a network on the cases in CACHE, beginning with a bundle's weights and its sampling and network settings. If the
 cache has other organs than the bundle, the local network is kept but for its last layer, and the spatial networks
 begin anew; what was kept is said. Needs viscera[train]."""
-EXAMPLE = "viscera finetune starter segment cache/ -o runs/mine --set iterations=20000"
+EXAMPLE = "viscera finetune fast segment cache/ -o runs/mine --set iterations=20000"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
