@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 from viscera.errors import VisceraError
 from viscera.phantom import PhantomConfig, make_phantom
-from viscera.training import loop
+from viscera.training import data
 from viscera.training.cases import Cache
 from viscera.training.checkpoint import checkpoint_iterations
 from viscera.training.config import TrainConfig
@@ -98,14 +98,14 @@ with joined_world("cpu") as world:
     Trainer.step = original
     train("segment", cache, folder / "parts", config, **cases)
 
-    sampling, drawn = loop.training_sample, []
+    sampling, drawn = data.training_sample, []
 
     def spoiled(case, *others):
         image, labels = sampling(case, *others)
         drawn.append(case.name)
         return (image * float("nan") if world.rank == 1 and len(drawn) == 1 else image), labels
 
-    loop.training_sample = spoiled
+    data.training_sample = spoiled
     try:
         train("localise", cache, folder / "nan", dataclasses.replace(config, workers=0), **cases)
     except VisceraError as error:

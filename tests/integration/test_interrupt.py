@@ -49,6 +49,11 @@ def wait_for_labels(output: Path, count: int, process: "subprocess.Popen[str]") 
         time.sleep(0.01)
 
 
+def told(err: str) -> list[str]:
+    """The lines but the notes on what is to be looked at, of which an untrained network gives many."""
+    return [line for line in err.splitlines() if not line.startswith("viscera: note: case")]
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -62,7 +67,7 @@ def test_a_signal_leaves_whole_files_and_the_next_run_goes_on(
     _, err = process.communicate(timeout=60)
 
     assert process.returncode == code
-    assert err == f"viscera: {word}\n"
+    assert told(err) == [f"viscera: {word}"]
     values = json.loads(report.read_text(encoding="utf-8"))
     assert values["status"] == "interrupted"
     fates = [case["status"] for case in values["cases"]]
@@ -81,7 +86,7 @@ def test_a_signal_leaves_whole_files_and_the_next_run_goes_on(
 
     second = start(tiny_bundle, scans, output, report)
     _, err = second.communicate(timeout=120)
-    assert (second.returncode, err) == (0, "")
+    assert (second.returncode, told(err)) == (0, [])
     fates = [case["status"] for case in json.loads(report.read_text(encoding="utf-8"))["cases"]]
     assert fates.count("skipped") == len(labels)
     assert fates.count("done") == CASES - len(labels)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from viscera.bundle import Stage
 from viscera.errors import ConfigError, ReadError, VisceraError
-from viscera.training import loop
+from viscera.training import data, loop
 from viscera.training.cases import Cache
 from viscera.training.checkpoint import checkpoint_folder, checkpoint_iterations, newest_checkpoint
 from viscera.training.config import TrainConfig
@@ -230,14 +230,14 @@ def test_the_best_on_other_cases_does_not_count(run_to_end, tmp_path, monkeypatc
 
 
 def test_a_loss_that_is_not_a_number_names_the_case_and_keeps_the_checkpoint(run_to_end, tmp_path, monkeypatch):
-    original, seen = loop.training_sample, []
+    original, seen = data.training_sample, []
 
     def spoiled(case, *others):
         image, labels = original(case, *others)
         seen.append(case.name)
         return (image * float("nan") if len(seen) == 6 else image), labels
 
-    monkeypatch.setattr(loop, "training_sample", spoiled)
+    monkeypatch.setattr(data, "training_sample", spoiled)
     with pytest.raises(VisceraError, match=r"training step 6 on (p3\d).*a finite loss.*000000004") as caught:
         run_to_end("segment", tmp_path, validation=())
     assert f"on {seen[5]}:" in str(caught.value)
