@@ -119,7 +119,7 @@ def smooth_maps(maps: Tensor, sigma_vox: float) -> Tensor:
         return maps
     result = maps
     for axis in (1, 2, 3):
-        matrix = _smoothing(maps.shape[axis], sigma_vox, maps.device)
+        matrix = smoothing_matrix(maps.shape[axis], sigma_vox, maps.device)
         result = torch.tensordot(matrix, result, dims=([1], [axis])).movedim(0, axis)
     return result
 
@@ -154,8 +154,8 @@ def _spline_weights(count: int) -> Tensor:
     return torch.from_numpy(weights).float()
 
 
-def _smoothing(count: int, sigma_vox: float, device: torch.device) -> Tensor:
-    """(count, count) weights of a Gaussian cut at three sigmas; what falls over an end counts for the end."""
+def smoothing_matrix(count: int, sigma_vox: float, device: torch.device) -> Tensor:
+    """Weights (count, count) of a Gaussian cut at three sigmas; what falls over an end counts for the end."""
     reach = math.ceil(3 * sigma_vox)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_vox) ** 2)
     weights = np.zeros((count, count))

@@ -7,13 +7,15 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from viscera.geometry import Size, Vector
+from viscera.training.augment import smoothing_matrix
 
 # Trilinear interpolation between independent nodes leaves this share of their deviation in the mean: sqrt(2/3) cubed.
 _LEFT = math.sqrt(2 / 3) ** 3
+# A narrower blur changes next to nothing.
+_LEAST_SIGMA_VOX = 0.1
 
 
 class RandomFields:
@@ -47,33 +49,18 @@ class RandomFields:
 
 def blurred(values: Tensor, sigma_vox: float, axes: tuple[int, ...]) -> Tensor:
     """`values` smoothed along `axes` by a Gaussian cut at three sigmas, edges repeated."""
-    if sigma_vox < 0.1:
+    if sigma_vox < _LEAST_SIGMA_VOX:
         return values
     for axis in axes:
-        values = torch.tensordot(_blur_matrix(values.shape[axis], sigma_vox, values.device), values, dims=([1], [axis]))
-        values = values.movedim(0, axis)
+        weights = smoothing_matrix(values.shape[axis], sigma_vox, values.device)
+        values = torch.tensordot(weights, values, dims=([1], [axis])).movedim(0, axis)
     return values
 
 
 def left_deviation(sigma_vox: float, axes: int) -> float:
     """What blurring along so many axes leaves of the deviation of white noise."""
-    if sigma_vox < 0.1:
+    if sigma_vox < _LEAST_SIGMA_VOX:
         return 1.0
-    kernel = _kernel(sigma_vox)
-    return float(np.sqrt((kernel**2).sum())) ** axes
-
-
-def _kernel(sigma_vox: float) -> NDArray[np.float64]:
     reach = math.ceil(3 * sigma_vox)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_vox) ** 2)
-    normalised: NDArray[np.float64] = kernel / kernel.sum()
-    return normalised
-
-
-def _blur_matrix(count: int, sigma_vox: float, device: torch.device) -> Tensor:
-    kernel = _kernel(sigma_vox)
-    reach = len(kernel) // 2
-    weights = np.zeros((count, count))
-    columns = np.clip(np.arange(count)[:, None] + np.arange(-reach, reach + 1), 0, count - 1)
-    np.add.at(weights, (np.arange(count)[:, None], columns), kernel)
-    return torch.from_numpy(weights).float().to(device)
+    kernel = smoothing_matrix(2 * reach + 1, sigma_vox, torch.device("cpu"))[reach]
+    return float(kernel.square().sum().sqrt()) ** axes
