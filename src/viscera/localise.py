@@ -6,14 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.errors import GeometryError, NothingFoundError
-from viscera.geometry import Box, Grid
+from viscera.geometry import Box, Grid, Vector
 
 
 def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid, *, least_ml: float = 0.0) -> Box:
     """The box around every foreground voxel, in mm of `grid`, within the scan, without margin.
 
     Foreground is where logit 1 exceeds logit 0 (authors' release); the box runs over the voxels' outer faces. Nothing
-    is filtered: one false voxel widens the box.
+    is filtered: one false voxel widens the box. Where less than half a voxel of the scan is left beyond the box, it
+    runs on to the scan's face: that rest holds no voxel centre of the scout image, and nothing could be found there.
 
     Args:
         logits: (2, z, y, x) on `scout`.
@@ -42,7 +43,21 @@ def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid, *, least_ml:
     limits = grid.box()
     if not box.overlaps(limits):
         raise nothing_found("foreground only in the padding around the scan")
-    return box.clipped(limits)
+    return _to_faces(box.clipped(limits), limits, scout.spacing_zyx_mm)
+
+
+def _to_faces(box: Box, limits: Box, spacing_zyx_mm: Vector) -> Box:
+    """The box with every side that lies less than half a spacing within `limits` moved out to them."""
+    near = [0.5 * step for step in spacing_zyx_mm]
+    low = [
+        edge if one - edge < half else one
+        for one, edge, half in zip(box.lower_zyx_mm, limits.lower_zyx_mm, near, strict=True)
+    ]
+    high = [
+        edge if edge - one < half else one
+        for one, edge, half in zip(box.upper_zyx_mm, limits.upper_zyx_mm, near, strict=True)
+    ]
+    return Box(lower_zyx_mm=(low[0], low[1], low[2]), upper_zyx_mm=(high[0], high[1], high[2]))
 
 
 def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:

@@ -39,6 +39,20 @@ def test_box_ends_where_the_scan_ends():
     assert box.upper_zyx_mm == pytest.approx((120, 30, 36))
 
 
+def test_less_than_half_a_voxel_of_the_scan_is_not_left_beyond_the_box():
+    # A scan of 46 mm along z: the centres of the scout image within it lie at 5, 11, ... 41 mm, so beyond the faces of
+    # these voxels 2 mm are left on both sides.
+    scan = Grid.from_axes((23, 48, 84), spacing_zyx_mm=(2, 2, 1), direction_zyx=UPRIGHT, origin_xyz_mm=(0.5, 1.0, 1.0))
+    scout = scan.centred(scan.box(), (31, 32, 32), 6.0)
+    answer = np.zeros((2, *scout.shape_zyx), dtype=np.float32)
+    answer[1, 13:18, 16, 16] = 1.0  # 11 to 35 mm
+    box = organ_box(answer, scout, scan)
+    assert (box.lower_zyx_mm[0], box.upper_zyx_mm[0]) == pytest.approx((8.0, 38.0))
+    answer[1, 12:19, 16, 16] = 1.0  # 5 to 41 mm
+    box = organ_box(answer, scout, scan)
+    assert (box.lower_zyx_mm[0], box.upper_zyx_mm[0]) == pytest.approx((0.0, 46.0))
+
+
 def test_equal_logits_are_background():
     answer = logits((10, 12, 14))
     answer[:, 0, 0, 0] = 5.0
