@@ -24,6 +24,7 @@ from viscera.commands import (
     export,
     finetune,
     info,
+    labels,
     phantom,
     prepare,
     segment,
@@ -36,6 +37,7 @@ from viscera.errors import VisceraError
 
 VERBS: dict[str, ModuleType] = {
     "segment": segment,
+    "labels": labels,
     "demo": demo,
     "evaluate": evaluate,
     "phantom": phantom,

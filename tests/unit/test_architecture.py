@@ -25,6 +25,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "adapters",
         "read",
         "components",
+        "label_files",
+        "bids",
     ),
     ("localise", "segment", "sides", "engines", "clean", "quality", "signals"),
     ("pipeline",),
