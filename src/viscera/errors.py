@@ -36,6 +36,10 @@ class WriteError(VisceraError):
     """An output that cannot be written."""
 
 
+class TransferError(VisceraError):
+    """A PACS that cannot be reached, refuses what is asked, or answers with something else."""
+
+
 class GeometryError(VisceraError):
     """Missing, degenerate or inconsistent geometry."""
 

@@ -21,6 +21,7 @@ from viscera.errors import (
     MissingExtraError,
     NothingFoundError,
     ReadError,
+    TransferError,
     VisceraError,
     WriteError,
 )
@@ -30,6 +31,7 @@ ERRORS = (
     VisceraError,
     ReadError,
     WriteError,
+    TransferError,
     GeometryError,
     ConfigError,
     BundleError,

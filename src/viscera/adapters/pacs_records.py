@@ -1,0 +1,99 @@
+"""What the queue of a PACS listener speaks of: states, limits, arriving images, jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from viscera.errors import WriteError
+
+
+class State(StrEnum):
+    """Where a series is."""
+
+    RECEIVING = "receiving"  # images may still come
+    WAITING = "waiting"  # for the worker
+    WORKING = "working"
+    SENDING = "sending"  # results are on disk, and some destination has not acknowledged them
+    DONE = "done"
+    REFUSED = "refused"  # not a CT of the abdomen that can be segmented; no fault of the machine
+    FAILED = "failed"
+
+
+OPEN_STATES = (State.RECEIVING, State.WAITING, State.WORKING, State.SENDING)
+
+
+class Admission(StrEnum):
+    """What became of an image."""
+
+    STORED = "stored"
+    KNOWN = "known"  # it had come before
+    CLOSED = "closed"  # its series has been taken as complete
+
+
+class QueueFullError(WriteError):
+    """An image for which there is no room."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueLimits:
+    """How much the queue takes, and for how long.
+
+    Attributes:
+        series: Not yet finished at one time.
+        images: Of one series.
+        disk_bytes: Of images and results.
+        attempts: To segment a series; a series that ends the process counts too.
+        sends: To send the results of a series.
+        quiet_seconds: Without a further image, after the last association that brought one has ended, until a series
+            is taken as complete.
+        keep_seconds: Until a finished series is forgotten, and would be segmented anew if it came again.
+    """
+
+    series: int = 200
+    images: int = 10_000
+    disk_bytes: int = 20 * 2**30
+    attempts: int = 3
+    sends: int = 100
+    quiet_seconds: float = 30.0
+    keep_seconds: float = 7 * 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """An image that is to be stored.
+
+    Attributes:
+        study_uid, series_uid, instance_uid: Its identifiers.
+        size_bytes: Of its file.
+        announced: Images of its series, None if the object does not say.
+        write: Writes the file.
+    """
+
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    size_bytes: int
+    write: Callable[[Path], None]
+    announced: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A series the worker has taken.
+
+    Attributes:
+        number: Of the series in this queue.
+        attempt: From 1.
+        identity: Hash of the series' UID and of those of its images.
+        images: Folder of the images.
+        results: Folder for, or of, the results.
+    """
+
+    number: int
+    attempt: int
+    identity: str
+    images: Path
+    results: Path
