@@ -27,9 +27,11 @@ from viscera.commands import (
     labels,
     phantom,
     prepare,
+    report,
     segment,
     synthesise,
     train,
+    view,
 )
 from viscera.commands.console import Console
 from viscera.commands.interrupt import Terminated
@@ -37,6 +39,8 @@ from viscera.errors import VisceraError
 
 VERBS: dict[str, ModuleType] = {
     "segment": segment,
+    "view": view,
+    "report": report,
     "labels": labels,
     "demo": demo,
     "evaluate": evaluate,

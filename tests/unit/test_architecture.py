@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("localise", "segment", "sides", "engines", "clean", "quality", "signals"),
     ("pipeline",),
     ("phantom", "phantom_anatomy", "phantom_shapes", "statistics", "training", "evaluation", "export", "report"),
-    ("case",),
+    ("case", "viewer"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,248 @@
+// The viewer of `viscera view` and `viscera report`. The page holds what to show as JSON in #case; the images are either
+// files beside the page (view) or base64 text within it (report). NiiVue draws; everything else on the page is plain HTML
+// that can be read without this script.
+(() => {
+  "use strict";
+
+  // Usual windows of an abdominal CT, width and level in HU.
+  const WINDOWS = [
+    { name: "Abdomen", width: 400, level: 40 },
+    { name: "Liver", width: 150, level: 70 },
+    { name: "Lung", width: 1500, level: -600 },
+    { name: "Bone", width: 1800, level: 400 },
+  ];
+  const TURN_DEGREES = 10;
+  // Seen from the patient's front, a little from the left and from above.
+  const FIRST_TURN = { azimuth: 200, elevation: 10 };
+
+  const element = (id) => document.getElementById(id);
+  const info = JSON.parse(element("case").textContent);
+  const hidden = new Set();
+  let overlayOff = false;
+
+  function say(text) {
+    element("message").textContent = text;
+    element("message").hidden = !text;
+  }
+
+  async function imageBytes(image) {
+    if (image.url) {
+      const answer = await fetch(image.url);
+      if (!answer.ok) throw new Error(`${image.url}: ${answer.status}`);
+      return answer.arrayBuffer();
+    }
+    const text = atob(element(image.embedded).textContent.trim());
+    return Uint8Array.from(text, (letter) => letter.charCodeAt(0)).buffer;
+  }
+
+  function niivueOptions(more) {
+    return {
+      isRadiologicalConvention: true,
+      sagittalNoseLeft: true,
+      dragAndDropEnabled: false, // only the session's own images
+      clipPlaneHotKey: "",
+      cycleClipPlaneHotKey: "",
+      viewModeHotKey: "",
+      loadingText: "",
+      logLevel: "error",
+      backColor: [0, 0, 0, 1],
+      fontColor: [0.9, 0.9, 0.9, 1],
+      ...more,
+    };
+  }
+
+  // NiiVue's table of label colours: one entry per label from 0 on, without gaps.
+  function labelColours() {
+    const count = Math.max(...info.organs.map((organ) => organ.index)) + 1;
+    const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
+    for (let index = 0; index < count; index += 1) {
+      const organ = info.organs.find((one) => one.index === index);
+      const [red, green, blue] = organ ? organ.colour : [0, 0, 0];
+      table.R.push(red);
+      table.G.push(green);
+      table.B.push(blue);
+      table.A.push(organ && !hidden.has(index) ? 255 : 0);
+      table.I.push(index);
+      table.labels.push(organ ? organ.name : "");
+    }
+    return table;
+  }
+
+  function recolour(viewers) {
+    for (const { niivue, place } of viewers) {
+      niivue.volumes[place].setColormapLabel(labelColours());
+      niivue.updateGLVolume();
+    }
+  }
+
+  function setWindow(planes, choice) {
+    planes.volumes[0].cal_min = choice.level - choice.width / 2;
+    planes.volumes[0].cal_max = choice.level + choice.width / 2;
+    planes.updateGLVolume();
+  }
+
+  function setLayout(planes, name) {
+    const { AXIAL, CORONAL, SAGITTAL, MULTIPLANAR } = niivue.SLICE_TYPE;
+    planes.setSliceType({ axial: AXIAL, coronal: CORONAL, sagittal: SAGITTAL }[name] ?? MULTIPLANAR);
+  }
+
+  function tellPlace(location) {
+    const [x, y, z] = location.mm; // NIfTI's world: to the patient's right, front and head
+    const value = Math.round(location.values[0].value);
+    const label = location.values.length > 1 ? Math.round(location.values[1].value) : 0;
+    const organ = info.organs.find((one) => one.index === label);
+    const sides = [x < 0 ? "L" : "R", y < 0 ? "P" : "A", z < 0 ? "I" : "S"];
+    const millimetres = [x, y, z].map((length, axis) => `${sides[axis]} ${Math.abs(length).toFixed(0)}`).join("  ");
+    element("place").textContent = `${millimetres} mm \u00b7 ${value} HU${organ ? ` \u00b7 ${organ.name}` : ""}`;
+  }
+
+  function jump(planes, organ) {
+    planes.scene.crosshairPos = planes.mm2frac(organ.inside_ras_mm);
+    planes.createOnLocationChange();
+    planes.drawScene();
+  }
+
+  function addWindows(planes) {
+    WINDOWS.forEach((choice, number) => {
+      const label = document.createElement("label");
+      const radio = document.createElement("input");
+      Object.assign(radio, { type: "radio", name: "window", value: choice.name, checked: number === 0 });
+      radio.addEventListener("change", () => setWindow(planes, choice));
+      label.title = `width ${choice.width} HU, level ${choice.level} HU`;
+      label.append(radio, choice.name);
+      element("windows").append(label);
+    });
+  }
+
+  // The rows of the table get a box to show or hide the organ, and a button to go there; the whole row does that too.
+  function addOrganControls(planes, viewers) {
+    for (const organ of info.organs) {
+      const row = document.querySelector(`tr[data-organ="${organ.index}"]`);
+      if (!row || !organ.inside_ras_mm) continue;
+      const box = document.createElement("input");
+      Object.assign(box, { type: "checkbox", checked: true });
+      box.setAttribute("aria-label", `show ${organ.name}`);
+      box.addEventListener("change", () => {
+        if (box.checked) hidden.delete(organ.index);
+        else hidden.add(organ.index);
+        recolour(viewers);
+      });
+      row.querySelector(".show").append(box);
+      const name = row.querySelector(".name");
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...name.childNodes);
+      button.title = `go to ${organ.name}`;
+      name.append(button);
+      row.classList.add("jumps");
+      row.addEventListener("click", (event) => {
+        if (event.target !== box) jump(planes, organ);
+      });
+    }
+    for (const head of document.querySelectorAll(".show")) head.hidden = false;
+  }
+
+  function setOpacity(planes) {
+    planes.setOpacity(1, overlayOff ? 0 : element("opacity").valueAsNumber / 100);
+  }
+
+  function planesKey(planes, event) {
+    const steps = {
+      ArrowLeft: [1, 0, 0], // the patient's right is on the picture's left
+      ArrowRight: [-1, 0, 0],
+      ArrowUp: [0, 1, 0],
+      ArrowDown: [0, -1, 0],
+      PageUp: [0, 0, 1],
+      PageDown: [0, 0, -1],
+    };
+    const radio = document.querySelectorAll("#windows input")[Number(event.key) - 1];
+    if (event.key in steps) {
+      planes.moveCrosshairInVox(...steps[event.key]);
+      planes.createOnLocationChange();
+    } else if (radio) {
+      radio.click();
+    } else if (event.key.toLowerCase() === "o" && info.labels) {
+      overlayOff = !overlayOff;
+      setOpacity(planes);
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  function solidKey(solid, event) {
+    const turns = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+    if (!(event.key in turns)) return;
+    const [aside, up] = turns[event.key];
+    const { renderAzimuth, renderElevation } = solid.scene;
+    solid.setRenderAzimuthElevation(renderAzimuth + aside * TURN_DEGREES, renderElevation + up * TURN_DEGREES);
+    event.preventDefault();
+  }
+
+  function onKey(id, act) {
+    element(id).addEventListener("keydown", (event) => {
+      if (!event.ctrlKey && !event.metaKey && !event.altKey) act(event);
+    });
+  }
+
+  async function makePlanes(ct, labels) {
+    const planes = new niivue.Niivue(
+      niivueOptions({ multiplanarShowRender: niivue.SHOW_RENDER.NEVER, crosshairColor: [0.2, 0.8, 1, 0.6] }),
+    );
+    await planes.attachToCanvas(element("planes"));
+    await planes.loadFromArrayBuffer(ct, "ct.nii");
+    if (labels) await planes.loadFromArrayBuffer(labels, "labels.nii");
+    planes.onLocationChange = tellPlace;
+    setWindow(planes, WINDOWS[0]);
+    setLayout(planes, "all");
+    return planes;
+  }
+
+  async function makeSolid(image) {
+    const solid = new niivue.Niivue(niivueOptions({ show3Dcrosshair: false, isOrientCube: true }));
+    await solid.attachToCanvas(element("solid"));
+    await solid.loadFromArrayBuffer(image, "solid.nii");
+    solid.setSliceType(niivue.SLICE_TYPE.RENDER);
+    solid.setRenderAzimuthElevation(FIRST_TURN.azimuth, FIRST_TURN.elevation);
+    return solid;
+  }
+
+  async function start() {
+    if (!document.createElement("canvas").getContext("webgl2")) {
+      say("This browser does not offer WebGL 2, which the interactive pictures need.");
+      document.body.dataset.state = "static";
+      return;
+    }
+    say("Loading the images \u2026");
+    const ct = await imageBytes(info.ct);
+    const labels = info.labels && (await imageBytes(info.labels));
+    element("viewer").hidden = false;
+    element("viewer").querySelector(".pictures").classList.add("two");
+    const planes = await makePlanes(ct, labels);
+    const solid = await makeSolid(labels ?? ct);
+    addWindows(planes);
+    element("layout").addEventListener("change", (event) => setLayout(planes, event.target.value));
+    onKey("planes-frame", (event) => planesKey(planes, event));
+    onKey("solid-frame", (event) => solidKey(solid, event));
+    if (labels) {
+      const viewers = [{ niivue: planes, place: 1 }, { niivue: solid, place: 0 }];
+      recolour(viewers);
+      addOrganControls(planes, viewers);
+      element("opacity").addEventListener("input", () => setOpacity(planes));
+      setOpacity(planes);
+      const first = info.organs.find((organ) => organ.inside_ras_mm);
+      if (first) jump(planes, first);
+    } else {
+      for (const part of document.querySelectorAll(".with-labels")) part.hidden = true;
+      setWindow(solid, WINDOWS[0]);
+    }
+    say("");
+    window.visceraViewer = { planes, solid }; // for the browser's console
+    document.body.dataset.state = "ready";
+  }
+
+  start().catch((error) => {
+    say(`The interactive pictures cannot be shown: ${error.message}`);
+    document.body.dataset.state = "failed";
+  });
+})();

@@ -1,0 +1,147 @@
+"""The HTML of the page: organs, notes and pictures around the viewer, readable without any script.
+
+All text is escaped here, whatever it comes from: names of organs, notes and run reports are not trusted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from viscera.quality import Verdict
+from viscera.viewer.organ_rows import OrganRow, viewer_entry
+
+ASSETS = Path(__file__).parent / "assets"
+STYLE, SCRIPT, NIIVUE, NOTICES = "viewer.css", "viewer.js", "niivue.umd.js", "THIRD_PARTY.txt"
+
+_VERDICTS = {Verdict.OK: "ok", Verdict.CHECK: "check", Verdict.ABSENT: "absent"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageParts:
+    """What makes the page one that is served or one that stands alone; all but the texts is HTML.
+
+    Attributes:
+        title: Text.
+        policy: The content security policy as a `meta` element, or nothing.
+        style, data, scripts: The elements that hold or name them.
+        sections: The sections beside the viewer.
+        without: Text: what there is where the viewer cannot run.
+        footer: Text.
+    """
+
+    title: str
+    policy: str = ""
+    style: str
+    data: str
+    scripts: str
+    sections: Sequence[str]
+    without: str
+    footer: str
+
+
+def page_html(parts: PageParts) -> str:
+    """The whole page."""
+    return Template(asset_text("page.html")).substitute(
+        title=escape(parts.title),
+        policy=parts.policy,
+        style=parts.style,
+        data=parts.data,
+        scripts=parts.scripts,
+        sections="\n".join(section for section in parts.sections if section),
+        without=escape(parts.without),
+        footer=escape(parts.footer),
+    )
+
+
+@functools.cache
+def asset_text(name: str) -> str:
+    """The text of one of the files in `ASSETS`."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def script_data(rows: Iterable[OrganRow], *, ct: Mapping[str, str], labels: Mapping[str, str] | None) -> str:
+    """The element with what the page's script shows: the images, each by `url` or `embedded`, and the organs."""
+    values = {"ct": ct, "labels": labels, "organs": [viewer_entry(row) for row in rows]}
+    return f'<script type="application/json" id="case">{_json(values)}</script>'
+
+
+def _json(values: Any) -> str:
+    # No name can end the element or begin a comment in it.
+    return json.dumps(values).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def organs_section(rows: Sequence[OrganRow]) -> str:
+    """The table of the organs, each with its verdict; nothing if there are no rows."""
+    if not rows:
+        return ""
+    judged = any(row.verdict for row in rows)
+    verdict_head = '<th scope="col">verdict</th>' if judged else ""
+    body = "\n".join(_organ_row(row, judged=judged) for row in rows)
+    return f"""<section id="organs" aria-labelledby="organs-title">
+<h2 id="organs-title">Organs</h2>
+<table>
+<caption>Volume and mean HU of the labels.{_VERDICT_WORDS if judged else ""}</caption>
+<thead><tr><th scope="col" class="show" hidden>show</th><th scope="col">organ</th><th scope="col" class="number">ml</th>
+<th scope="col" class="number">HU</th>{verdict_head}</tr></thead>
+<tbody>
+{body}
+</tbody>
+</table>
+</section>"""
+
+
+_VERDICT_WORDS = """
+<em>check</em>: something is implausible, which need not be wrong; <em>ok</em>: nothing implausible was seen, which need
+not be right."""
+
+
+def _organ_row(row: OrganRow, *, judged: bool) -> str:
+    statistics, colour = row.statistics, "#{:02x}{:02x}{:02x}".format(*row.organ.colour)
+    square = f'<rect width="10" height="10" fill="{colour}"/>'  # no style: the page's policy would not obey it
+    swatch = f'<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true">{square}</svg>'
+    volume = f"{statistics.volume_ml:.1f}" if statistics.voxels else "not found"
+    hu = "" if statistics.mean_hu is None else f"{statistics.mean_hu:.0f}"
+    reasons = list(row.verdict.sentences) if row.verdict else []
+    if statistics.border_faces and not reasons:
+        reasons.append(f"It reaches the scan's edge ({', '.join(statistics.border_faces)}).")
+    listed = (
+        f'<ul class="reasons">{"".join(f"<li>{escape(reason)}</li>" for reason in reasons)}</ul>' if reasons else ""
+    )
+    verdict = ""
+    if judged:
+        word = _VERDICTS[row.verdict.verdict] if row.verdict else ""
+        verdict = f'<td class="verdict-{word or "none"}">{word}</td>'
+    return (
+        f'<tr data-organ="{row.organ.index}"><td class="show" hidden></td>'
+        f'<th scope="row"><span class="name">{swatch}{escape(row.organ.name)}</span>{listed}</th>'
+        f'<td class="number">{volume}</td><td class="number">{hu}</td>{verdict}</tr>'
+    )
+
+
+def notes_section(notes: Iterable[str]) -> str:
+    """The notes as a list; nothing if there are none."""
+    items = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(notes))
+    if not items:
+        return ""
+    return f"""<section id="notes" aria-labelledby="notes-title">
+<h2 id="notes-title">Notes</h2>
+<ul>{items}</ul>
+</section>"""
+
+
+def facts_section(facts: Iterable[tuple[str, str]]) -> str:
+    """Where everything comes from, as a list of names and values."""
+    items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
+    return f"""<section id="provenance" aria-labelledby="provenance-title">
+<h2 id="provenance-title">Provenance</h2>
+<dl class="facts">
+{items}
+</dl>
+</section>"""
