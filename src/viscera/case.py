@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from viscera.bundle import CARD, Bundle, load_bundle
+from viscera.bundle import CARD, Bundle, ModelCard, load_bundle
 from viscera.engines import Engine, make_engine
 from viscera.pipeline import NOTHING_ALLOWED, Allowed, Segmentation
 from viscera.pipeline import segment_volume as run_stages
 from viscera.quality import quality_note
 from viscera.read import read_volume
 from viscera.volume import Volume
-from viscera.write import write_bytes, write_label_map
+from viscera.write import write_bytes, write_label_map, write_text
 
 if TYPE_CHECKING:
     from viscera.statistics import OrganStatistics
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 STAGES = ("read", "preprocess", "localise", "crop", "segment", "restore", "clean", "assess", "preview", "write")
 
 OnStage = Callable[[str], None]
+# From a label file and the bundle's card the text of each file to write beside it, by its path.
+SideFiles = Callable[[Path, ModelCard], Mapping[Path, str]]
+
+
+def nothing_beside(labels: Path, card: ModelCard) -> Mapping[Path, str]:
+    """No file: what stands beside a label file unless something is asked for."""
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,7 @@ class CaseOptions:
         allow_mirrored: Label a scan that looks like a patient's mirror image, with a note, instead of raising.
         preview: Write a picture beside the label file, NAME_preview.png.
         clean: Whether small parts of organs are removed from the labels, None for what the bundle's card says.
+        side_files: Texts to write beside the label file.
     """
 
     series: str | None = None
@@ -46,6 +54,7 @@ class CaseOptions:
     allow_mirrored: bool = False
     preview: bool = False
     clean: bool | None = None
+    side_files: SideFiles = nothing_beside
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,6 +189,8 @@ class Segmenter:
         with _timed("write", seconds, on_stage):
             measured = organ_statistics(volume, segmentation.label_map, self.bundle.card.organs)
             statistics = with_quality(measured, segmentation.quality)
+            for path, text in chosen.side_files(output, self.bundle.card).items():
+                write_text(text, path)
             # Last of all: where the label file is, the case is finished.
             write_label_map(segmentation.label_map, output, self.bundle.card.organs)
         check = quality_note(segmentation.quality)

@@ -65,6 +65,8 @@ class Batch:
             try:
                 self._save()
                 make_folder(self.plan.folder)
+                for path, text in self.plan.common.items():
+                    write_text(text, path)
                 self._work(load)
                 self._write_statistics()
             except KeyboardInterrupt:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from viscera.case import preview_path
+from viscera.commands.layouts import FlatLayout, Layout
 from viscera.errors import ConfigError, VisceraError
-from viscera.read import find_inputs
+from viscera.read import CaseInput, find_inputs
 
 _NIFTI = (".nii", ".nii.gz")
 # Image formats that are read but not written: as the end of OUT they are a mistake, not a folder's name.
@@ -21,7 +22,7 @@ class PlannedCase:
 
     name: str
     source: Path
-    output: Path
+    output: Path = Path()
     error: VisceraError | None = None
 
 
@@ -33,47 +34,69 @@ class Plan:
         cases: In the order of the inputs.
         folder: Where the outputs go.
         statistics: The file name of the statistics without its ending.
+        common: The texts of the files that the layout wants once, by their paths.
     """
 
     cases: tuple[PlannedCase, ...]
     folder: Path
     statistics: Path
+    common: Mapping[Path, str] = field(default_factory=dict)
 
 
-def plan_cases(inputs: Sequence[Path], output: Path, report: Path | None = None) -> Plan:
+def plan_cases(inputs: Sequence[Path], output: Path, report: Path | None = None, layout: Layout | None = None) -> Plan:
     """The plan for writing the labels of `inputs` to `output`: a file for one case, a folder for any number.
 
-    An input that cannot be listed becomes a case with its error.
+    `layout` says where in a folder; a single file has the place it was given, and no other layout than the flat one. An
+    input that cannot be listed becomes a case with its error.
 
     Raises:
-        ConfigError: If `output` has the wrong form, or a label file, picture, table or `report` would overwrite an
-            input or each other.
+        ConfigError: If `output` has the wrong form or does not fit the layout, or a label file, picture, table or
+            `report` would overwrite an input or each other.
     """
-    found = _found_cases(inputs)
+    scans, failed = _found(inputs)
+    layout = layout or FlatLayout()
     single = output.name.lower().endswith(_NIFTI) and not output.is_dir()
-    if single and len(found) != 1:
+    _require_form(output, single=single, cases=len(scans) + len(failed), layout=layout)
+    folder = output.parent if single else output
+    places = [(scan.name, Path(output.name)) for scan in scans] if single else layout.place(scans)
+    cases = tuple(
+        PlannedCase(name=name, source=scan.path, output=folder / path)
+        for scan, (name, path) in zip(scans, places, strict=True)
+    )
+    stem = output.name.removesuffix(".gz").removesuffix(".nii")
+    plan = Plan(
+        cases=(*failed, *cases),
+        folder=folder,
+        statistics=folder / (f"{stem}_statistics" if single else "statistics"),
+        common={} if single else layout.common_files(folder, report),
+    )
+    _check_outputs(plan, inputs, report, within=[] if single else [folder])
+    return plan
+
+
+def _require_form(output: Path, *, single: bool, cases: int, layout: Layout) -> None:
+    doing = "planning the outputs"
+    if single and cases != 1:
         raise ConfigError(
-            "planning the outputs",
+            doing,
             expected=f"one input for the single file {output}",
-            got=f"{len(found)} cases",
+            got=f"{cases} cases",
             remedy="Give a folder with -o",
+        )
+    if single and not layout.single_file:
+        raise ConfigError(
+            doing,
+            expected="a folder after -o, as this layout has several files for each case",
+            got=f"the single file {output}",
+            remedy="Give a folder, or leave out --layout",
         )
     if not single and (output.is_file() or output.name.lower().endswith(_OTHER_IMAGES)):
         raise ConfigError(
-            "planning the outputs",
+            doing,
             expected="a file ending in .nii or .nii.gz, or a folder, after -o",
             got=str(output),
             remedy="Change the ending or give a folder",
         )
-    cases = tuple(
-        PlannedCase(name=name, source=source, output=output if single else output / f"{name}.nii.gz", error=error)
-        for name, source, error in found
-    )
-    folder = output.parent if single else output
-    stem = output.name.removesuffix(".gz").removesuffix(".nii")
-    plan = Plan(cases=cases, folder=folder, statistics=folder / (f"{stem}_statistics" if single else "statistics"))
-    _check_outputs(plan, inputs, report, within=[] if single else [folder])
-    return plan
 
 
 def _check_outputs(plan: Plan, inputs: Sequence[Path], report: Path | None, *, within: list[Path]) -> None:
@@ -93,9 +116,9 @@ def _check_outputs(plan: Plan, inputs: Sequence[Path], report: Path | None, *, w
 
 def outputs_of(plan: Plan) -> list[Path]:
     """Every file the plan may write, the report apart."""
-    labels = [case.output for case in plan.cases]
+    labels = [case.output for case in plan.cases if case.error is None]
     statistics = [plan.statistics.with_name(plan.statistics.name + ending) for ending in (".csv", ".json")]
-    return labels + [preview_path(path) for path in labels] + statistics
+    return [*labels, *map(preview_path, labels), *statistics, *plan.common]
 
 
 def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
@@ -117,25 +140,23 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _found_cases(inputs: Sequence[Path]) -> list[tuple[str, Path, VisceraError | None]]:
-    """(name, path, None) of every case, after (name, path, error) of every input that cannot be listed."""
-    failed: list[tuple[str, Path, VisceraError | None]] = []
+def _found(inputs: Sequence[Path]) -> tuple[list[CaseInput], list[PlannedCase]]:
+    """The scans of `inputs`, and a case with its error for every input that cannot be listed."""
     try:
-        found = find_inputs(inputs)
+        return find_inputs(inputs), []
     except VisceraError:
         usable, failed = _listed_apart(inputs)
-        found = find_inputs(usable)
-    return [*failed, *((case.name, case.path, None) for case in found)]
+        return find_inputs(usable), failed
 
 
-def _listed_apart(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[str, Path, VisceraError | None]]]:
+def _listed_apart(inputs: Sequence[Path]) -> tuple[list[Path], list[PlannedCase]]:
     usable: list[Path] = []
-    failed: list[tuple[str, Path, VisceraError | None]] = []
+    failed: list[PlannedCase] = []
     for path in dict.fromkeys(inputs):
         try:
             find_inputs([path])
         except VisceraError as error:
-            failed.append((path.name or str(path), path, error))
+            failed.append(PlannedCase(name=path.name or str(path), source=path, error=error))
         else:
             usable.append(path)
     return usable, failed

@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     writing = parser.add_argument_group("writing")
     writing.add_argument(
+        "--layout",
+        choices=("flat", "bids"),
+        default="flat",
+        help="how OUT is laid out: NAME.nii.gz, or as BIDS derivatives (default: %(default)s)",
+    )
+    writing.add_argument(
         "--clean",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -70,9 +76,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Segments the inputs and returns the exit code."""
     from viscera.case import CaseOptions, Segmenter
     from viscera.commands.batch import Batch, Request
+    from viscera.commands.layouts import LAYOUTS
     from viscera.commands.plan import plan_cases
 
-    plan = plan_cases(args.inputs, args.output, args.report)
+    layout = LAYOUTS[args.layout]
+    plan = plan_cases(args.inputs, args.output, args.report, layout)
     options = CaseOptions(
         series=args.series,
         hu_offset=args.hu_offset,
@@ -80,6 +88,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         allow_mirrored=args.allow_mirrored,
         preview=args.preview,
         clean=args.clean,
+        side_files=layout.side_files,
     )
     request = Request(
         options=options,
