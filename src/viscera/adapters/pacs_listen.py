@@ -71,6 +71,7 @@ def is_loopback(address: str) -> bool:
 class _Peer:
     """What is known of a running association: the series it brought images of, and bytes not yet dealt with."""
 
+    socket: Any = None
     series: set[int] = field(default_factory=set)
     pending_bytes: int = 0
 
@@ -134,12 +135,18 @@ class Listener:
         """Ends all associations and listens no more; what was acknowledged is in the queue; returns nothing."""
         if self._entity is not None:
             self._entity.shutdown()
+        with self._lock:
+            for peer in self._peers.values():
+                peer.socket.close()
 
     def rounds(self) -> tuple[set[int], set[int]]:
         """The series that running associations brought images of, and those of associations that have just ended."""
         with self._lock:
-            gone = [peer for peer in self._peers if not peer.is_alive() and peer.ident is not None]
-            ended: set[int] = set().union(*(self._peers.pop(peer).series for peer in gone))
+            over = [one for one in self._peers if not one.is_alive() and one.ident is not None]
+            gone = [self._peers.pop(one) for one in over]
+            for peer in gone:
+                peer.socket.close()  # pynetdicom does not on every way out
+            ended: set[int] = set().union(*(peer.series for peer in gone))
             busy: set[int] = set().union(*(peer.series for peer in self._peers.values()))
         return busy, ended
 
@@ -149,7 +156,7 @@ class Listener:
         """Limits what a connection can make us keep in memory, and how long it can keep us waiting."""
         connection = event.assoc.dul.socket
         connection.socket.settimeout(SOCKET_SECONDS)
-        peer = _Peer()
+        peer = _Peer(socket=connection.socket)
         with self._lock:
             self._peers[event.assoc] = peer
         receive: Callable[[int], Any] = connection.recv
@@ -203,8 +210,7 @@ class Listener:
             _LOG.warning("series %d: an image came after the series was taken as complete; it is refused", number)
             return self._refusal(_SERIES_CLOSED, "its series was taken as complete before")
         with self._lock:
-            peer = self._peers.setdefault(event.assoc, _Peer())
-            peer.series.add(number)
+            self._peers[event.assoc].series.add(number)
         return 0x0000
 
     def _refusal(self, status: int, comment: str) -> Any:
@@ -218,7 +224,7 @@ class Listener:
 
     def _dealt_with(self, event: Any, count: int) -> None:
         with self._lock:
-            peer = self._peers.setdefault(event.assoc, _Peer())
+            peer = self._peers[event.assoc]
             # A peer that does not wait for answers has more in the queue, which stays counted.
             idle = event.assoc.dimse.msg_queue.empty()
             peer.pending_bytes = 0 if idle else max(0, peer.pending_bytes - count)

@@ -1,0 +1,171 @@
+"""A synthetic CT as a DICOM series, a running Orthanc, and a listener with callers: real programs on free ports."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+# Must never be seen in a log.
+PATIENT_NAME, PATIENT_ID = "Secret^Person", "4711-0815"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What `what` returns, as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def ct_objects(seed: int = 1, *, study: str = "1.2.3.1", series: str | None = None) -> "list[Dataset]":
+    """A synthetic person's trunk in slices of 64 x 64, 6 mm apart, as a scanner would write it."""
+    import numpy as np
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    from viscera.phantom import PhantomConfig, make_phantom
+
+    config = PhantomConfig(shape_zyx=(64, 64, 64), spacing_zyx_mm=(6.0, 6.5, 7.0))
+    volume = make_phantom(seed, config=config).volume
+    turn = volume.grid.to_canonical()
+    hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
+    uid = series or f"{study}.{seed}"
+    objects = []
+    for number, image in enumerate(np.asarray(hu)):
+        one = Dataset()
+        one.file_meta = FileMetaDataset()
+        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = CTImageStorage
+        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f"{uid}.{number + 1}"
+        one.SpecificCharacterSet = "ISO_IR 100"
+        one.PatientName, one.PatientID, one.PatientBirthDate, one.PatientSex = PATIENT_NAME, PATIENT_ID, "", "O"
+        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, uid, f"{study}.9"
+        one.StudyDate, one.StudyTime, one.StudyID, one.AccessionNumber = "20200102", "030405", "1", ""
+        one.ReferringPhysicianName, one.Manufacturer, one.PositionReferenceIndicator = "", "", ""
+        one.SeriesNumber, one.SeriesDescription, one.InstanceNumber = seed, "Abdomen", number + 1
+        one.Modality, one.ImageType, one.BodyPartExamined = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "ABDOMEN"
+        one.PatientPosition, one.AcquisitionNumber, one.KVP = "HFS", 1, "120"
+        one.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        one.ImagePositionPatient = [round(float(part), 4) for part in grid.affine[:3, :] @ [number, 0, 0, 1]]
+        one.PixelSpacing, one.SliceThickness = [6.5, 7.0], "6.0"
+        one.Rows, one.Columns, one.SamplesPerPixel = *image.shape, 1
+        one.PhotometricInterpretation, one.PixelRepresentation = "MONOCHROME2", 1
+        one.BitsAllocated, one.BitsStored, one.HighBit = 16, 16, 15
+        one.RescaleSlope, one.RescaleIntercept, one.RescaleType = "1", "0", "HU"
+        one.PixelData = image.astype("<i2").tobytes()
+        objects.append(one)
+    return objects
+
+
+def save_objects(objects: "Sequence[Dataset]", folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, one in enumerate(objects):
+        one.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def send(
+    objects: "Sequence[Dataset]", port: int, *, called: str = "VISCERA", calling: str = "CALLER"
+) -> list[int | None]:
+    """The status of each object, sent in one association; None where no answer came."""
+    pynetdicom = pytest.importorskip("pynetdicom")
+    entity = pynetdicom.AE(ae_title=calling)
+    for one in {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in objects}:
+        entity.add_requested_context(*one)
+    association = entity.associate("127.0.0.1", port, ae_title=called)
+    assert association.is_established
+    answers = [association.send_c_store(one).get("Status") for one in objects]
+    association.release()
+    return answers
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """A running Orthanc."""
+
+    http_port: int
+    dicom_port: int
+
+    @property
+    def dicomweb(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}/dicom-web"
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as answer:
+            return json.loads(answer.read())
+
+    def file(self, instance: str, path: Path) -> Path:
+        url = f"http://127.0.0.1:{self.http_port}/instances/{instance}/file"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            path.write_bytes(answer.read())
+        return path
+
+    def results(self, modality: str, study: str) -> list[str]:
+        """Orthanc's own identifiers of the objects of that modality in a study."""
+        query = {"Level": "Series", "Query": {"Modality": modality, "StudyInstanceUID": study}}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http_port}/tools/find", data=json.dumps(query).encode(), method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            series = json.loads(answer.read())
+        return [one for uid in series for one in self.get(f"/series/{uid}")["Instances"]]
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """Debian's Orthanc with its DICOMweb plug-in, empty at first."""
+    if ORTHANC is None or not DICOMWEB_PLUGIN.is_file():
+        pytest.skip("Debian's packages orthanc and orthanc-dicomweb are not installed")
+    folder = tmp_path_factory.mktemp("orthanc")
+    running = Orthanc(http_port=free_port(), dicom_port=free_port())
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"),
+        "HttpPort": running.http_port,
+        "DicomPort": running.dicom_port,
+        "DicomAet": "ORTHANC",
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "UnknownSopClassAccepted": True,
+        "Plugins": [str(DICOMWEB_PLUGIN)],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "WadoRoot": "/wado", "Ssl": False},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([ORTHANC, str(folder / "orthanc.json")], stdout=log, stderr=log)
+
+    def answers() -> bool:
+        assert process.poll() is None, (folder / "log").read_text(errors="replace")
+        try:
+            return bool(running.get("/system"))
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    try:
+        wait_for(answers)
+        yield running
+    finally:
+        process.kill()
+        process.wait()
