@@ -60,6 +60,7 @@ def read_inputs(args: argparse.Namespace) -> Looked:
     from viscera.viewer.organ_rows import organ_rows, unknown_labels_note
     from viscera.viewer.provenance import shape_notes
     from viscera.viewer.run_facts import read_run_facts
+    from viscera.viewer.shown import on_grid
 
     if args.labels is None and args.run is not None:
         raise ConfigError("reading the inputs", expected="labels with --run", got="none", remedy="Give the labels too")
@@ -68,7 +69,7 @@ def read_inputs(args: argparse.Namespace) -> Looked:
     notes = (*volume.notes, *shape_notes(volume.grid))
     if args.labels is None:
         return Looked(volume=volume, label_map=None, organs=organs, rows=(), notes=notes, run=None)
-    label_map = read_label_map(args.labels)
+    label_map = on_grid(read_label_map(args.labels), volume.grid)
     rows = organ_rows(volume, label_map, organs)
     unknown = unknown_labels_note(label_map, organs)
     run = None if args.run is None else read_run_facts(args.run, [row.statistics for row in rows])

@@ -158,7 +158,7 @@ def _extent_words(shown: Shown) -> str:
 def _pictures_section(pictures: Iterable[Picture]) -> str:
     figures = "\n".join(
         f'<figure><img src="data:image/png;base64,{base64.b64encode(picture.png).decode()}"\n'
-        f' alt="{escape(picture.words)}"></figure>'
+        f' width="{picture.width_px}" alt="{escape(picture.words)}"></figure>'
         for picture in pictures
     )
     return f"""<section id="pictures" aria-labelledby="pictures-title">

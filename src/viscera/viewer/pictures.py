@@ -12,14 +12,17 @@ from viscera.evaluation.figures import LEVEL_HU, WINDOW_HU, draw_panel, organ_cu
 from viscera.labels import Organ
 from viscera.volume import LabelMap, Volume
 
+# Screens with fine pixels show the rest.
+_SHRINK = 0.64
 PICTURE_WINDOW = f"window {WINDOW_HU} HU, level {LEVEL_HU} HU"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG, and what is seen on it in words."""
+    """A PNG, the width it is to have on a wide page, and what is seen on it in words."""
 
     png: bytes
+    width_px: int
     words: str
 
 
@@ -33,9 +36,10 @@ def organ_pictures(volume: Volume, label_map: LabelMap, organs: Sequence[Organ])
     cuts = organ_cuts(scene)
     pictures = []
     for cut in cuts:
-        data = io.BytesIO()
-        draw_panel(scene, cut, cuts).save(data, format="PNG")
+        panel, data = draw_panel(scene, cut, cuts), io.BytesIO()
+        panel.save(data, format="PNG")
         seen = np.unique(scene.labels.take(cut.index, axis=cut.axis))
         names = ", ".join(organ.name for organ in organs if organ.index in seen) or "no organ"
-        pictures.append(Picture(png=data.getvalue(), words=f"{cut.plane} slice of the CT with {names} outlined"))
+        words = f"{cut.plane} slice of the CT with {names} outlined"
+        pictures.append(Picture(png=data.getvalue(), width_px=round(panel.width * _SHRINK), words=words))
     return tuple(pictures)

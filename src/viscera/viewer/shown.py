@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.errors import GeometryError
 from viscera.geometry import AIR_HU, Grid, Ranges
 from viscera.labels import BACKGROUND
 from viscera.resample import resample
@@ -52,6 +53,31 @@ def fitted(volume: Volume, label_map: LabelMap | None, most_voxels: int) -> Show
         return Shown(volume=coarse, label_map=None, coarsened=True)
     labels = turn.apply(label_map.labels)[np.ix_(*_nearest(target, grid))]
     return Shown(volume=coarse, label_map=LabelMap(labels=labels, grid=target), coarsened=True)
+
+
+def on_grid(label_map: LabelMap, grid: Grid) -> LabelMap:
+    """The label map with its voxels in the order of `grid`, on which they must lie, whatever axes its file has.
+
+    Raises:
+        GeometryError: If its voxels are not those of `grid`.
+    """
+    turn, back = label_map.grid.to_canonical(), grid.to_canonical().inverse()
+    turned = back.apply_to_grid(turn.apply_to_grid(label_map.grid))
+    if not grid.matches(turned):
+        raise GeometryError(
+            "laying the labels over the CT",
+            expected=f"labels of the CT's own voxels, {_words(grid)}",
+            got=_words(turned),
+            remedy="Give the labels of this CT, or bring them onto its grid",
+        )
+    return LabelMap(labels=back.apply(turn.apply(label_map.labels)), grid=grid)
+
+
+def _words(grid: Grid) -> str:
+    spacing, first = (
+        tuple(round(value, 3) for value in values) for values in (grid.spacing_zyx_mm, grid.origin_xyz_mm)
+    )
+    return f"{grid.shape_zyx} of {spacing} mm (z, y, x) from {first} mm (x, y, z)"
 
 
 def around_organs(volume: Volume, label_map: LabelMap) -> tuple[Volume, LabelMap]:

@@ -39,6 +39,9 @@
     return {
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
+      showAllOrientationMarkers: true,
+      crosshairWidthUnit: "percent",
+      crosshairWidth: 0.6,
       dragAndDropEnabled: false, // only the session's own images
       clipPlaneHotKey: "",
       cycleClipPlaneHotKey: "",
@@ -185,11 +188,16 @@
     });
   }
 
+  async function attach(viewer, id) {
+    await viewer.attachToCanvas(element(id));
+    element(id).removeAttribute("tabindex"); // the frame around it takes the focus, and the keys
+  }
+
   async function makePlanes(ct, labels) {
     const planes = new niivue.Niivue(
       niivueOptions({ multiplanarShowRender: niivue.SHOW_RENDER.NEVER, crosshairColor: [0.2, 0.8, 1, 0.6] }),
     );
-    await planes.attachToCanvas(element("planes"));
+    await attach(planes, "planes");
     await planes.loadFromArrayBuffer(ct, "ct.nii");
     if (labels) await planes.loadFromArrayBuffer(labels, "labels.nii");
     planes.onLocationChange = tellPlace;
@@ -200,7 +208,7 @@
 
   async function makeSolid(image) {
     const solid = new niivue.Niivue(niivueOptions({ show3Dcrosshair: false, isOrientCube: true }));
-    await solid.attachToCanvas(element("solid"));
+    await attach(solid, "solid");
     await solid.loadFromArrayBuffer(image, "solid.nii");
     solid.setSliceType(niivue.SLICE_TYPE.RENDER);
     solid.setRenderAzimuthElevation(FIRST_TURN.azimuth, FIRST_TURN.elevation);
