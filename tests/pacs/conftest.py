@@ -38,43 +38,18 @@ def wait_for(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     return found
 
 
-def ct_objects(seed: int = 1, *, study: str = "1.2.3.1", series: str | None = None) -> "list[Dataset]":
-    """A synthetic person's trunk in slices of 64 x 64, 6 mm apart, as a scanner would write it."""
-    import numpy as np
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+def ct_objects(seed: int, folder: Path) -> "list[Dataset]":
+    """A synthetic person's trunk in 64 slices of 64 x 64, as a scanner would write it, with a name to keep secret."""
+    import pydicom
 
+    from viscera.adapters.dicom_write import write_ct_series
     from viscera.phantom import PhantomConfig, make_phantom
 
     config = PhantomConfig(shape_zyx=(64, 64, 64), spacing_zyx_mm=(6.0, 6.5, 7.0))
-    volume = make_phantom(seed, config=config).volume
-    turn = volume.grid.to_canonical()
-    hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
-    uid = series or f"{study}.{seed}"
-    objects = []
-    for number, image in enumerate(np.asarray(hu)):
-        one = Dataset()
-        one.file_meta = FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = CTImageStorage
-        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f"{uid}.{number + 1}"
-        one.SpecificCharacterSet = "ISO_IR 100"
-        one.PatientName, one.PatientID, one.PatientBirthDate, one.PatientSex = PATIENT_NAME, PATIENT_ID, "", "O"
-        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, uid, f"{study}.9"
-        one.StudyDate, one.StudyTime, one.StudyID, one.AccessionNumber = "20200102", "030405", "1", ""
-        one.ReferringPhysicianName, one.Manufacturer, one.PositionReferenceIndicator = "", "", ""
-        one.SeriesNumber, one.SeriesDescription, one.InstanceNumber = seed, "Abdomen", number + 1
-        one.Modality, one.ImageType, one.BodyPartExamined = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "ABDOMEN"
-        one.PatientPosition, one.AcquisitionNumber, one.KVP = "HFS", 1, "120"
-        one.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-        one.ImagePositionPatient = [round(float(part), 4) for part in grid.affine[:3, :] @ [number, 0, 0, 1]]
-        one.PixelSpacing, one.SliceThickness = [6.5, 7.0], "6.0"
-        one.Rows, one.Columns, one.SamplesPerPixel = *image.shape, 1
-        one.PhotometricInterpretation, one.PixelRepresentation = "MONOCHROME2", 1
-        one.BitsAllocated, one.BitsStored, one.HighBit = 16, 16, 15
-        one.RescaleSlope, one.RescaleIntercept, one.RescaleType = "1", "0", "HU"
-        one.PixelData = image.astype("<i2").tobytes()
-        objects.append(one)
+    write_ct_series(make_phantom(seed, config=config).volume, folder, name=f"P{seed}")
+    objects = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    for one in objects:
+        one.PatientName, one.PatientID = PATIENT_NAME, PATIENT_ID
     return objects
 
 

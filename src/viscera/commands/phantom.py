@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", metavar="HU", type=float, help="standard deviation of the noise (default: drawn)")
     parser.add_argument("--shape", metavar=("Z", "Y", "X"), nargs=3, type=int, help="voxels")
     parser.add_argument("--spacing", metavar=("Z", "Y", "X"), nargs=3, type=float, help="spacing in mm")
+    parser.add_argument("--dicom", action="store_true", help="write a DICOM series into the folder given with -o")
     many = parser.add_argument_group("a data set")
     many.add_argument("--count", metavar="N", type=positive, help="write so many varied scans to the folder given -o")
     many.add_argument(
@@ -63,7 +64,12 @@ def _write_one(args: argparse.Namespace, console: Console) -> int:
     if args.labels is not None and args.labels.absolute() == args.output.absolute():
         raise _conflict("two files", f"{args.output} twice", "Give --labels another name")
     phantom = make_phantom(args.seed, config=config)
-    write_volume(phantom.volume, args.output)
+    if args.dicom:
+        from viscera.adapters.dicom_write import write_ct_series
+
+        write_ct_series(phantom.volume, args.output, name=f"Phantom{args.seed}")
+    else:
+        write_volume(phantom.volume, args.output)
     console.say(f"wrote {args.output}")
     if args.labels is not None:
         write_label_map(phantom.label_map, args.labels)
@@ -74,7 +80,7 @@ def _write_one(args: argparse.Namespace, console: Console) -> int:
 def _write_many(args: argparse.Namespace, console: Console) -> int:
     from viscera.training.phantoms import write_phantom_set
 
-    single = [f"--{name}" for name in ("labels", "phase", "noise", "shape", "spacing") if getattr(args, name)]
+    single = [f"--{name}" for name in ("labels", "phase", "noise", "shape", "spacing", "dicom") if getattr(args, name)]
     coarser = 1.0 if args.coarser is None else args.coarser
     if single or args.seed < 0 or not coarser > 0:
         got = " ".join(single) or f"--seed {args.seed} --coarser {coarser}"
