@@ -20,7 +20,7 @@ SHAPE = (5, 6, 7)
 
 
 def volume(affine: np.ndarray) -> Volume:
-    hu = np.random.default_rng(1).integers(-1024, 3000, SHAPE).astype(np.int16)
+    hu = np.random.default_rng(1).integers(-1024, 500, SHAPE).astype(np.int16)
     return Volume(hu=hu, grid=Grid(shape_zyx=SHAPE, affine=affine))
 
 
