@@ -61,7 +61,7 @@ def test_a_large_scan_is_coarsened_over_the_same_extent_and_stays_in_place() -> 
     assert np.abs(hu_at(grid.world(inner)) - shown.volume.hu[3:-3, 3:-3, 3:-3]).max() < 3
 
 
-@pytest.mark.parametrize("most", [20_000, 60_000])
+@pytest.mark.parametrize("most", [40_000, 90_000])
 def test_coarsened_labels_keep_their_place_and_volume(most: int) -> None:
     label_map = labelled()
     shown = fitted(scan(), label_map, most)
@@ -71,7 +71,7 @@ def test_coarsened_labels_keep_their_place_and_volume(most: int) -> None:
         centres = [
             one.grid.world(points.mean(axis=0)) for one, points in ((label_map, before), (shown.label_map, after))
         ]
-        assert np.linalg.norm(centres[0] - centres[1]) < max(shown.volume.grid.spacing_zyx_mm) / 2
+        assert np.linalg.norm(centres[0] - centres[1]) < np.linalg.norm(shown.volume.grid.spacing_zyx_mm) / 2
         volumes_ml = len(before) * GRID.voxel_ml, len(after) * shown.label_map.grid.voxel_ml
         assert volumes_ml[1] == pytest.approx(volumes_ml[0], rel=0.35)
 
