@@ -10,7 +10,8 @@ import argparse
 
 from viscera.case import Segmenter
 from viscera.evaluation.evaluate import evaluate_label_maps
-from viscera.evaluation.tables import CaseScore, Evaluation, cases_text, summary_text
+from viscera.evaluation.scores import CaseScore, Evaluation
+from viscera.evaluation.tables import cases_text, summary_text
 from viscera.phantom import make_phantom
 from viscera.pipeline import Allowed
 

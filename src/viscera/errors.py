@@ -6,6 +6,9 @@ expected, what came, and what the reader can do about it.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class VisceraError(Exception):
     """The root of all errors raised on purpose.
@@ -26,6 +29,11 @@ class VisceraError(Exception):
         self.remedy = remedy
         line = f"{doing}: expected {expected}, got {got}. {remedy}."
         super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How to make it again in another process: from its four parts, not from the line."""
+        parts = {"expected": self.expected, "got": self.got, "remedy": self.remedy}
+        return partial(type(self), self.doing, **parts), ()
 
 
 class ReadError(VisceraError):

@@ -430,11 +430,11 @@ def test_phantom_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert viscera.read_label_map(truth).grid.spacing_zyx_mm == pytest.approx((30, 12, 10))
     capsys.readouterr()
     scores = tmp_path / "scores.csv"
-    assert main(["evaluate", str(truth), str(truth), "--csv", str(scores), "--json", str(tmp_path / "s.json")]) == 0
+    assert main(["evaluate", str(truth), str(truth), "--csv", str(scores), "-o", str(tmp_path / "s.json")]) == 0
     assert "liver" in capsys.readouterr().out
     with scores.open(encoding="utf-8", newline="") as file:
         assert {(row["dsc"], row["nsd"]) for row in csv.DictReader(file)} == {("1.0", "1.0")}
-    assert read_json(tmp_path / "s.json")["tolerance_mm"] == 1.0
+    assert read_json(tmp_path / "s.json")["methods"]["truth.nii.gz"]["tolerances"][0]["mm"]["liver"] == 1.0
 
 
 def test_evaluate_refuses_label_maps_of_different_scans(tmp_path: Path) -> None:

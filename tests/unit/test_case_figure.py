@@ -9,7 +9,7 @@ from PIL import Image
 
 from viscera.evaluation import case_figure
 from viscera.evaluation.case_figure import CaseRow, case_png
-from viscera.evaluation.tables import CaseScore
+from viscera.evaluation.scores import CaseScore
 from viscera.geometry import Grid, Reorientation
 from viscera.labels import ORGANS
 from viscera.volume import LabelMap, Volume

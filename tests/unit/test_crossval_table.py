@@ -11,7 +11,7 @@ from viscera.errors import ConfigError, GeometryError
 from viscera.evaluation.case_figure import CaseRow, cases_png, mean_dsc, ranked_cases
 from viscera.evaluation.crossval_table import crossval_csv, crossval_markdown, crossval_text, fold_rows
 from viscera.evaluation.evaluate import evaluate_label_maps
-from viscera.evaluation.tables import CaseScore, Evaluation
+from viscera.evaluation.scores import CaseScore, Evaluation
 from viscera.phantom import PhantomConfig, make_phantom
 from viscera.volume import LabelMap
 
@@ -106,7 +106,6 @@ class TestFigure:
     @pytest.fixture(scope="class")
     @staticmethod
     def row():
-        pytest.importorskip("scipy")
         phantom = make_phantom(5, config=PhantomConfig(shape_zyx=(24, 40, 52), spacing_zyx_mm=(12.0, 8.0, 7.0)))
         moved = LabelMap(labels=np.roll(phantom.label_map.labels, 2, axis=2), grid=phantom.volume.grid)
         scores = evaluate_label_maps(phantom.label_map, moved, case="case_with_quite_a_long_name")

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from viscera.errors import ConfigError, GeometryError, ReadError
-from viscera.evaluation.evaluate import ScoringConfig, case_name, evaluate_cases, evaluate_label_maps, stored_along
+from viscera.evaluation.evaluate import Outcome, evaluate_cases, evaluate_label_maps, stored_along
+from viscera.evaluation.pairing import case_name
+from viscera.evaluation.scores import FLARE22, ScoringConfig, Tolerance
 from viscera.geometry import Grid, Reorientation
+from viscera.labels import ORGANS, named_organ
 from viscera.read import read_label_map, read_volume
 from viscera.volume import LabelMap
 
@@ -42,8 +45,35 @@ class TestInMemory:
         assert (scores[KIDNEY].dsc, scores[KIDNEY].nsd, scores[KIDNEY].reference_ml) == (1.0, 1.0, pytest.approx(0.006))
 
     def test_the_tolerance_is_used(self):
-        config = ScoringConfig(tolerance_mm=0.5)
+        config = ScoringConfig(tolerances=(Tolerance(mm=0.5),))
         assert evaluate_label_maps(label_map(), label_map(shift=1), config=config)[LIVER].nsd < 1.0
+
+    def test_every_tolerance_is_scored(self):
+        config = ScoringConfig(tolerances=(Tolerance(mm=0.5), Tolerance(mm=1.0), FLARE22))
+        liver = evaluate_label_maps(label_map(), label_map(shift=1), config=config)[LIVER]
+        assert liver.nsd < 1.0
+        assert liver.further_nsd == (1.0, 1.0)
+
+    def test_flare22_has_a_tolerance_of_its_own_for_each_organ(self):
+        assert [FLARE22.of(organ.name) for organ in ORGANS] == [5.0, 3.0, 3.0, 5.0]
+        with pytest.raises(ConfigError, match="scoring tonsil"):
+            ScoringConfig(tolerances=(FLARE22,), organs=(named_organ(1, "tonsil"),))
+
+    @pytest.mark.parametrize("mm", [-1.0, float("nan"), float("inf")])
+    def test_a_tolerance_out_of_range(self, mm):
+        with pytest.raises(ConfigError, match="tolerance"):
+            Tolerance(mm=mm)
+
+    def test_false_and_missed_parts_and_their_volume(self):
+        labels = label_map().labels.copy()
+        labels[0, 0, 0:3] = 1  # a false piece of liver of 3 voxels of 6 mm3
+        labels[8, 9, 10] = 0  # the kidney is missed
+        scores = evaluate_label_maps(label_map(), LabelMap(labels=labels, grid=GRID))
+        assert (scores[LIVER].false_parts, scores[LIVER].false_ml) == (1, pytest.approx(0.018))
+        assert (scores[KIDNEY].missed_parts, scores[KIDNEY].missed_ml) == (1, pytest.approx(0.006))
+        assert (scores[LIVER].missed_parts, scores[KIDNEY].false_parts) == (0, 0)
+        assert scores[LIVER].difference_percent == pytest.approx(100 * 3 / 24)
+        assert scores[KIDNEY].hd95_mm == float("inf")
 
     def test_organs_absent_in_both(self):
         assert evaluate_label_maps(label_map(), label_map())[SPLEEN].dsc == 1.0
@@ -71,7 +101,13 @@ class TestInMemory:
 
     @pytest.mark.parametrize(
         "settings",
-        [{"tolerance_mm": -1.0}, {"empty": "skip"}, {"reference_labels": {1: 5}}, {"prediction_labels": {300: 1}}],
+        [
+            {"tolerances": ()},
+            {"tolerances": (Tolerance(mm=1.0), Tolerance(mm=1.0))},
+            {"empty": "skip"},
+            {"reference_labels": {1: 5}},
+            {"prediction_labels": {300: 1}},
+        ],
     )
     def test_settings_out_of_range(self, settings):
         with pytest.raises(ConfigError, match="ScoringConfig"):
@@ -107,7 +143,7 @@ class TestOtherAxes:
 
     @pytest.mark.parametrize("turn", ORIENTATIONS[1::7])
     def test_scores_do_not_depend_on_how_the_prediction_is_stored(self, turn):
-        config = ScoringConfig(tolerance_mm=0.5)
+        config = ScoringConfig(tolerances=(Tolerance(mm=0.5),))
         upright = evaluate_label_maps(label_map(), label_map(shift=1), config=config)
         assert evaluate_label_maps(label_map(), turned(label_map(shift=1), turn), config=config) == upright
         assert (upright[LIVER].dsc, upright[KIDNEY].dsc) == (0.5, 1.0)
@@ -210,11 +246,34 @@ class TestFiles:
             evaluate_cases(tmp_path / "empty", folders[1])
 
     def test_progress(self, folders):
-        seen = []
-        evaluate_cases(*folders, on_case=lambda *progress: seen.append(progress))
-        assert seen == [("a", 0, 2), ("b", 1, 2)]
+        seen: list[tuple[Outcome, int]] = []
+        evaluation = evaluate_cases(*folders, on_outcome=lambda *done: seen.append(done))
+        assert [(outcome.case, count) for outcome, count in seen] == [("a", 2), ("b", 2)]
+        assert evaluation.scores == (*seen[0][0].scores, *seen[1][0].scores)
 
     def test_settings_reach_the_scores(self, folders):
-        evaluation = evaluate_cases(*folders, config=ScoringConfig(tolerance_mm=0.5, empty="nan"))
-        assert (evaluation.tolerance_mm, evaluation.empty) == (0.5, "nan")
+        evaluation = evaluate_cases(*folders, config=ScoringConfig(tolerances=(Tolerance(mm=0.5),), empty="nan"))
+        assert (evaluation.tolerances[0].mm, evaluation.empty) == (0.5, "nan")
         assert evaluation.scores[4 + LIVER].nsd < 1.0
+
+    def test_processes_give_the_same_scores_in_the_same_order(self, folders):
+        seen = []
+        evaluation = evaluate_cases(*folders, workers=2, on_outcome=lambda outcome, _: seen.append(outcome.case))
+        assert evaluation == evaluate_cases(*folders)
+        assert seen == ["a", "b"]
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_one_bad_pair_does_not_stop_the_others(self, folders, workers):
+        (folders[1] / "a.nii").write_bytes(b"no image")
+        save(folders[0] / "c.nii.gz", label_map())
+        evaluation = evaluate_cases(*folders, workers=workers, keep_going=True)
+        assert evaluation.cases == ("b",)
+        assert [failure.case for failure in evaluation.failures] == ["a", "c"]
+        assert "none for c" in evaluation.failures[1].message
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_unless_told_to_go_on_it_ends_with_the_bad_pairs_error(self, folders, workers):
+        (folders[1] / "a.nii").write_bytes(b"no image")
+        with pytest.raises(ReadError, match=r"a\.nii") as caught:
+            evaluate_cases(*folders, workers=workers)
+        assert caught.value.got

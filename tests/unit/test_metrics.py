@@ -2,16 +2,16 @@
 
 import itertools
 import math
-import sys
 import warnings
 
 import nibabel
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError, GeometryError, MissingExtraError
-from viscera.evaluation import metrics
-from viscera.evaluation.metrics import dice, header_spacing, surface_dice
+from viscera.errors import ConfigError, GeometryError
+from viscera.evaluation import surfaces
+from viscera.evaluation.metrics import dice, header_spacing, mask_agreement, surface_dice
+from viscera.evaluation.surfaces import surface_distances
 from viscera.evaluation.surfels import surfel_areas_mm2
 from viscera.geometry import Grid
 
@@ -21,7 +21,11 @@ EMPTY = np.zeros(SHAPE, dtype=bool)
 
 
 def block(*starts_and_stops):
-    mask = np.zeros(SHAPE, dtype=bool)
+    return block_in(SHAPE, *starts_and_stops)
+
+
+def block_in(shape, *starts_and_stops):
+    mask = np.zeros(shape, dtype=bool)
     mask[tuple(slice(start, stop) for start, stop in starts_and_stops)] = True
     return mask
 
@@ -95,21 +99,59 @@ class TestSurfaceDice:
         assert surface_dice(BLOCK, shifted, (3.0, 2.0, 1.0)) == 1.0
         assert surface_dice(BLOCK, shifted, (3.0, 2.0, 1.0000001)) < 1.0
 
-    def test_many_steps_and_the_distance_transform_agree(self, monkeypatch):
-        masks = blob(1, (14, 15, 17), 2), blob(2, (14, 15, 17), 2)
-        by_steps = surface_dice(*masks, (0.9, 0.7, 0.5), 0.9)
-        monkeypatch.setattr(metrics, "_MOST_STEPS_IN_OCTANT", 0)
-        assert surface_dice(*masks, (0.9, 0.7, 0.5), 0.9) == by_steps
-        assert 0.1 < by_steps < 1.0
+    def test_steps_and_blocks_agree(self, monkeypatch):
+        masks = blob(1, (14, 15, 17), 2), block_in((14, 15, 17), (0, 4), (0, 5), (0, 6))
+        by_steps = surface_distances(*masks, (0.9, 0.7, 0.5))
+        monkeypatch.setattr(surfaces, "_STEPS", 1)
+        by_blocks = surface_distances(*masks, (0.9, 0.7, 0.5))
+        np.testing.assert_array_equal(by_blocks.reference_mm, by_steps.reference_mm)
+        np.testing.assert_array_equal(by_blocks.prediction_mm, by_steps.prediction_mm)
+        assert np.unique(by_steps.reference_mm).size > 20
 
-    def test_a_large_tolerance_without_scipy(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
-        with pytest.raises(MissingExtraError, match=r"viscera\[metrics\]"):
-            surface_dice(BLOCK, VOXEL, SPACING_ZYX_MM, 40.0)
 
-    def test_the_usual_tolerance_needs_no_scipy(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
-        assert surface_dice(BLOCK, BLOCK, SPACING_ZYX_MM) == 1.0
+class TestDistances:
+    """Of masks whose surfaces' cells can be counted: a cell lies half a voxel before the first voxel it touches."""
+
+    def test_plates_apart(self):
+        # 3 mm voxels: the plates' surfaces lie at 2 and 3, and at 6 and 7 voxels: of each, one is 9 and one 12 mm away.
+        plates = block((2, 3), (0, 11), (0, 12)), block((6, 7), (0, 11), (0, 12))
+        agreement = mask_agreement(*plates, SPACING_ZYX_MM)
+        assert (agreement.hd95_mm, agreement.dsc) == (12.0, 0.0)
+        assert agreement.assd_mm == pytest.approx(10.5)
+
+    @pytest.mark.parametrize(("axis", "step_mm"), [(0, 3.0), (1, 2.0), (2, 1.0)])
+    def test_a_voxel_against_its_neighbour(self, axis, step_mm):
+        # Half of the area lies on the other surface, half one voxel from it.
+        agreement = mask_agreement(VOXEL, np.roll(VOXEL, 1, axis=axis), SPACING_ZYX_MM)
+        assert (agreement.hd95_mm, agreement.assd_mm) == (step_mm, pytest.approx(step_mm / 2))
+
+    def test_hd95_leaves_out_the_farthest_twentieth_and_takes_the_worse_direction(self):
+        # A false voxel far off has 8 corners of 7/8 mm2; the reference's surface lies on the prediction's.
+        reference = block((0, 5), (0, 11), (0, 12))
+        prediction = reference | block((9, 10), (0, 1), (0, 1))
+        distances = surface_distances(reference, prediction, SPACING_ZYX_MM)
+        share = distances.prediction_mm2[distances.prediction_mm > 0].sum() / distances.prediction_mm2.sum()
+        assert share == pytest.approx(7 / (7 + distances.reference_mm2.sum()))
+        assert share < 0.05
+        assert distances.percentile_mm(95) == 0.0
+        assert distances.percentile_mm(100) == 15.0  # from 5 to 10 voxels of 3 mm
+        assert distances.percentile_mm(100 * (1 - share / 2)) >= 12.0
+
+    def test_the_mean_is_weighted_by_area(self):
+        reference = block((0, 5), (0, 11), (0, 12))
+        distances = surface_distances(reference, reference | block((9, 10), (0, 1), (0, 1)), SPACING_ZYX_MM)
+        far = distances.prediction_mm > 0
+        expected = (distances.prediction_mm[far] * distances.prediction_mm2[far]).sum()
+        total = distances.prediction_mm2.sum() + distances.reference_mm2.sum()
+        assert distances.mean_mm() == pytest.approx(expected / total)
+
+    def test_all_tolerances_from_one_measurement(self):
+        shifted = np.roll(BLOCK, 1, axis=2)
+        nsd = mask_agreement(BLOCK, shifted, SPACING_ZYX_MM, (0.5, 1.0)).nsd
+        assert nsd == (surface_dice(BLOCK, shifted, SPACING_ZYX_MM, 0.5), 1.0)
+
+    def test_the_volume_error_in_percent(self):
+        assert mask_agreement(BLOCK, BLOCK & block((0, 10), (0, 11), (5, 6)), SPACING_ZYX_MM).difference_percent == -50
 
 
 class TestEmptyMasks:
@@ -127,6 +169,22 @@ class TestEmptyMasks:
     def test_both_metrics_follow_the_table(self, rule, reference, prediction, expected):
         scores = dice(reference, prediction, empty=rule), surface_dice(reference, prediction, (3, 2, 1), empty=rule)
         assert scores == pytest.approx((expected, expected), nan_ok=True)
+
+    @pytest.mark.parametrize(
+        ("rule", "reference", "prediction", "distance_mm", "percent"),
+        [
+            ("flare", EMPTY, EMPTY, 0.0, 0.0),
+            ("flare", EMPTY, BLOCK, math.inf, math.inf),
+            ("flare", BLOCK, EMPTY, math.inf, -100.0),
+            ("nan", EMPTY, EMPTY, math.nan, math.nan),
+            ("nan", EMPTY, BLOCK, math.nan, math.nan),
+            ("nan", BLOCK, EMPTY, math.inf, -100.0),
+        ],
+    )
+    def test_distances_and_volumes_follow_the_table(self, rule, reference, prediction, distance_mm, percent):
+        agreement = mask_agreement(reference, prediction, SPACING_ZYX_MM, empty=rule)
+        found = agreement.hd95_mm, agreement.assd_mm, agreement.difference_percent
+        assert found == pytest.approx((distance_mm, distance_mm, percent), nan_ok=True)
 
     def test_flare_is_the_default(self):
         assert (dice(EMPTY, EMPTY), surface_dice(EMPTY, EMPTY, SPACING_ZYX_MM)) == (1.0, 1.0)
@@ -189,6 +247,27 @@ class TestAgainstSurfaceDistance:
         score = surface_dice(reference, prediction, spacing, tolerance_mm)
         assert score == pytest.approx(_theirs(reference, prediction, spacing, tolerance_mm), abs=1e-6)
 
+    @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING_ZYX_MM, (5.0, 0.8, 0.7), (0.5, 0.61, 0.7)])
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_distances_of_random_blobs(self, spacing, apart):
+        shape = (30, 25, 40)
+        first, second = blob(7, shape, 3), blob(8, shape, 3)
+        if apart:  # in opposite corners, beyond the reach of steps
+            first, second = (
+                first & block_in(shape, (0, 5), (0, 9), (0, 9)),
+                second & block_in(shape, (20, 30), (9, 25), (25, 40)),
+            )
+        ours = surface_distances(first, second, spacing)
+        package, theirs = _their_distances(first, second, spacing)
+        for percent in (50, 95, 100):
+            expected = package.compute_robust_hausdorff(theirs, percent)
+            assert ours.percentile_mm(percent) == pytest.approx(expected, abs=1e-9)
+        for own, name in ((ours.reference_mm, "distances_gt_to_pred"), (ours.prediction_mm, "distances_pred_to_gt")):
+            np.testing.assert_allclose(np.sort(own), theirs[name], atol=1e-9)
+        sides = package.compute_average_surface_distance(theirs)
+        areas = [theirs[name].sum() for name in ("surfel_areas_gt", "surfel_areas_pred")]
+        assert ours.mean_mm() == pytest.approx(np.average(sides, weights=areas))
+
     def test_masks_far_apart(self):
         reference, prediction = block((0, 3), (0, 2), (0, 4)), block((8, 10), (9, 11), (7, 12))
         for tolerance_mm in (1.0, 17.0, 30.0):
@@ -207,8 +286,12 @@ class TestAgainstSurfaceDistance:
 
 
 def _theirs(reference, prediction, spacing, tolerance_mm):
+    package, distances = _their_distances(reference, prediction, spacing)
+    return package.compute_surface_dice_at_tolerance(distances, tolerance_mm)
+
+
+def _their_distances(reference, prediction, spacing):
     package = pytest.importorskip("surface_distance")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        distances = package.compute_surface_distances(reference, prediction, spacing)
-    return package.compute_surface_dice_at_tolerance(distances, tolerance_mm)
+        return package, package.compute_surface_distances(reference, prediction, spacing)

@@ -11,9 +11,11 @@ from viscera.bundle import FILES, ModelCard, load_bundle, write_bundle
 from viscera.commands.export import read_card
 from viscera.config import ModelConfig, ScnConfig, organ_table
 from viscera.errors import BundleError, ConfigError, ReadError
-from viscera.evaluation.evaluate import ScoringConfig, evaluate_label_maps
+from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.figures import preview_png
-from viscera.evaluation.tables import CaseScore, Evaluation, cases_text, summarise, summary_text
+from viscera.evaluation.scores import CaseScore, Evaluation, ScoringConfig
+from viscera.evaluation.summary import summarise
+from viscera.evaluation.tables import cases_text, summary_text
 from viscera.geometry import Grid
 from viscera.labels import ORGANS, Code, Organ, named_organ, organ_table_fault
 from viscera.phantom import PhantomConfig, make_phantom
@@ -84,7 +86,6 @@ def test_statistics_are_of_the_tables_organs():
 
 
 def test_scores_are_of_the_tables_organs():
-    pytest.importorskip("scipy")
     config = ScoringConfig(organs=OTHERS)
     scores = evaluate_label_maps(label_map([1, 1, 2]), label_map([1, 1, 3]), config=config)
     assert [score.organ for score in scores] == [organ.name for organ in OTHERS]

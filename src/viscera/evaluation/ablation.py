@@ -41,6 +41,9 @@ class NetworkPair:
     def prepare(self) -> None:
         """Nothing to load."""
 
+    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
+        """Nothing to compile."""
+
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The network's answer to `image`; see `Engine.run`. Sigmoid maps of the local net do not sum to 1."""
         import torch
@@ -85,6 +88,11 @@ class KnownBox:
     def prepare(self) -> None:
         """As the other engine does."""
         self._engine.prepare()
+
+    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
+        """As the other engine does, for the network it runs."""
+        if stage == "segment":
+            self._engine.announce(stage, shape, beside=beside)
 
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The known box for "localise", whatever the image shows; the other engine's answer for "segment"."""

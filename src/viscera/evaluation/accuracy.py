@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from viscera.config import ModelConfig
 from viscera.engines import Engine
 from viscera.errors import NothingFoundError
-from viscera.evaluation.evaluate import ScoringConfig, evaluate_label_maps, stored_along
+from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
 from viscera.evaluation.metrics import FLARE_TOLERANCE_MM
-from viscera.evaluation.tables import CaseScore
+from viscera.evaluation.scores import CaseScore, ScoringConfig, Tolerance
 from viscera.geometry import Box, Grid, Ranges
 from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.localise import organ_box
@@ -195,7 +195,9 @@ def score_case(
     organs = [OrganAccuracy(organ=row.organ, prediction_ml=row.volume_ml, doubt=volume_doubt(row)) for row in rows]
     if reference is not None:
         reference = stored_along(volume.grid, reference, f"the reference of {case.name}")
-        scores = _scores(reference, segmentation.label_map, case.name, config)
+        tolerances = tuple(Tolerance(mm=mm) for mm in config.tolerances_mm)
+        scoring = ScoringConfig(tolerances=tolerances, organs=config.organs)
+        scores = evaluate_label_maps(reference, segmentation.label_map, case=case.name, config=scoring)
         for place, organ in enumerate(config.organs):
             mask = reference.labels == organ.index
             if mask.any():
@@ -279,22 +281,9 @@ def volume_doubt(row: OrganStatistics) -> str | None:
     return "too small" if row.volume_ml < low and not row.touches_border else None
 
 
-def _scores(
-    reference: LabelMap, prediction: LabelMap, case: str, config: AccuracyConfig
-) -> list[tuple[CaseScore, ...]]:
-    """By organ of the table: its scores at each tolerance."""
-    by_tolerance = [
-        evaluate_label_maps(
-            reference, prediction, case=case, config=ScoringConfig(tolerance_mm=tolerance, organs=config.organs)
-        )
-        for tolerance in config.tolerances_mm
-    ]
-    return list(zip(*by_tolerance, strict=True))
-
-
-def _scored(found: OrganAccuracy, scores: tuple[CaseScore, ...]) -> OrganAccuracy:
-    first = scores[0]
-    return replace(found, reference_ml=first.reference_ml, dsc=first.dsc, nsd=tuple(score.nsd for score in scores))
+def _scored(found: OrganAccuracy, score: CaseScore) -> OrganAccuracy:
+    nsd = (score.nsd, *score.further_nsd)
+    return replace(found, reference_ml=score.reference_ml, dsc=score.dsc, nsd=nsd)
 
 
 def _centred_in(grid: Grid, box: Box) -> Ranges:

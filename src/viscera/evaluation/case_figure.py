@@ -26,7 +26,8 @@ from viscera.evaluation.figures import (
     organ_profiles,
     scene_of,
 )
-from viscera.evaluation.tables import CaseScore, spread
+from viscera.evaluation.scores import CaseScore
+from viscera.evaluation.summary import spread
 from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.volume import LabelMap, Volume
 

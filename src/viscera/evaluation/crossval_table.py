@@ -7,7 +7,9 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from viscera.evaluation.tables import Evaluation, OrganSummary, Spread, aligned_rows, summarise
+from viscera.evaluation.scores import Evaluation
+from viscera.evaluation.summary import OrganSummary, Spread, summary_of
+from viscera.evaluation.tables import aligned_rows
 
 # Evaluations by fold, counted from 1; folds that are not finished are left out.
 Folds = Mapping[int, Evaluation]
@@ -40,7 +42,7 @@ def fold_rows(folds: Folds) -> tuple[FoldRow, ...]:
     parts = [(str(number), folds[number]) for number in sorted(folds)]
     pooled = replace(parts[0][1], scores=tuple(score for _, part in parts for score in part.scores))
     return tuple(
-        FoldRow(fold=name, cases=len(part.cases), organs=summarise(part.scores, part.organs))
+        FoldRow(fold=name, cases=len(part.cases), organs=summary_of(part))
         for name, part in [*parts, (ALL_FOLDS, pooled)]
     )
 
@@ -87,8 +89,8 @@ def crossval_csv(folds: Folds) -> str:
 
 
 def _title(folds: Folds) -> str:
-    tolerance_mm = next(iter(folds.values())).tolerance_mm
-    return f"Cross-validation, mean ± standard deviation over cases, NSD at {tolerance_mm:g} mm"
+    tolerance = next(iter(folds.values())).tolerances[0]
+    return f"Cross-validation, mean ± standard deviation over cases, NSD at {tolerance.label}"
 
 
 def _entry(values: Spread) -> str:

@@ -1,29 +1,33 @@
-"""Scoring predicted label maps against references, in memory or file by file."""
+"""Scoring predicted label maps against references, in memory or file by file, in one process or several."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import ConfigError, GeometryError, ReadError
-from viscera.evaluation.metrics import EMPTY_SCORES, FLARE_TOLERANCE_MM, EmptyRule, dice, header_spacing, surface_dice
-from viscera.evaluation.tables import CaseScore, Evaluation
-from viscera.geometry import Grid, Reorientation
-from viscera.labels import BACKGROUND, ORGANS, Organ
+from viscera.components import label_boxes
+from viscera.errors import GeometryError, MemoryBudgetError, ReadError, VisceraError
+from viscera.evaluation.metrics import header_spacing, mask_agreement
+from viscera.evaluation.pairing import Files, Pairs, pair_files
+from viscera.evaluation.parts import parts_apart
+from viscera.evaluation.scores import CaseScore, Evaluation, Failure, ScoringConfig
+from viscera.geometry import Grid, Ranges, Reorientation
+from viscera.labels import BACKGROUND, Organ
 from viscera.volume import LabelMap
 
 _LOGGER = logging.getLogger(__name__)
-
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-# A file may end in one of these without it being part of the case's name.
-_ROLES = ("_labels", "_label", "_seg", "_segmentation", "_dseg")
 
 # Every way to store one scan's voxels, as it is first. All are tried where two grids are compared: none has to be
 # guessed from the axes' directions, which may be oblique to any degree.
@@ -33,47 +37,14 @@ _ORIENTATIONS = tuple(
     for z, y, x in itertools.product((False, True), repeat=3)
 )
 
-Files = Path | Mapping[str, Path]
-
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringConfig:
-    """How label maps are scored; the defaults are FLARE 2021's.
+class Outcome:
+    """What became of a case: its scores, one per organ, or the error that kept it from being scored."""
 
-    Attributes:
-        tolerance_mm: Tolerance of the surface Dice, for every organ.
-        empty: Rule for empty masks, a row of `metrics.EMPTY_SCORES`.
-        reference_labels: Where references use other labels: their label to index in the organ table; labels not listed
-            become background. None: labels must be those of the organ table.
-        prediction_labels: The same for predictions.
-        organs: The organ table.
-    """
-
-    tolerance_mm: float = FLARE_TOLERANCE_MM
-    empty: EmptyRule = "flare"
-    reference_labels: Mapping[int, int] | None = None
-    prediction_labels: Mapping[int, int] | None = None
-    organs: tuple[Organ, ...] = ORGANS
-
-    @property
-    def largest_label(self) -> int:
-        """The largest index in the organ table."""
-        return max(organ.index for organ in self.organs)
-
-    def __post_init__(self) -> None:
-        largest = self.largest_label
-        targets = {*(self.reference_labels or {}).values(), *(self.prediction_labels or {}).values()}
-        sources = {*(self.reference_labels or {}), *(self.prediction_labels or {})}
-        for holds, name, expected, got in (
-            (self.tolerance_mm >= 0, "tolerance_mm", "a tolerance of 0 mm or more", self.tolerance_mm),
-            (self.empty in EMPTY_SCORES, "empty", f"one of {', '.join(EMPTY_SCORES)}", self.empty),
-            (targets <= set(range(largest + 1)), "labels", f"labels mapped to 0..{largest}", sorted(targets)),
-            (sources <= set(range(256)), "labels", "labels of 0..255 to map from", sorted(sources)),
-        ):
-            if not holds:
-                raise ConfigError(
-                    f"setting ScoringConfig.{name}", expected=expected, got=repr(got), remedy="Correct the value"
-                )
+    case: str
+    scores: tuple[CaseScore, ...] = ()
+    error: VisceraError | None = None
 
 
 def evaluate_label_maps(
@@ -95,21 +66,13 @@ def evaluate_label_maps(
     prediction = stored_along(reference.grid, prediction, f"the prediction of {case}")
     expected = _organ_labels(reference.labels, config.reference_labels, config, f"the reference of {case}")
     predicted = _organ_labels(prediction.labels, config.prediction_labels, config, f"the prediction of {case}")
-    spacing_zyx_mm = header_spacing(reference.grid)
+    boxes = label_boxes(expected), label_boxes(predicted)
     scores = []
     for organ in config.organs:
-        masks = expected == organ.index, predicted == organ.index
-        reference_ml, prediction_ml = (int(np.count_nonzero(mask)) * reference.grid.voxel_ml for mask in masks)
-        scores.append(
-            CaseScore(
-                case=case,
-                organ=organ.name,
-                dsc=dice(*masks, empty=config.empty),
-                nsd=surface_dice(*masks, spacing_zyx_mm, config.tolerance_mm, empty=config.empty),
-                reference_ml=reference_ml,
-                prediction_ml=prediction_ml,
-            )
-        )
+        # Nothing outside the box around both masks matters to any score.
+        box = _joint_box([own[organ.index] for own in boxes if organ.index in own])
+        masks = expected[box] == organ.index, predicted[box] == organ.index
+        scores.append(_organ_score(masks, organ, reference.grid, case, config))
     return tuple(scores)
 
 
@@ -118,7 +81,9 @@ def evaluate_cases(
     predictions: Files,
     *,
     config: ScoringConfig | None = None,
-    on_case: Callable[[str, int, int], None] | None = None,
+    workers: int = 1,
+    keep_going: bool = False,
+    on_outcome: Callable[[Outcome, int], None] | None = None,
 ) -> Evaluation:
     """The scores of every reference's prediction, cases sorted by name.
 
@@ -127,31 +92,130 @@ def evaluate_cases(
             without its format suffix and without one ending such as `_seg` or `_labels`.
         predictions: The same. One file is paired with one file whatever their names.
         config: None is FLARE 2021's scoring.
-        on_case: Called before each case with its name, its number from 0, and how many cases there are.
+        workers: Processes at the same time. With more than one, a script must guard its entry with
+            `if __name__ == "__main__"`, as for every use of multiprocessing.
+        keep_going: Whether a case that cannot be scored is listed in the result, instead of ending the evaluation.
+        on_outcome: Called with each case as soon as it and all before it are done, and how many cases there are.
 
     Raises:
-        ReadError: If there are no references, a prediction is missing, two files of a folder have one case name, a file
-            cannot be read, or a label is unknown.
-        GeometryError: If the two of a pair are not on the same voxels.
+        ReadError: If there are no references, two files of a folder have one case name, or (unless `keep_going`) a
+            prediction is missing, a file cannot be read, or a label is unknown.
+        GeometryError: Unless `keep_going`, if the two of a pair are not on the same voxels.
+        MemoryBudgetError: Unless `keep_going`, if the system ended a worker.
     """
-    from viscera.read import read_label_map
-
     config = config or ScoringConfig()
-    pairs, without_reference = _pairs(references, predictions)
-    if without_reference:
-        _LOGGER.warning("%d predictions have no reference and are not scored", len(without_reference))
+    pairs = pair_files(references, predictions)
+    if pairs.missing and not keep_going:
+        raise _missing(pairs.missing, len(pairs.files))
+    if pairs.without_reference:
+        _LOGGER.warning("%d predictions have no reference and are not scored", len(pairs.without_reference))
     scores: list[CaseScore] = []
-    for number, (case, (reference, prediction)) in enumerate(pairs.items()):
-        if on_case is not None:
-            on_case(case, number, len(pairs))
-        maps = read_label_map(reference), read_label_map(prediction)
-        scores += evaluate_label_maps(*maps, case=case, config=config)
+    failures: list[Failure] = []
+    for outcome in _outcomes(pairs, config, min(workers, len(pairs.files))):
+        if outcome.error is not None:
+            if not keep_going:
+                raise outcome.error
+            failures.append(Failure(case=outcome.case, message=str(outcome.error)))
+        scores += outcome.scores
+        if on_outcome is not None:
+            on_outcome(outcome, len(pairs.files))
     return Evaluation(
         scores=tuple(scores),
-        tolerance_mm=config.tolerance_mm,
+        tolerances=config.tolerances,
         empty=config.empty,
-        without_reference=without_reference,
+        without_reference=pairs.without_reference,
         organs=config.organs,
+        failures=tuple(failures),
+    )
+
+
+def _outcomes(pairs: Pairs, config: ScoringConfig, workers: int) -> Iterator[Outcome]:
+    """Every case's outcome in order, each as soon as it and all before it are known."""
+    score = partial(_scored_files, config=config)
+    if workers == 1:
+        yield from (score(case, *files) for case, files in pairs.files.items())
+        return
+    # Processes begun afresh: a copy of this one could hold a lock of one of its threads for ever.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as executor:
+        futures = {case: executor.submit(score, case, *files) for case, files in pairs.files.items()}
+        try:
+            for case, future in futures.items():
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    yield Outcome(case=case, error=_worker_lost(case))
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _scored_files(case: str, reference: Path, prediction: Path | None, *, config: ScoringConfig) -> Outcome:
+    from viscera.read import read_label_map
+
+    try:
+        if prediction is None:
+            raise _missing((case,), 1)
+        maps = read_label_map(reference), read_label_map(prediction)
+        return Outcome(case=case, scores=evaluate_label_maps(*maps, case=case, config=config))
+    except VisceraError as error:
+        return Outcome(case=case, error=error)
+
+
+def _ignore_interrupts() -> None:
+    # Ctrl-C reaches every process of a terminal; the first one decides what is still finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _organ_score(
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]], organ: Organ, grid: Grid, case: str, config: ScoringConfig
+) -> CaseScore:
+    """The score of one organ from its masks, reference and prediction, cut to a box around both."""
+    reference, prediction = masks
+    tolerances_mm = [tolerance.of(organ.name) for tolerance in config.tolerances]
+    agreement = mask_agreement(reference, prediction, header_spacing(grid), tolerances_mm, empty=config.empty)
+    false, missed = parts_apart(prediction, reference), parts_apart(reference, prediction)
+    return CaseScore(
+        case=case,
+        organ=organ.name,
+        dsc=agreement.dsc,
+        nsd=agreement.nsd[0],
+        further_nsd=agreement.nsd[1:],
+        hd95_mm=agreement.hd95_mm,
+        assd_mm=agreement.assd_mm,
+        reference_ml=int(np.count_nonzero(reference)) * grid.voxel_ml,
+        prediction_ml=int(np.count_nonzero(prediction)) * grid.voxel_ml,
+        difference_percent=agreement.difference_percent,
+        false_parts=false.count,
+        false_ml=false.voxels * grid.voxel_ml,
+        missed_parts=missed.count,
+        missed_ml=missed.voxels * grid.voxel_ml,
+    )
+
+
+def _joint_box(boxes: list[Ranges]) -> Ranges:
+    """The smallest ranges that hold all of `boxes`; empty ones if there are none."""
+    if not boxes:
+        return slice(0, 0), slice(0, 0), slice(0, 0)
+    z, y, x = (
+        slice(min(one.start for one in axis), max(one.stop for one in axis)) for axis in zip(*boxes, strict=True)
+    )
+    return z, y, x
+
+
+def _missing(cases: tuple[str, ...], count: int) -> ReadError:
+    return ReadError(
+        f"pairing {count} reference{'' if count == 1 else 's'} with predictions",
+        expected="a prediction for every reference",
+        got=f"none for {', '.join(cases)}",
+        remedy="Add the missing predictions, named like their references, or take those references away",
+    )
+
+
+def _worker_lost(case: str) -> MemoryBudgetError:
+    return MemoryBudgetError(
+        f"scoring {case}",
+        expected="a process that works to its end",
+        got="one of the processes was ended from outside, probably for want of memory",
+        remedy="Score with fewer workers",
     )
 
 
@@ -182,58 +246,6 @@ def stored_along(grid: Grid, label_map: LabelMap, what: str = "a label map") -> 
         got=grids[1] if grids[0] != grids[1] else f"{grids[1]} with other directions",
         remedy="Bring it onto the reference's grid",
     )
-
-
-def case_name(path: Path) -> str:
-    """The name of the case a label map belongs to: `case7` for `case7.nii.gz` and `case7_seg.nrrd`."""
-    suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), "")
-    stem = path.name.removesuffix(path.name[len(path.name) - len(suffix) :]) if suffix else path.name
-    role = next((role for role in _ROLES if stem.endswith(role) and stem != role), "")
-    return stem.removesuffix(role)
-
-
-def _pairs(references: Files, predictions: Files) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
-    """(reference, prediction) by case name, sorted; and the names of predictions without reference."""
-    files = [path for path in (references, predictions) if isinstance(path, Path) and not path.is_dir()]
-    if len(files) == 2:
-        return {case_name(files[0]): (files[0], files[1])}, ()
-    expected, found = _by_case(references, "references"), _by_case(predictions, "predictions")
-    if missing := sorted(set(expected) - set(found)):
-        raise ReadError(
-            f"pairing {len(expected)} references with predictions",
-            expected="a prediction for every reference",
-            got=f"none for {', '.join(missing)}",
-            remedy="Add the missing predictions, named like their references, or take those references away",
-        )
-    pairs = {case: (expected[case], found[case]) for case in sorted(expected)}
-    return pairs, tuple(sorted(set(found) - set(expected)))
-
-
-def _by_case(files: Files, what: str) -> dict[str, Path]:
-    if isinstance(files, Mapping):
-        listed = [(name, Path(path)) for name, path in files.items()]
-    elif files.is_dir():
-        listed = [(case_name(path), path) for path in sorted(files.iterdir()) if path.name.lower().endswith(_SUFFIXES)]
-    else:
-        listed = [(case_name(files), files)]
-    by_case: dict[str, Path] = {}
-    for name, path in listed:
-        if name in by_case:
-            raise ReadError(
-                f"listing {what}",
-                expected="one file per case",
-                got=f"{by_case[name].name} and {path.name}, both for case {name}",
-                remedy="Move one of them away, or give the files by case name",
-            )
-        by_case[name] = path
-    if not by_case:
-        raise ReadError(
-            f"listing {what} in {files}",
-            expected=f"files ending in {', '.join(_SUFFIXES)}",
-            got="none",
-            remedy="Give the folder the label maps lie in",
-        )
-    return by_case
 
 
 def _organ_labels(

@@ -1,37 +1,128 @@
-"""How well a predicted mask agrees with a reference: Dice and surface Dice, with one table for empty masks."""
+"""How well a predicted mask agrees with a reference: overlap, surfaces, volume, with one table for empty masks."""
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import ConfigError, GeometryError, MissingExtraError
-from viscera.evaluation.surfels import CODES, surfel_areas_mm2
-from viscera.geometry import Grid, Ranges, Size, Vector
+from viscera.errors import ConfigError, GeometryError
+from viscera.evaluation.surfaces import surface_distances
+from viscera.geometry import Grid, Ranges, Vector
 
 EmptyRule = Literal["flare", "nan"]
 
-# The score of both metrics when masks are empty, by rule and by (reference is empty, prediction is empty).
-# "flare": FLARE 2021, where an organ found in its absence costs as much as one missed.
+
+@dataclass(frozen=True, kw_only=True)
+class EmptyScores:
+    """What metrics are where a mask is empty.
+
+    Attributes:
+        share: DSC and NSD.
+        distance_mm: HD95 and ASSD.
+        percent: The volume's error in percent of the reference's volume.
+    """
+
+    share: float
+    distance_mm: float
+    percent: float
+
+
+_AGREED = EmptyScores(share=1.0, distance_mm=0.0, percent=0.0)
+_FALSE = EmptyScores(share=0.0, distance_mm=math.inf, percent=math.inf)
+_MISSED = EmptyScores(share=0.0, distance_mm=math.inf, percent=-100.0)
+_UNDEFINED = EmptyScores(share=math.nan, distance_mm=math.nan, percent=math.nan)
+
+# By rule and by (reference is empty, prediction is empty).
+# "flare": FLARE 2021, where an organ found in its absence costs as much as one missed. FLARE scores no distances; to
+# an empty surface they are infinite here, which ranks last, is left out of means and counted.
 # "nan": undefined wherever the reference is empty; such scores are left out of means and counted.
 EMPTY_SCORES = MappingProxyType(
     {
-        "flare": MappingProxyType({(True, True): 1.0, (True, False): 0.0, (False, True): 0.0}),
-        "nan": MappingProxyType({(True, True): math.nan, (True, False): math.nan, (False, True): 0.0}),
+        "flare": MappingProxyType({(True, True): _AGREED, (True, False): _FALSE, (False, True): _MISSED}),
+        "nan": MappingProxyType({(True, True): _UNDEFINED, (True, False): _UNDEFINED, (False, True): _MISSED}),
     }
 )
 
 FLARE_TOLERANCE_MM = 1.0
 # Decimals kept of a spacing in mm: headers hold float32, and an affine's column lengths add rounding of about 1e-7.
 _SPACING_DECIMALS = 5
-# Trying every lattice step within the tolerance is fastest up to about this many in one octant; then a distance
-# transform is.
-_MOST_STEPS_IN_OCTANT = 250
+_PERCENT = 95.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """The scores of one mask against a reference; where one is empty, those of `EMPTY_SCORES`.
+
+    Attributes:
+        dsc: Dice similarity coefficient in [0, 1].
+        nsd: Normalised surface Dice in [0, 1], one for each tolerance.
+        hd95_mm: The distance within which 95 % of a surface's area lies from the other surface, of both directions
+            the larger one.
+        assd_mm: The mean distance over the area of both surfaces.
+        difference_percent: Predicted minus reference volume in percent of the reference volume.
+    """
+
+    dsc: float
+    nsd: tuple[float, ...]
+    hd95_mm: float
+    assd_mm: float
+    difference_percent: float
+
+
+def mask_agreement(
+    reference: NDArray[Any],
+    prediction: NDArray[Any],
+    spacing_zyx_mm: Vector,
+    tolerances_mm: Sequence[float] = (FLARE_TOLERANCE_MM,),
+    *,
+    empty: EmptyRule = "flare",
+) -> Agreement:
+    """All scores of a mask; its surface is measured once for all of them.
+
+    Surfaces are those of Nikolov et al. (2018, arXiv 1809.04430), as used by FLARE: surface elements sit between 2x2x2
+    voxels and weigh by their marching cubes area, and a mask that reaches the edge of the array has a surface there. An
+    element is close if its distance to the nearest element of the other surface is at most the tolerance. The
+    comparison is exact, so a spacing of 1.0000001 mm puts a shift by one voxel outside 1 mm: take spacings from
+    `header_spacing`.
+
+    Args:
+        reference: (z, y, x), inside where not zero.
+        prediction: The same, on the same grid.
+        spacing_zyx_mm: Voxel spacing in the order of the array axes.
+        tolerances_mm: 0 or more each.
+        empty: How empty masks score, a row of `EMPTY_SCORES`.
+
+    Raises:
+        GeometryError: If the shapes differ, or a spacing is not above 0.
+        ConfigError: For a tolerance below 0 or an unknown rule.
+    """
+    reference, prediction = _masks(reference, prediction)
+    _check_lengths(spacing_zyx_mm, tolerances_mm)
+    size, predicted = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
+    if not (size and predicted):
+        scores = _empty_scores(empty, reference_empty=not size, prediction_empty=not predicted)
+        return Agreement(
+            dsc=scores.share,
+            nsd=(scores.share,) * len(tolerances_mm),
+            hd95_mm=scores.distance_mm,
+            assd_mm=scores.distance_mm,
+            difference_percent=scores.percent,
+        )
+    box = _joint_box(reference, prediction)
+    surfaces = surface_distances(reference[box], prediction[box], spacing_zyx_mm)
+    return Agreement(
+        dsc=2 * int(np.count_nonzero(reference[box] & prediction[box])) / (size + predicted),
+        nsd=tuple(surfaces.share_within(tolerance_mm) for tolerance_mm in tolerances_mm),
+        hd95_mm=surfaces.percentile_mm(_PERCENT),
+        assd_mm=surfaces.mean_mm(),
+        difference_percent=100 * (predicted - size) / size,
+    )
 
 
 def dice(reference: NDArray[Any], prediction: NDArray[Any], *, empty: EmptyRule = "flare") -> float:
@@ -49,7 +140,7 @@ def dice(reference: NDArray[Any], prediction: NDArray[Any], *, empty: EmptyRule 
     reference, prediction = _masks(reference, prediction)
     size, predicted = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
     if not (size and predicted):
-        return _empty_score(empty, reference_empty=not size, prediction_empty=not predicted)
+        return _empty_scores(empty, reference_empty=not size, prediction_empty=not predicted).share
     return 2 * int(np.count_nonzero(reference & prediction)) / (size + predicted)
 
 
@@ -61,47 +152,8 @@ def surface_dice(
     *,
     empty: EmptyRule = "flare",
 ) -> float:
-    """The normalised surface Dice (NSD) in [0, 1]: the share of both surfaces that lies close to the other one.
-
-    Definition of Nikolov et al. (2018, arXiv 1809.04430), as used by FLARE: surface elements sit between 2x2x2 voxels
-    and weigh by their marching cubes area; one is close if its distance to the nearest element of the other surface is
-    at most `tolerance_mm`. A mask that reaches the edge of the array has a surface there. The comparison is exact, so a
-    spacing of 1.0000001 mm puts a shift by one voxel outside 1 mm: take spacings from `header_spacing`.
-
-    Args:
-        reference: (z, y, x), inside where not zero.
-        prediction: The same, on the same grid.
-        spacing_zyx_mm: Voxel spacing in the order of the array axes.
-        tolerance_mm: 0 or more. FLARE 2021: 1 mm for every organ. Large tolerances on fine grids need scipy.
-        empty: How empty masks score, a row of `EMPTY_SCORES`.
-
-    Raises:
-        GeometryError: If the shapes differ, or a spacing is not above 0.
-        ConfigError: For a tolerance below 0 or an unknown rule.
-        MissingExtraError: If the tolerance is large and scipy is not installed.
-    """
-    reference, prediction = _masks(reference, prediction)
-    _check_lengths(spacing_zyx_mm, tolerance_mm)
-    filled = bool(reference.any()), bool(prediction.any())
-    if not all(filled):
-        return _empty_score(empty, reference_empty=not filled[0], prediction_empty=not filled[1])
-    steps = _steps_within(spacing_zyx_mm, tolerance_mm)
-    reach = _reach(steps)
-    box = _joint_box(reference, prediction)
-    areas = surfel_areas_mm2(spacing_zyx_mm)
-    codes = [_cell_codes(mask[box], reach) for mask in (reference, prediction)]
-    surfaces = [(code != 0) & (code != CODES - 1) for code in codes]
-    close = total = 0.0
-    for one, other in ((0, 1), (1, 0)):
-        cells = np.flatnonzero(surfaces[one])
-        weights = areas[codes[one].ravel()[cells]]
-        if steps is None:
-            near = _near_by_distance(cells, surfaces[other], spacing_zyx_mm, tolerance_mm)
-        else:
-            near = _near_by_steps(cells, surfaces[other], steps)
-        close += float(weights[near].sum())
-        total += float(weights.sum())
-    return close / total
+    """The normalised surface Dice (NSD) in [0, 1]; see `mask_agreement`, which gives it with the other scores."""
+    return mask_agreement(reference, prediction, spacing_zyx_mm, (tolerance_mm,), empty=empty).nsd[0]
 
 
 def header_spacing(grid: Grid) -> Vector:
@@ -125,7 +177,7 @@ def _masks(reference: NDArray[Any], prediction: NDArray[Any]) -> tuple[NDArray[n
     return reference.astype(bool, copy=False), prediction.astype(bool, copy=False)
 
 
-def _empty_score(rule: EmptyRule, *, reference_empty: bool, prediction_empty: bool) -> float:
+def _empty_scores(rule: EmptyRule, *, reference_empty: bool, prediction_empty: bool) -> EmptyScores:
     if rule not in EMPTY_SCORES:
         raise ConfigError(
             "scoring an empty mask",
@@ -136,7 +188,7 @@ def _empty_score(rule: EmptyRule, *, reference_empty: bool, prediction_empty: bo
     return EMPTY_SCORES[rule][reference_empty, prediction_empty]
 
 
-def _check_lengths(spacing_zyx_mm: Vector, tolerance_mm: float) -> None:
+def _check_lengths(spacing_zyx_mm: Vector, tolerances_mm: Sequence[float]) -> None:
     if not all(math.isfinite(step) and step > 0 for step in spacing_zyx_mm) or len(spacing_zyx_mm) != 3:
         raise GeometryError(
             "measuring surfaces",
@@ -144,11 +196,11 @@ def _check_lengths(spacing_zyx_mm: Vector, tolerance_mm: float) -> None:
             got=f"{spacing_zyx_mm}",
             remedy="Correct the spacing",
         )
-    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+    if odd := [one for one in tolerances_mm if not (math.isfinite(one) and one >= 0)]:
         raise ConfigError(
             "measuring surfaces",
             expected="a tolerance of 0 mm or more",
-            got=f"{tolerance_mm}",
+            got=f"{odd[0]}",
             remedy="Correct the tolerance",
         )
 
@@ -161,64 +213,3 @@ def _joint_box(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> R
         filled = np.flatnonzero(reference.any(axis=others) | prediction.any(axis=others))
         ranges.append(slice(int(filled[0]), int(filled[-1]) + 1))
     return ranges[0], ranges[1], ranges[2]
-
-
-def _cell_codes(mask: NDArray[np.bool_], reach: Size) -> NDArray[np.uint8]:
-    """The code (see `surfels`) of every cell of 2x2x2 voxels; the surface keeps `reach` cells off the array's edge."""
-    voxels = np.pad(mask, [(steps + 1, steps + 1) for steps in reach]).view(np.uint8)
-    depth, height, width = (count - 1 for count in voxels.shape)
-    codes: NDArray[np.uint8] = np.zeros((depth, height, width), dtype=np.uint8)
-    for bit, (dz, dy, dx) in enumerate(itertools.product((0, 1), repeat=3)):
-        codes |= voxels[dz : dz + depth, dy : dy + height, dx : dx + width] << np.uint8(bit)
-    return codes
-
-
-def _steps_within(spacing_zyx_mm: Vector, tolerance_mm: float) -> NDArray[np.int64] | None:
-    """(steps, 3): every lattice step (z, y, x) no longer than the tolerance, shortest first; None if too many."""
-    reach = [math.floor(tolerance_mm / step) + 1 for step in spacing_zyx_mm]  # one more than rounding may hide
-    if math.prod(reach) > _MOST_STEPS_IN_OCTANT:
-        return None
-    lattice = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1).reshape(-1, 3)
-    lengths = np.sqrt(np.add.reduce((lattice * np.asarray(spacing_zyx_mm)).T ** 2, axis=0))
-    kept = lengths <= tolerance_mm
-    steps: NDArray[np.int64] = lattice[kept][np.argsort(lengths[kept], kind="stable")]
-    return steps
-
-
-def _reach(steps: NDArray[np.int64] | None) -> Size:
-    """The longest step along each axis."""
-    if steps is None:
-        return 0, 0, 0
-    z, y, x = steps.max(axis=0)
-    return int(z), int(y), int(x)
-
-
-def _near_by_steps(cells: NDArray[np.int64], surface: NDArray[np.bool_], steps: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether one of the `steps` leads from each of `cells` (flat indices) to a cell of `surface`."""
-    flat = surface.ravel()
-    strides = np.array([surface.shape[1] * surface.shape[2], surface.shape[2], 1])
-    near = np.zeros(len(cells), dtype=bool)
-    far = np.arange(len(cells))
-    for step in steps @ strides:
-        hit = flat[cells[far] + step]
-        near[far[hit]] = True
-        far = far[~hit]
-    return near
-
-
-def _near_by_distance(
-    cells: NDArray[np.int64], surface: NDArray[np.bool_], spacing_zyx_mm: Vector, tolerance_mm: float
-) -> NDArray[np.bool_]:
-    """The same by an exact Euclidean distance transform, for any tolerance."""
-    try:
-        from scipy.ndimage import distance_transform_edt
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"surface Dice with a tolerance of {tolerance_mm:g} mm",
-            expected="the package scipy",
-            got="none installed",
-            remedy="Install it with: pip install 'viscera[metrics]'",
-        ) from error
-    distances = distance_transform_edt(~surface, sampling=spacing_zyx_mm)
-    near: NDArray[np.bool_] = distances.ravel()[cells] <= tolerance_mm
-    return near

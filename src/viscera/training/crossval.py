@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from viscera.bundle import STAGES, Stage
 from viscera.config import ModelConfig, organ_table
 from viscera.errors import ConfigError, ReadError
-from viscera.evaluation.evaluate import ScoringConfig, evaluate_label_maps
-from viscera.evaluation.tables import CaseScore, Evaluation
+from viscera.evaluation.evaluate import evaluate_label_maps
+from viscera.evaluation.scores import CaseScore, Evaluation, ScoringConfig
 from viscera.geometry import Grid
 from viscera.labels import Organ
 from viscera.pipeline import Allowed, segment_volume
@@ -251,9 +251,7 @@ class _Work:
         found = {number: self._fold_scores(number, fold) for number, fold in enumerate(splits.folds, start=1)}
         scoring = self.scoring
         return {
-            number: Evaluation(
-                scores=scores, tolerance_mm=scoring.tolerance_mm, empty=scoring.empty, organs=self.organs
-            )
+            number: Evaluation(scores=scores, tolerances=scoring.tolerances, empty=scoring.empty, organs=self.organs)
             for number, scores in found.items()
             if scores is not None
         }

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from viscera.bundle import STAGES, Stage
-from viscera.config import from_dict
 from viscera.errors import ConfigError, ReadError
 from viscera.evaluation.crossval_table import Folds, crossval_csv, crossval_markdown, crossval_text, fold_rows
-from viscera.evaluation.tables import CaseScore, scores_csv
+from viscera.evaluation.scores import CaseScore, Evaluation
+from viscera.evaluation.tables import scores_csv
 from viscera.training.monitor import duration_text
 from viscera.training.runs import TrainedRun
 from viscera.write import write_text
@@ -73,12 +72,8 @@ def label_file(folder: Path, name: str) -> Path:
 
 
 def write_score(folder: Path, name: str, made_of: Mapping[str, str], scores: Sequence[CaseScore]) -> None:
-    """Nothing; keeps the scores of a case, undefined ones as null, with the hashes of all that made them."""
-    plain = [
-        {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(score).items()}
-        for score in scores
-    ]
-    content = {"made_of": dict(made_of), "scores": plain}
+    """Nothing; keeps the scores of a case with the hashes of all that made them."""
+    content = {"made_of": dict(made_of), "scores": [score.as_json() for score in scores]}
     write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", folder / "scores" / f"{name}.json")
 
 
@@ -95,9 +90,7 @@ def read_score(folder: Path, name: str, made_of: Mapping[str, str]) -> tuple[Cas
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         if content["made_of"] != dict(made_of):
             return None
-        scores: list[dict[str, Any]] = content["scores"]
-        defined = [{key: math.nan if value is None else value for key, value in score.items()} for score in scores]
-        return tuple(from_dict(CaseScore, values) for values in defined)
+        return tuple(CaseScore.from_json(values) for values in content["scores"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise ReadError(
             f"reading {path}", expected="the scores of a case", got=str(error), remedy="Delete the file and run again"
@@ -110,6 +103,7 @@ def write_tables(run: Path, folds: Folds, trainings: Sequence[Effort]) -> None:
     write_text(crossval_text(folds) + "".join(f"{effort.text()}\n" for effort in trainings), run / "table.txt")
     write_text(crossval_csv(folds), run / "table.csv")
     write_text(crossval_markdown(folds), run / "table.md")
-    write_text(scores_csv(scores), run / "scores.csv")
+    pooled = replace(next(iter(folds.values()), Evaluation(scores=())), scores=scores)
+    write_text(scores_csv({"": pooled}), run / "scores.csv")
     content = {"folds": [asdict(row) for row in fold_rows(folds)], "trainings": [asdict(one) for one in trainings]}
     write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", run / "crossval.json")

@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import MissingExtraError, VisceraError
+from viscera.errors import VisceraError
+from viscera.evaluation.chart import COLOURS, ENLARGED, GREY, GRID, INK, Axis, Canvas, Colour, faded
 from viscera.training.history import LOG_NAME, Curve, read_curves
 from viscera.training.monitor import StepRecord, ValidationRecord
 from viscera.write import write_bytes
 
-if TYPE_CHECKING:
-    from PIL import ImageDraw, ImageFont
-
-_Colour = tuple[int, int, int]
 _Points = NDArray[np.float64]
 
 PICTURE_NAME = "curves.png"
 
 _log = logging.getLogger(__name__)
 
-# All in pixels of the finished picture, which is drawn larger and reduced for smooth lines.
-_ENLARGED = 2
+# All in pixels of the finished picture.
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 92, 268, 58, 66, 62
 _LOSS_HEIGHT, _SCORE_HEIGHT = 380, 300
-_FONT, _TITLE_FONT, _ROW = 17, 21, 27
-_LINE, _RAW_LINE, _MARK = 2.4, 1.0, 3.2
+_TITLE_FONT, _ROW = 21, 27
+_LINE, _RAW_LINE = 2.4, 1.0
 # A line with more points than this is shown without marks.
 _MARKED = 60
 
-_BACK: _Colour = (255, 255, 255)
-_TEXT: _Colour = (32, 35, 42)
-_FAINT: _Colour = (110, 116, 128)
-_GRID: _Colour = (226, 229, 234)
-# The first of each panel is what sums it up. The rest stay apart for readers with red-green colour blindness (from the
-# Okabe-Ito palette, its yellow darkened to be seen on white).
-_SUMMARY: _Colour = (32, 35, 42)
-_COLOURS: tuple[_Colour, ...] = (
-    (213, 94, 0),
-    (46, 145, 205),
-    (190, 98, 150),
-    (176, 150, 0),
-    (0, 140, 102),
-    (0, 84, 158),
-    (140, 90, 60),
-    (128, 128, 128),
-)
 _RAW_SHARE = 0.28  # how much of its colour an unsmoothed line keeps on white
 
 
@@ -75,42 +53,6 @@ class CurveOptions:
     loss: Literal["linear", "log"] = "log"
     smoothing: float = 0.02
     width_px: int = 1200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """A range of values and whether equal ratios (`log`), not differences, are equally long on it."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def places(self, values: _Points) -> _Points:
-        """Where values lie: 0 at the low end, 1 at the high end."""
-        if self.log:
-            low, high, values = math.log(self.low), math.log(self.high), np.log(values)
-        else:
-            low, high = self.low, self.high
-        return (values - low) / (high - low)
-
-    def ticks(self, count: int) -> list[float]:
-        """About `count` round values within the range, at least two of them."""
-        if self.log:
-            for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-                found = self._log_ticks(mantissas)
-                if len(found) >= min(4, count):
-                    every = math.ceil(len(found) / (2 * count))
-                    return found[::every]
-        rough = (self.high - self.low) / count
-        scale = 10.0 ** math.floor(math.log10(rough))
-        step = next(scale * nice for nice in (1, 2, 2.5, 5, 10) if scale * nice >= rough * 0.999)
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(index * step, 12) for index in range(first, last + 1)]
-
-    def _log_ticks(self, mantissas: Sequence[float]) -> list[float]:
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        values = [float(f"{mantissa}e{decade}") for decade in decades for mantissa in mantissas]
-        return [value for value in values if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
 
 
 def write_curves(run: Path, options: CurveOptions | None = None) -> Path:
@@ -148,61 +90,21 @@ def curves_png(loss: Sequence[Curve], validation: Sequence[Curve], options: Curv
     Raises:
         MissingExtraError: If Pillow is not installed.
     """
-    try:
-        from PIL import Image, ImageDraw
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "drawing the curves of a training",
-            expected="the package pillow",
-            got=str(error),
-            remedy="Run pip install pillow",
-        ) from error
     height = _TOP + _LOSS_HEIGHT + _BOTTOM + (_GAP + _SCORE_HEIGHT if validation else 0)
-    size = (options.width_px * _ENLARGED, height * _ENLARGED)
-    image = Image.new("RGB", size, _BACK)
-    sheet = _Sheet(ImageDraw.Draw(image), options)
+    sheet = Canvas(options.width_px, height)
     sheet.text((_LEFT, 14), options.title, size=_TITLE_FONT)
     across = _iteration_axis([*loss, *validation], options)
-    _draw_loss(sheet, loss, across, last=not validation)
+    _draw_loss(sheet, loss, across, options, last=not validation)
     if validation:
         _draw_scores(sheet, validation, across)
-    data = io.BytesIO()
-    image.resize((options.width_px, height), Image.Resampling.BOX).save(data, format="PNG")
-    return data.getvalue()
-
-
-class _Sheet:
-    """A canvas measured in pixels of the finished picture."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw, options: CurveOptions) -> None:
-        self.options = options
-        self._draw = draw
-        self._fonts: dict[int, ImageFont.FreeTypeFont | ImageFont.ImageFont] = {}
-
-    def text(
-        self, at: tuple[float, float], text: str, *, colour: _Colour = _TEXT, size: int = _FONT, anchor: str = "la"
-    ) -> None:
-        from PIL import ImageFont
-
-        if size not in self._fonts:
-            self._fonts[size] = ImageFont.load_default(size * _ENLARGED)
-        place = (at[0] * _ENLARGED, at[1] * _ENLARGED)
-        self._draw.text(place, text, fill=colour, font=self._fonts[size], anchor=anchor)
-
-    def line(self, points: Sequence[tuple[float, float]], colour: _Colour, width: float) -> None:
-        larger = [(x * _ENLARGED, y * _ENLARGED) for x, y in points]
-        self._draw.line(larger, fill=colour, width=max(1, round(width * _ENLARGED)), joint="curve")
-
-    def mark(self, at: tuple[float, float], colour: _Colour) -> None:
-        x, y, radius = at[0] * _ENLARGED, at[1] * _ENLARGED, _MARK * _ENLARGED
-        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return sheet.png()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Panel:
     """One pair of axes on the sheet."""
 
-    sheet: _Sheet
+    sheet: Canvas
     top: int
     height: int
     across: Axis
@@ -210,7 +112,7 @@ class _Panel:
 
     @property
     def width(self) -> int:
-        return self.sheet.options.width_px - _LEFT - _RIGHT
+        return self.sheet.width_px - _LEFT - _RIGHT
 
     def points(self, iterations: _Points, values: _Points) -> list[tuple[float, float]]:
         """Places on the sheet, clipped to the panel."""
@@ -221,26 +123,25 @@ class _Panel:
     def frame(self, title: str, *, last: bool) -> None:
         """Grid, ticks and titles; iterations are labelled under the last panel only."""
         right, bottom = _LEFT + self.width, self.top + self.height
-        self.sheet.text((_LEFT, self.top - 8), title, colour=_FAINT, anchor="ls")
+        self.sheet.text((_LEFT, self.top - 8), title, colour=GREY, anchor="ls")
         for tick in self.up.ticks(6):
             y = bottom - self.height * float(self.up.places(np.array(tick)))
-            self.sheet.line([(_LEFT, y), (right, y)], _GRID, 1)
-            self.sheet.text((_LEFT - 10, y), f"{tick:.6g}", colour=_FAINT, anchor="rm")
+            self.sheet.line([(_LEFT, y), (right, y)], GRID, 1)
+            self.sheet.text((_LEFT - 10, y), f"{tick:.6g}", colour=GREY, anchor="rm")
         for tick in self.across.ticks(6):
             x = _LEFT + self.width * float(self.across.places(np.array(tick)))
-            self.sheet.line([(x, self.top), (x, bottom)], _GRID, 1)
+            self.sheet.line([(x, self.top), (x, bottom)], GRID, 1)
             if last:
-                self.sheet.text((x, bottom + 8), f"{tick:,.0f}", colour=_FAINT, anchor="ma")
-        self.sheet.line([(_LEFT, self.top), (_LEFT, bottom), (right, bottom)], _FAINT, 1)
+                self.sheet.text((x, bottom + 8), f"{tick:,.0f}", colour=GREY, anchor="ma")
+        self.sheet.line([(_LEFT, self.top), (_LEFT, bottom), (right, bottom)], GREY, 1)
         if last:
-            self.sheet.text((_LEFT + self.width / 2, bottom + 34), "iteration", colour=_FAINT, anchor="ma")
+            self.sheet.text((_LEFT + self.width / 2, bottom + 34), "iteration", colour=GREY, anchor="ma")
 
-    def records(self, curve: Curve, colour: _Colour) -> None:
+    def records(self, curve: Curve, colour: Colour) -> None:
         """The records as they are, as a faint line."""
-        red, green, blue = (round(255 + (channel - 255) * _RAW_SHARE) for channel in colour)
-        self.sheet.line(_thinned(self.points(*self._drawable(curve))), (red, green, blue), _RAW_LINE)
+        self.sheet.line(_thinned(self.points(*self._drawable(curve))), faded(colour, _RAW_SHARE), _RAW_LINE)
 
-    def curve(self, curve: Curve, colour: _Colour, *, smoothing: float = 0.0) -> None:
+    def curve(self, curve: Curve, colour: Colour, *, smoothing: float = 0.0) -> None:
         """One line; few records that are not smoothed are marked."""
         iterations, values = self._drawable(curve)
         points = self.points(iterations, smoothed(values, smoothing * values.size))
@@ -253,23 +154,23 @@ class _Panel:
         shown = curve.values > 0 if self.up.log else np.ones(curve.values.shape, dtype=bool)
         return curve.iterations[shown], curve.values[shown]
 
-    def legend(self, rows: Sequence[tuple[str, str, _Colour | None]]) -> None:
+    def legend(self, rows: Sequence[tuple[str, str, Colour | None]]) -> None:
         """Name and value by row, right of the panel, with a dash of its colour if it has a line."""
-        left, right = _LEFT + self.width + 22, self.sheet.options.width_px - 18
+        left, right = _LEFT + self.width + 22, self.sheet.width_px - 18
         for index, (name, value, colour) in enumerate(rows):
             y = self.top + 10 + index * _ROW
             if colour is not None:
                 self.sheet.line([(left, y), (left + 24, y)], colour, 2 * _LINE)
-            self.sheet.text((left + 34, y), name, anchor="lm", colour=_TEXT if colour is not None else _FAINT)
-            self.sheet.text((right, y), value, anchor="rm", colour=_TEXT if colour is not None else _FAINT)
+            self.sheet.text((left + 34, y), name, anchor="lm", colour=INK if colour is not None else GREY)
+            self.sheet.text((right, y), value, anchor="rm", colour=INK if colour is not None else GREY)
 
 
-def _draw_loss(sheet: _Sheet, curves: Sequence[Curve], across: Axis, *, last: bool) -> None:
-    axis = _loss_axis(curves, sheet.options)
+def _draw_loss(sheet: Canvas, curves: Sequence[Curve], across: Axis, options: CurveOptions, *, last: bool) -> None:
+    axis = _loss_axis(curves, options)
     panel = _Panel(sheet=sheet, top=_TOP + 22, height=_LOSS_HEIGHT - 22, across=across, up=axis)
     panel.frame("loss, logarithmic" if axis.log else "loss", last=last)
-    smoothing = sheet.options.smoothing
-    pairs = list(zip(curves, [_SUMMARY, *_colours(len(curves) - 1)], strict=True))
+    smoothing = options.smoothing
+    pairs = list(zip(curves, [INK, *_colours(len(curves) - 1)], strict=True))
     for curve, colour in reversed(pairs) if smoothing > 0 else ():
         panel.records(curve, colour)
     for curve, colour in reversed(pairs):
@@ -278,21 +179,21 @@ def _draw_loss(sheet: _Sheet, curves: Sequence[Curve], across: Axis, *, last: bo
     panel.legend([(curve.name, f"{end:.3g}", colour) for (curve, colour), end in zip(pairs, ends, strict=True)])
 
 
-def _draw_scores(sheet: _Sheet, curves: Sequence[Curve], across: Axis) -> None:
+def _draw_scores(sheet: Canvas, curves: Sequence[Curve], across: Axis) -> None:
     low = min(float(curve.values.min()) for curve in curves)
     # Good scores are told apart by their last tenths.
     axis = Axis(low=min(0.9, math.floor(low * 10 + 1e-9) / 10), high=1.0)
     panel = _Panel(sheet=sheet, top=_TOP + _LOSS_HEIGHT + _GAP, height=_SCORE_HEIGHT, across=across, up=axis)
     panel.frame("DSC of the averaged weights on held-out cases", last=True)
     colours = _colours(len(curves))
-    rows: list[tuple[str, str, _Colour | None]] = []
+    rows: list[tuple[str, str, Colour | None]] = []
     for curve, colour in zip(curves, colours, strict=True):
         panel.curve(curve, colour)
         rows.append((curve.name, f"{curve.values[-1]:.3f}", colour))
     if len(curves) > 1 and (mean := _mean(curves)) is not None:
-        panel.curve(mean, _SUMMARY)
+        panel.curve(mean, INK)
         best = int(mean.values.argmax())
-        rows.insert(0, (mean.name, f"{mean.values[-1]:.3f}", _SUMMARY))
+        rows.insert(0, (mean.name, f"{mean.values[-1]:.3f}", INK))
         rows.append((f"best mean ({mean.iterations[best]:,.0f})", f"{mean.values[best]:.3f}", None))
     panel.legend(rows)
 
@@ -321,8 +222,8 @@ def _loss_axis(curves: Sequence[Curve], options: CurveOptions) -> Axis:
     return Axis(low=0.0 if low >= 0 else low - room, high=high + room)
 
 
-def _colours(count: int) -> list[_Colour]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+def _colours(count: int) -> list[Colour]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
 def _mean(curves: Sequence[Curve]) -> Curve | None:
@@ -339,7 +240,7 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The line with at most four points (first, lowest, highest, last) in each column of pixels."""
     columns: dict[int, list[tuple[float, float]]] = {}
     for point in points:
-        columns.setdefault(int(point[0] * _ENLARGED), []).append(point)
+        columns.setdefault(int(point[0] * ENLARGED), []).append(point)
     result: list[tuple[float, float]] = []
     for inside in columns.values():
         extremes = [min(inside, key=lambda point: point[1]), max(inside, key=lambda point: point[1])]

@@ -1,0 +1,47 @@
+"""False and missed parts of organs, counted by hand and against scipy."""
+
+import numpy as np
+import pytest
+
+from viscera.evaluation.parts import Parts, parts_apart
+
+SHAPE = (6, 7, 8)
+
+
+def boxes(*corners):
+    mask = np.zeros(SHAPE, dtype=bool)
+    for z, y, x in corners:
+        mask[z : z + 2, y : y + 2, x : x + 2] = True
+    return mask
+
+
+def test_a_part_that_meets_the_other_mask_in_one_voxel_is_none_of_them():
+    assert parts_apart(boxes((0, 0, 0), (4, 5, 6)), boxes((1, 1, 1))) == Parts(count=1, voxels=8)
+    assert parts_apart(boxes((1, 1, 1)), boxes((0, 0, 0), (4, 5, 6))) == Parts()
+
+
+def test_a_part_that_only_touches_the_other_mask_shares_no_voxel_with_it():
+    assert parts_apart(boxes((0, 0, 2)), boxes((0, 0, 0))) == Parts(count=1, voxels=8)
+
+
+def test_voxels_that_touch_at_a_corner_are_one_part():
+    assert parts_apart(boxes((0, 0, 0), (2, 2, 2)), boxes((1, 1, 1)) & boxes((0, 0, 0))) == Parts()
+
+
+@pytest.mark.parametrize("other", [boxes(), boxes((0, 0, 0))])
+def test_an_empty_mask_has_no_parts(other):
+    assert parts_apart(boxes(), other) == Parts()
+
+
+def test_without_the_other_mask_all_parts_count():
+    assert parts_apart(boxes((0, 0, 0), (0, 4, 0), (4, 0, 4)), boxes()) == Parts(count=3, voxels=24)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_masks_have_scipys_parts(seed):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    rng = np.random.default_rng(seed)
+    mask, other = rng.random((12, 14, 17)) < 0.05, rng.random((12, 14, 17)) < 0.1
+    numbers, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    apart = set(range(1, count + 1)) - set(np.unique(numbers[other]))
+    assert parts_apart(mask, other) == Parts(count=len(apart), voxels=int(np.isin(numbers, list(apart)).sum()))
