@@ -107,7 +107,7 @@ def test_python_dash_m() -> None:
         ["segment", "a.nii", "-o", "b.nii", "--threads", "0"],
         ["segment", "a.nii", "-o", "b.nii", "--threads", "two"],
         ["segment", "a.nii", "-o", "b.nii", "--hu-offset", "1.5"],
-        ["evaluate", "a.nii"],
+        ["evaluate"],
         ["phantom"],
         ["phantom", "-o", "a.nii", "--phase", "venous"],
         ["phantom", "-o", "a.nii", "--shape", "3", "4"],
