@@ -1,5 +1,6 @@
 """A synthetic CT as a DICOM series, a running Orthanc, and a listener with callers: real programs on free ports."""
 
+import gc
 import json
 import shutil
 import socket
@@ -105,6 +106,12 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=10) as answer:
             series = json.loads(answer.read())
         return [one for uid in series for one in self.get(f"/series/{uid}")["Instances"]]
+
+
+@pytest.fixture(autouse=True)
+def _sockets_end_with_their_test() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

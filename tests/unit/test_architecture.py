@@ -10,7 +10,7 @@ PACKAGE = Path(viscera.__file__).parent
 
 # A module imports from its own row or from rows above it, never from below (docs: imports point one way).
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "labels", "geometry", "volume", "config"),
+    ("errors", "labels", "geometry", "volume", "config", "memory"),
     (
         "resample",
         "preprocess",
@@ -38,8 +38,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 LAYER_OF = {name: row for row, names in enumerate(LAYERS) for name in names}
 
-# The one place where an unforeseen error is caught: a broken case must not end the others.
-BROAD_EXCEPT_ALLOWED = {("commands.batch", "_segment")}
+# The places where an unforeseen error is caught: a broken case must not end the others.
+BROAD_EXCEPT_ALLOWED = {("commands.batch", "_segment"), ("adapters.pacs_work", "_segment")}
 
 # Reversals that are not a turn of an image's axes, counted by module; a new one belongs into geometry.py.
 REVERSALS = {
@@ -53,9 +53,16 @@ REVERSALS = {
 # One verb says best what both the module and its one function do.
 NAMED_LIKE_ITS_MODULE = {"resample"}
 
-HEAVY = {"torch", "openvino", "scipy", "SimpleITK", "PIL", "gdcm", "onnx", "highdicom"}
+HEAVY = {"torch", "openvino", "scipy", "SimpleITK", "PIL", "gdcm", "onnx", "highdicom", "pynetdicom", "requests"}
 # The networks are torch modules, and everything that trains or exports them needs torch to exist at all.
-TORCH_AT_HOME = ("networks", "training", "export", "engines.torch_engine", "engines.openvino_engine")
+TORCH_AT_HOME = (
+    "networks",
+    "training",
+    "export",
+    "engines.torch_engine",
+    "engines.torch_stream",
+    "engines.openvino_engine",
+)
 
 
 def dotted(path: Path) -> str:

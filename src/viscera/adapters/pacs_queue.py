@@ -8,7 +8,6 @@ numbers, never text from an object.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import secrets
 import shutil
 import sqlite3
@@ -17,7 +16,18 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from viscera.adapters.pacs_database import Database, flush_to_disk, unwritable
-from viscera.adapters.pacs_records import OPEN_STATES, Admission, Arrival, Job, QueueFullError, QueueLimits, State
+from viscera.adapters.pacs_records import (
+    OPEN_STATES,
+    Admission,
+    Arrival,
+    Job,
+    QueueFullError,
+    QueueLimits,
+    State,
+    image_name,
+    images_identity,
+    series_key,
+)
 
 # A series of which less came than was announced waits this many quiet times for the rest.
 PATIENCE = 10
@@ -61,8 +71,7 @@ class SeriesQueue:
         Raises:
             QueueFullError: If the series, or the disk space it needs, is beyond the limits, or the disk is full.
         """
-        key = _hash(f"{arrival.study_uid}\0{arrival.series_uid}")
-        name = _hash(arrival.instance_uid)
+        key, name = series_key(arrival.study_uid, arrival.series_uid), image_name(arrival.instance_uid)
         with self._database.transaction() as database:
             number = self._number(database, key)
             if number is not None and (answer := self._standing(database, number, name)) is not None:
@@ -331,12 +340,8 @@ def _used(database: sqlite3.Connection) -> int:
 
 def _identity(database: sqlite3.Connection, number: int) -> str:
     (key,) = database.execute("SELECT key FROM series WHERE number = ?", (number,)).fetchone()
-    names = database.execute("SELECT name FROM images WHERE series = ? ORDER BY name", (number,))
-    return _hash("\0".join([key, *(name for (name,) in names)]))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+    names = database.execute("SELECT name FROM images WHERE series = ?", (number,))
+    return images_identity(key, (name for (name,) in names))
 
 
 def _full(expected: str, got: str) -> QueueFullError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -97,3 +98,22 @@ class Job:
     identity: str
     images: Path
     results: Path
+
+
+def series_key(study_uid: str, series_uid: str) -> str:
+    """What a series is known by: a hash, which can be a file's name whatever the identifiers are."""
+    return _hash(study_uid, series_uid)
+
+
+def image_name(instance_uid: str) -> str:
+    """What an image is known by within its series: a hash as well."""
+    return _hash(instance_uid)
+
+
+def images_identity(key: str, names: Iterable[str]) -> str:
+    """A hash of a series and of which images it has, in any order; results are named after it."""
+    return _hash(key, *sorted(names))
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
