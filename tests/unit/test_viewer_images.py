@@ -95,6 +95,15 @@ def test_the_region_holds_the_organs_and_the_margin_and_keeps_voxels_where_they_
     assert volume.notes == ("a note",)
 
 
+def test_the_zoom_brings_the_farthest_corner_of_the_organs_to_where_the_scans_was() -> None:
+    # The organs reach from voxel 12 to 20 of 40, 20 to 30 of 50, 18 to 46 of 60, at 4, 3 and 2 mm.
+    shown = fitted(scan(), labelled(), 40 * 50 * 60)
+    steps_mm = GRID.spacing_zyx_mm
+    farthest_mm = np.linalg.norm(np.array([8, 5, 16]) * steps_mm)
+    assert shown.zoom() == pytest.approx(np.linalg.norm(np.array([20, 25, 30]) * steps_mm) / farthest_mm)
+    assert fitted(scan(), None, 40 * 50 * 60).zoom() == 1
+
+
 def test_without_organs_the_region_is_the_whole_scan() -> None:
     volume = scan()
     none = LabelMap(labels=np.zeros(GRID.shape_zyx, dtype=np.uint8), grid=GRID)

@@ -109,7 +109,8 @@ def _page(content: ReportContent, shown: Shown | None, ct: bytes, labels: bytes)
         f'<script type="text/plain" id="{name}">{base64.b64encode(image).decode()}</script>'
         for name, image in ((_CT, ct), (_LABELS, labels))
     ]
-    data.append(script_data(content.rows, ct={"embedded": _CT}, labels={"embedded": _LABELS}))
+    zoom = 1.0 if shown is None else shown.zoom()
+    data.append(script_data(content.rows, ct={"embedded": _CT}, labels={"embedded": _LABELS}, zoom=zoom))
     return page_html(
         PageParts(
             title=content.title,
@@ -135,7 +136,7 @@ def _policy(styles: Iterable[str], scripts: Iterable[str]) -> str:
     style = " ".join(_source(text) for text in styles)
     script = " ".join(_source(text) for text in scripts)
     rules = (
-        f"default-src 'none'; script-src {script}; style-src {style}; img-src data: blob:; connect-src data:; "
+        f"default-src 'none'; script-src {script}; style-src {style}; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
     return f'<meta http-equiv="Content-Security-Policy" content="{rules}">'

@@ -66,9 +66,18 @@ def asset_text(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def script_data(rows: Iterable[OrganRow], *, ct: Mapping[str, str], labels: Mapping[str, str] | None) -> str:
-    """The element with what the page's script shows: the images, each by `url` or `embedded`, and the organs."""
-    values = {"ct": ct, "labels": labels, "organs": [viewer_entry(row) for row in rows]}
+def script_data(
+    rows: Iterable[OrganRow], *, ct: Mapping[str, str], labels: Mapping[str, str] | None, zoom: float = 1.0
+) -> str:
+    """The element with what the page's script shows.
+
+    Args:
+        rows: The organs.
+        ct: The CT, by `url` or `embedded`.
+        labels: Its labels likewise, None if there are none.
+        zoom: How much larger than the images' extent asks for the organs in space are shown at first.
+    """
+    values = {"ct": ct, "labels": labels, "zoom": zoom, "organs": [viewer_entry(row) for row in rows]}
     return f'<script type="application/json" id="case">{_json(values)}</script>'
 
 

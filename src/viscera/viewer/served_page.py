@@ -48,7 +48,7 @@ def served_items(shown: Shown, rows: Sequence[OrganRow], notes: Sequence[str]) -
         PageParts(
             title="viscera",
             style=f'<link rel="stylesheet" href="{STYLE}">',
-            data=script_data(rows, ct={"url": _CT}, labels=labels),
+            data=script_data(rows, ct={"url": _CT}, labels=labels, zoom=shown.zoom()),
             scripts=f'<script src="{NIIVUE}"></script>\n<script src="{SCRIPT}"></script>',
             sections=[organs_section(rows), notes_section(notes)],
             without="The table needs nothing.",

@@ -22,9 +22,9 @@ ADDRESS = "127.0.0.1"
 _TOKEN_BYTES = 24
 _TIMEOUT_SECONDS = 60.0
 
-# Nothing from elsewhere, nothing written into the page, no frame around it; pictures that NiiVue holds as data.
+# Nothing from elsewhere, no script within the page, no frame around it; NiiVue holds its font as a picture in data.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' data:; img-src 'self' data: blob:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {

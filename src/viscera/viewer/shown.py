@@ -35,6 +35,15 @@ class Shown:
     label_map: LabelMap | None
     coarsened: bool
 
+    def zoom(self) -> float:
+        """By how much the organs can be enlarged about the images' middle and still be seen whole; at least 1."""
+        if self.label_map is None or (spans := _spans(self.label_map)) is None:
+            return 1.0
+        counts, steps_mm = np.array(self.volume.grid.shape_zyx), np.array(self.volume.grid.spacing_zyx_mm)
+        ends = np.array([[span.start, span.stop] for span in spans])
+        reach_mm = np.abs(ends - counts[:, None] / 2).max(axis=1) * steps_mm
+        return float(np.linalg.norm(counts * steps_mm) / 2 / np.linalg.norm(reach_mm))
+
 
 def fitted(volume: Volume, label_map: LabelMap | None, most_voxels: int) -> Shown:
     """The scan with at most `most_voxels` voxels: as it is if it has no more, else smoothed and on coarser voxels.
@@ -83,15 +92,23 @@ def _words(grid: Grid) -> str:
 def around_organs(volume: Volume, label_map: LabelMap) -> tuple[Volume, LabelMap]:
     """The part of the scan that holds every label and `MARGIN_MM` around; all of it if there is no label."""
     grid = volume.grid
-    found = label_map.labels != BACKGROUND
-    spans = [np.flatnonzero(found.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if not all(len(span) for span in spans):
+    spans = _spans(label_map)
+    if spans is None:
         return volume, label_map
-    z, y, x = (slice(int(span[0]), int(span[-1]) + 1) for span in spans)
-    ranges = grid.voxels(grid.box((z, y, x)).grown(MARGIN_MM))
+    ranges = grid.voxels(grid.box(spans).grown(MARGIN_MM))
     part = _part(grid, ranges)
     hu, labels = np.ascontiguousarray(volume.hu[ranges]), np.ascontiguousarray(label_map.labels[ranges])
     return Volume(hu=hu, grid=part, notes=volume.notes), LabelMap(labels=labels, grid=part)
+
+
+def _spans(label_map: LabelMap) -> Ranges | None:
+    """The voxels between the first and the last label along each axis; None if there is no label."""
+    found = label_map.labels != BACKGROUND
+    places = [np.flatnonzero(found.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not len(places[0]):
+        return None
+    z, y, x = (slice(int(place[0]), int(place[-1]) + 1) for place in places)
+    return z, y, x
 
 
 def _part(grid: Grid, ranges: Ranges) -> Grid:

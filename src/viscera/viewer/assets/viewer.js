@@ -211,6 +211,7 @@
     await attach(solid, "solid");
     await solid.loadFromArrayBuffer(image, "solid.nii");
     solid.setSliceType(niivue.SLICE_TYPE.RENDER);
+    solid.setScale(info.zoom);
     solid.setRenderAzimuthElevation(FIRST_TURN.azimuth, FIRST_TURN.elevation);
     return solid;
   }
