@@ -22,10 +22,10 @@ _Cells = NDArray[np.int64]
 
 # Lattice steps to try before the search by blocks: about so many lie in the ball of steps.
 _STEPS = 300
-# Cells of both surfaces are searched in blocks of about this edge.
-_BLOCK_MM = 8.0
-# More than what rounding can hide in a distance.
-_ROUNDING_MM = 1e-6
+# The edge of the blocks in which far cells are searched, in edges of a cube as large as a voxel.
+_BLOCK_VOX = 11.0
+# More than what rounding can hide in a squared distance.
+_ROUNDING_MM2 = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,10 +156,10 @@ def _by_blocks(points: _Cells, surface: _Cells, spacing_zyx_mm: Vector) -> NDArr
     """The distance from each of `points` (n, 3) to the nearest of `surface` (m, 3), both as cells (z, y, x).
 
     A block of points is measured against those of the surface that can be nearest to one of its points: by the boxes
-    around blocks first, then by the distance to the block's middle, from which no point lies farther than its radius.
+    around blocks first, then by where they lie as seen from the block's middle.
     """
     spacing = np.asarray(spacing_zyx_mm)
-    edge = np.maximum(1, np.rint(_BLOCK_MM / spacing)).astype(np.int64)
+    edge = np.maximum(1, np.rint(_BLOCK_VOX * math.prod(spacing_zyx_mm) ** (1 / 3) / spacing)).astype(np.int64)
     order, sizes = _blocks(surface, edge)
     targets = surface[order]
     starts = np.cumsum(sizes) - sizes
@@ -174,9 +174,13 @@ def _by_blocks(points: _Cells, surface: _Cells, spacing_zyx_mm: Vector) -> NDArr
         near = targets[np.repeat(least <= most.min(), sizes)]
         middle = own[len(own) // 2]
         near_mm, own_mm = (near - middle) * spacing, (own - middle) * spacing
-        squares = np.einsum("ij,ij->i", near_mm, near_mm)
-        radius = math.sqrt(np.einsum("ij,ij->i", own_mm, own_mm).max())
-        kept = squares <= (math.sqrt(squares.min()) + 2 * radius + _ROUNDING_MM) ** 2
+        squares, own_squares = (np.einsum("ij,ij->i", one, one) for one in (near_mm, own_mm))
+        # Seen from the middle, a is nearest. Then b is nearer to a point p only if |b|^2 - |a|^2 < 2 p (b - a), which
+        # is at most twice the block's radius times |b - a|.
+        first = squares.argmin()
+        aside = near_mm - near_mm[first]
+        reach = 2 * math.sqrt(own_squares.max()) * np.sqrt(np.einsum("ij,ij->i", aside, aside))
+        kept = squares - squares[first] <= reach + _ROUNDING_MM2
         # |a - b|^2 without |a|^2, which is the same for all b.
         best = (squares[kept] - 2 * own_mm @ near_mm[kept].T).argmin(axis=1)
         nearest[members] = _squares(own - near[kept][best], spacing_zyx_mm)
