@@ -30,6 +30,8 @@ class Organ:
 
 
 BACKGROUND = 0
+# What every organ is in DICOM (CID 7150).
+CATEGORY = Code(value="91723000", meaning="Anatomical Structure")
 
 # Indices are FLARE 2021's. Colours are chosen to stay apart for readers with red-green colour blindness
 # (from the Okabe-Ito palette). Codes: SNOMED CT as listed in DICOM PS3.16 CID 7150 and its neighbours.
@@ -60,7 +62,7 @@ _COLOURS = (
     (177, 89, 40),
 )
 # DICOM PS3.3 section 8.2: a private coding scheme's name begins with 99; a code value has at most 16 characters.
-_PRIVATE_SCHEME = "99VISCERA"
+PRIVATE_SCHEME = "99VISCERA"
 _CODE_LENGTH = 16
 
 
@@ -69,7 +71,7 @@ def named_organ(index: int, name: str) -> Organ:
     for organ in ORGANS:
         if organ.name == name:
             return replace(organ, index=index)
-    code = Code(value=name[:_CODE_LENGTH].upper(), meaning=name, scheme=_PRIVATE_SCHEME)
+    code = Code(value=name[:_CODE_LENGTH].upper(), meaning=name, scheme=PRIVATE_SCHEME)
     return Organ(index=index, name=name, colour=_COLOURS[(index - 1) % len(_COLOURS)], code=code)
 
 

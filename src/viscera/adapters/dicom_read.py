@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ LARGEST_IMAGE_RATIO = 20_000
 TILT_DEGREES = 0.1
 
 
-def read_dicom(path: Path, *, series: str | None = None, hu_offset: int = 0) -> Volume:
+def read_dicom(
+    path: Path, *, series: str | None = None, hu_offset: int = 0, on_grid: Callable[[Grid], None] | None = None
+) -> Volume:
     """The CT in a DICOM folder, zip or file: int16 HU (slice, row, column), slices along their normal.
 
     The affine follows from the slices' positions, so the shear of a tilted gantry is in it. Of several series the
@@ -45,6 +48,7 @@ def read_dicom(path: Path, *, series: str | None = None, hu_offset: int = 0) -> 
         path: A folder (all below it is looked at, whatever its name), a zip, or one file with all slices.
         series: A series number, or a Series Instance UID or the beginning of one.
         hu_offset: Added to all values.
+        on_grid: Called with the grid before memory is taken for the voxels.
 
     Raises:
         ReadError: If there is no such CT series, or its images are damaged or cannot be HU.
@@ -54,22 +58,45 @@ def read_dicom(path: Path, *, series: str | None = None, hu_offset: int = 0) -> 
     doing = f"reading {path}"
     require_offset(hu_offset)
     with dicom_sources(path) as sources:
-        chosen, notes = _chosen(ct_series(sources, doing), series, doing)
-        if chosen.rescale_type not in HU_TYPES:
-            raise ReadError(
-                doing,
-                expected="Hounsfield units",
-                got=f"{chosen.text(with_uid=False)}, in units {chosen.rescale_type!r}",
-                remedy="Choose another series with --series",
-            )
-        ordered, duplicates = _in_order(chosen.slices)
-        grid, tilt = _stacked(ordered, doing)
-        hu = _decoded(ordered, grid, hu_offset, doing)
+        stack = chosen_stack(sources, series, doing)
+        if on_grid is not None:
+            on_grid(stack.grid)
+        hu = _decoded(stack.slices, stack.grid, hu_offset, doing)
+    return Volume(hu=hu, grid=stack.grid, notes=stack.notes + require_hu(hu, doing))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stack:
+    """The slices of one series, one at each place.
+
+    Attributes:
+        slices: Along their normal.
+        grid: Of all their voxels, (slice, row, column).
+        notes: How they were chosen and what is odd about them.
+    """
+
+    slices: tuple[Slice, ...]
+    grid: Grid
+    notes: tuple[str, ...]
+
+
+def chosen_stack(sources: Sequence[DicomSource], series: str | None, doing: str) -> Stack:
+    """The stack that `read_dicom` takes from `sources`, its pixels not yet read; raises what `read_dicom` does."""
+    chosen, notes = _chosen(ct_series(sources, doing), series, doing)
+    if chosen.rescale_type not in HU_TYPES:
+        raise ReadError(
+            doing,
+            expected="Hounsfield units",
+            got=f"{chosen.text(with_uid=False)}, in units {chosen.rescale_type!r}",
+            remedy="Choose another series with --series",
+        )
+    ordered, duplicates = _in_order(chosen.slices)
+    grid, tilt = _stacked(ordered, doing)
     if duplicates:
         notes += (f"{duplicates} repeated copies of slices were passed over.",)
     if tilt > TILT_DEGREES:
         notes += (f"The gantry was tilted by {tilt:.1f} degrees; the shear is kept in the geometry.",)
-    return Volume(hu=hu, grid=grid, notes=notes + require_hu(hu, doing))
+    return Stack(slices=tuple(ordered), grid=grid, notes=notes)
 
 
 def _chosen(candidates: list[Series], wanted: str | None, doing: str) -> tuple[Series, tuple[str, ...]]:
@@ -117,7 +144,7 @@ def _stacked(ordered: Sequence[Slice], doing: str) -> tuple[Grid, float]:
     positions = np.array([one.position_xyz_mm for one in ordered])
     along = positions @ first.normal
     _require_even(along, doing)
-    origin, step = _line(positions)
+    origin, step = line_through(positions, np.arange(len(ordered)))
     astray = np.linalg.norm(positions - origin - np.arange(len(ordered))[:, None] * step, axis=1)
     if astray.max() > SLICE_TOLERANCE * np.linalg.norm(step):
         raise _uneven(doing, f"slice {astray.argmax() + 1} is {astray.max():.2f} mm from its place")
@@ -131,11 +158,13 @@ def _stacked(ordered: Sequence[Slice], doing: str) -> tuple[Grid, float]:
     return grid, float(np.degrees(np.arccos(min(1.0, cosine))))
 
 
-def _line(positions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Origin and step of the straight line of equal steps nearest to `positions` (slices, axes): least squares."""
-    places = np.arange(len(positions)) - (len(positions) - 1) / 2
-    step = places @ positions / (places @ places)
-    origin = positions.mean(axis=0) + places[0] * step
+def line_through(
+    positions: NDArray[np.float64], places: NDArray[np.int_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Origin and step of the straight line nearest to `positions` (slices, axes) at its `places`: least squares."""
+    centred = places - places.mean()
+    step = centred @ positions / (centred @ centred)
+    origin = positions.mean(axis=0) - places.mean() * step
     return origin.round(_DECIMALS), step.round(_DECIMALS)
 
 

@@ -1,0 +1,114 @@
+"""What all DICOM results have in common: where they come from, identifiers, texts, and whose patient they are of."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+import viscera
+from viscera.adapters.dicom_source import OPTIONAL_COPIES, REQUIRED_COPIES, SourceImages
+from viscera.labels import ORGANS, PRIVATE_SCHEME, Organ
+from viscera.write import write_bytes
+
+# Short enough for any text field of DICOM (LO: 64 characters).
+INTENDED_USE = "Research software, not a medical device"
+MANUFACTURER = "viscera"
+# Of the objects themselves; together with the name above it tells readers of a file what wrote it.
+_IMPLEMENTATION = UID("2.25.233114912385741187903926914538113364113")
+_NAMESPACE = uuid.UUID("6b2f9df2-3b0c-4d0c-9a1e-5f0c7c3c2a51")
+_LATIN_1, _UTF_8 = "ISO_IR 100", "ISO_IR 192"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What made the labels of a result.
+
+    Attributes:
+        bundle, bundle_version: The model bundle.
+        organs: What the labels are.
+        identity: What the result's identifiers follow from: equal text gives equal identifiers, None new ones.
+        made: Date and time in the result.
+    """
+
+    bundle: str
+    bundle_version: str
+    organs: Sequence[Organ] = ORGANS
+    identity: str | None = None
+    made: datetime = field(default_factory=datetime.now)
+
+    def uid(self, what: str) -> str:
+        """A UID for the part `what` of the result (DICOM PS3.5, B.2: derived from a UUID)."""
+        one = uuid.uuid4() if self.identity is None else uuid.uuid5(_NAMESPACE, f"{self.identity}/{what}")
+        return f"2.25.{one.int}"
+
+    @property
+    def algorithm(self) -> str:
+        """Program and bundle in at most 64 characters."""
+        return f"viscera {viscera.__version__}, bundle {self.bundle} {self.bundle_version}"[:64]
+
+
+def character_set(source: SourceImages, organs: Sequence[Organ]) -> str:
+    """The character set of a result: Latin-1 if it holds every text that is copied, else UTF-8."""
+    texts = [str(source.first.get(name) or "") for name in REQUIRED_COPIES + OPTIONAL_COPIES]
+    texts += [text for organ in organs for text in (organ.name, organ.code.meaning)]
+    try:
+        "".join(texts).encode("latin-1")
+    except UnicodeEncodeError:
+        return _UTF_8
+    return _LATIN_1
+
+
+def copied_attributes(source: SourceImages) -> Dataset:
+    """Patient and study as in the source, decoded, so that they can be written in another character set."""
+    copied = Dataset()
+    for name in ("StudyInstanceUID", *REQUIRED_COPIES, *OPTIONAL_COPIES):
+        if name in source.first:
+            element = copy.deepcopy(source.first[name])
+            if element.VR == "PN":
+                element.value = str(element.value)
+            copied.add(element)
+    return copied
+
+
+def private_codes_used(organs: Sequence[Organ]) -> bool:
+    """Whether an organ's code is viscera's own, which DICOM wants explained."""
+    return any(organ.code.scheme == PRIVATE_SCHEME for organ in organs)
+
+
+def file_meta(sop_class: str, instance: str) -> FileMetaDataset:
+    """The first part of a result's file."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    meta.MediaStorageSOPInstanceUID = UID(instance)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = _IMPLEMENTATION
+    meta.ImplementationVersionName = f"VISCERA {viscera.__version__}"[:16]
+    return meta
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Nothing; writes a DICOM object, whole or not at all.
+
+    Raises:
+        WriteError: If the file cannot be written.
+    """
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    write_bytes(buffer.getvalue(), path)
+
+
+def coded(value: str, scheme: str, meaning: str) -> Any:
+    """A code sequence's one item."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning[:64]
+    return item
