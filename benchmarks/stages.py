@@ -42,6 +42,9 @@ class StandIn:
     def prepare(self) -> None:
         """Nothing to load."""
 
+    def announce(self, stage: str, shape: tuple[int, ...], *, beside: int = 0) -> None:
+        """Nothing to compile."""
+
     def run(self, stage: str, image: NDArray[np.float32]) -> Answer:
         """Logits or probabilities in the middle of the image, whatever it shows."""
         shape = image.shape[2:]

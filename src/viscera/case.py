@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from viscera.bundle import CARD, Bundle, ModelCard, load_bundle
 from viscera.engines import Engine, make_engine
-from viscera.pipeline import NOTHING_ALLOWED, Allowed, Segmentation
+from viscera.geometry import Grid
+from viscera.pipeline import NOTHING_ALLOWED, Allowed, Segmentation, fitted_scout
 from viscera.pipeline import segment_volume as run_stages
 from viscera.quality import quality_note
 from viscera.read import read_volume
@@ -101,6 +105,8 @@ class Segmenter:
         device: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
+        memory_limit: int | None = None,
+        cache: Path | None = None,
     ) -> Self:
         """A segmenter with the shipped bundle, or with the one of a folder or a shipped name.
 
@@ -109,6 +115,10 @@ class Segmenter:
             device: "auto", "cpu" or "cuda".
             precision: "auto", "f32" or "bf16".
             threads: CPU threads, None for as many as there are cores.
+            memory_limit: Bytes, None for no limit: on the CPU of the whole process, on a GPU of the networks' tensors
+                there. A network that needs more is computed in windows, with the same answer.
+            cache: Folder where compiled networks are kept for the next process, which saves it 0.1 s for each; None
+                keeps none. It may be deleted at any time.
 
         Raises:
             BundleError: If the bundle is missing, incomplete or altered.
@@ -116,7 +126,9 @@ class Segmenter:
             MissingExtraError: If the device needs a package that is not installed.
         """
         loaded = load_bundle(None if bundle is None else bundle_source(bundle))
-        engine = make_engine(loaded, device=device, precision=precision, threads=threads)
+        engine = make_engine(
+            loaded, device=device, precision=precision, threads=threads, memory_limit=memory_limit, cache=cache
+        )
         engine.prepare()  # while the first scan is read
         return cls(bundle=loaded, engine=engine)
 
@@ -178,7 +190,7 @@ class Segmenter:
         source, output, chosen = Path(source), Path(output), options or CaseOptions()
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
-            volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset)
+            volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset, on_grid=self._announce)
         allowed = Allowed(empty=chosen.allow_empty, mirrored=chosen.allow_mirrored)
         segmentation = self.segment_volume(volume, allowed=allowed, clean=chosen.clean, on_stage=on_stage)
         seconds.update(segmentation.seconds)
@@ -203,6 +215,12 @@ class Segmenter:
             urgent_notes=(*volume.notes, *segmentation.warnings, *([check] if check else [])),
             seconds=seconds,
         )
+
+    def _announce(self, grid: Grid) -> None:
+        """Has the localisation compiled while the scan on `grid` is read; refuses what exceeds the memory limit."""
+        scout = fitted_scout(grid.to_canonical().apply_to_grid(grid), self.bundle.card.model)
+        scan_bytes = np.dtype(np.int16).itemsize * math.prod(grid.shape_zyx)
+        self.engine.announce("localise", (1, 1, *scout.shape_zyx), beside=scan_bytes)
 
     def _write_preview(self, volume: Volume, segmentation: Segmentation, output: Path) -> Path:
         from viscera.evaluation.figures import preview_png

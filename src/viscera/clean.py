@@ -53,8 +53,8 @@ def clean_labels(
             got=f"one of {label_map.grid.shape_zyx} voxels, or elsewhere in space",
             remedy="Bring the label map onto the volume's grid",
         )
-    labels = label_map.labels.copy()
-    boxes = label_boxes(labels)
+    boxes = label_boxes(label_map.labels)
+    labels = _copied(label_map.labels, list(boxes.values()))
     removals = []
     for organ in organs:
         parts = removed = 0
@@ -63,7 +63,8 @@ def clean_labels(
             components = connected_components(labels[box] == organ.index)
             large = components.sizes_vox >= config.keep_share * components.sizes_vox[0]
             kept = _one_each_side(components, large, box, volume) if organ.name in config.paired else large
-            labels[box][components.mask(~kept)] = BACKGROUND
+            if not kept.all():
+                labels[box][components.mask(~kept)] = BACKGROUND
             parts, removed = int(np.count_nonzero(~kept)), int(components.sizes_vox[~kept].sum())
         removals.append(Removal(organ=organ.name, parts=parts, volume_ml=removed * label_map.grid.voxel_ml))
     return LabelMap(labels=labels, grid=label_map.grid), tuple(removals)
@@ -77,6 +78,14 @@ def clean_notes(removals: Sequence[Removal]) -> tuple[str, ...]:
         for removal in removals
         if removal.parts
     )
+
+
+def _copied(labels: NDArray[np.uint8], boxes: Sequence[Ranges]) -> NDArray[np.uint8]:
+    """A copy of labels that are background outside `boxes`; memory that is never written to is never taken."""
+    copy = np.zeros_like(labels)
+    for box in boxes:
+        copy[box] = labels[box]
+    return copy
 
 
 def _one_each_side(components: Components, large: NDArray[np.bool_], box: Ranges, volume: Volume) -> NDArray[np.bool_]:

@@ -18,6 +18,9 @@ from viscera.geometry import Grid, Ranges, Size
 _FACE_ROWS = ((0, 1), (1, 0))
 _CORNER_ROWS = ((0, 1), (1, -1), (1, 0), (1, 1))
 
+# Voxels looked at together where a whole mask would be too much.
+_SLAB_VOXELS = 1 << 22
+
 # First and last face of each axis of an array in canonical orientation (z to the head, y to the back, x to the left).
 CANONICAL_FACES = (("inferior", "superior"), ("anterior", "posterior"), ("right", "left"))
 
@@ -119,13 +122,20 @@ def _span(values: NDArray[np.uint8]) -> Ranges | None:
 def _runs(mask: NDArray[np.bool_]) -> tuple[Size, NDArray[np.int64], NDArray[np.int64]]:
     """The padded shape, and where each run starts and stops in the mask flattened with that padding.
 
-    An empty row after each slice and two empty voxels in each row keep the neighbours beyond a border empty.
+    An empty row after each slice and two empty voxels in each row keep the neighbours beyond a border empty. A slab of
+    slices at a time, so that no padded copy of the whole mask is made.
     """
     depth, height, width = mask.shape
-    padded = np.zeros((depth, height + 1, width + 2), dtype=np.bool_)
-    padded[:, :height, 1 : width + 1] = mask
-    flat = padded.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    slice_size = (height + 1) * (width + 2)
+    step = max(1, _SLAB_VOXELS // slice_size)
+    found = [np.zeros(0, dtype=np.int64)]
+    for first in range(0, depth, step):
+        slab = mask[first : first + step]
+        padded = np.zeros((len(slab), height + 1, width + 2), dtype=np.bool_)
+        padded[:, :height, 1 : width + 1] = slab
+        flat = padded.reshape(-1)
+        found.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1 + first * slice_size)
+    edges = np.concatenate(found)
     return (depth, height + 1, width + 2), edges[0::2], edges[1::2]
 
 

@@ -65,18 +65,16 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits (b, outputs, z, y, x) of `x` (b, inputs, z, y, x)."""
-        skips = []
-        for level, block in enumerate(self.contracting):
-            if level > 0:
-                x = F.avg_pool3d(x, 2)  # (f, n) -> (f, n/2)
-            x = block(x)  # (inputs or f, n) -> (f, n)
-            skips.append(x)
-        x = self.expanding[-1](skips.pop())
-        for block in reversed(self.expanding[:-1]):
-            x = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)  # (f, n/2) -> (f, n)
-            x = torch.cat((skips.pop(), x), dim=1)  # -> (2f, n)
-            x = block(x)  # (2f, n) -> (f, n)
-        return self.output(x)  # type: ignore[no-any-return]  # (f, n) -> (outputs, n)
+        return self.output(self.features(x))  # type: ignore[no-any-return]  # (f, n) -> (outputs, n)
+
+    def features(self, x: Tensor, level: int = 0) -> Tensor:
+        """What the expanding block of `level` gives, (b, f, z, y, x), from what the contracting one reads."""
+        x = self.contracting[level](x)  # (inputs or f, n) -> (f, n)
+        if level < self.config.levels - 1:
+            below = self.features(F.avg_pool3d(x, 2), level + 1)  # (f, n) -> (f, n/2)
+            below = F.interpolate(below, scale_factor=2, mode="trilinear", align_corners=False)  # (f, n/2) -> (f, n)
+            x = torch.cat((x, below), dim=1)  # -> (2f, n)
+        return self.expanding[level](x)  # type: ignore[no-any-return]  # (f or 2f, n) -> (f, n)
 
 
 class ScnOutput(NamedTuple):
@@ -105,28 +103,34 @@ class SpatialConfigurationNet(nn.Module):
     def forward(self, image: Tensor) -> ScnOutput:
         """Probabilities and both sets of logits, each (b, labels, z, y, x), of `image` (b, 1, z, y, x)."""
         local_logits = self.local(image)  # (1, n) -> (s, n)
-        spatial_logits = self.upsample(self.spatial_logits(image, local_logits))  # (s, n/4) -> (s, n)
+        spatial_logits = self.upsample(self.spatial_logits(*self.coarse(image, local_logits)))  # (s, n/4) -> (s, n)
         return ScnOutput(fuse(local_logits, spatial_logits), local_logits, spatial_logits)
 
-    def spatial_logits(self, image: Tensor, local_logits: Tensor) -> Tensor:
-        """The coarse logits of the spatial U-Nets, (b, labels, z/4, y/4, x/4) for a factor of 4."""
-        inputs = self.spatial_inputs(image, local_logits)
-        return torch.cat([net(x) for net, x in zip(self.spatial, inputs, strict=True)], dim=1)  # s x (1, n) -> (s, n)
+    def coarse(self, image: Tensor, local_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The image and the local maps as the spatial U-Nets see them, (b, 1 or labels, z/4, y/4, x/4) for a factor 4.
 
-    def spatial_inputs(self, image: Tensor, local_logits: Tensor) -> list[Tensor]:
-        """What the spatial U-Net of each label reads: the coarse image, then the coarse local maps of other organs.
-
-        Element 0 (background) is (b, labels, z/4, y/4, x/4), the others have one channel less. In training each
-        carries its own noise.
+        No gradient passes back to the local logits.
         """
         factor = self.config.spatial_factor
-        coarse = F.avg_pool3d(image, factor)  # (1, n) -> (1, n/4)
-        maps = F.avg_pool3d(torch.sigmoid(local_logits.detach()), factor)  # (s, n) -> (s, n/4)
+        maps = torch.sigmoid(local_logits.detach())
+        return F.avg_pool3d(image, factor), F.avg_pool3d(maps, factor)  # (1, n), (s, n) -> (1, n/4), (s, n/4)
+
+    def spatial_logits(self, image: Tensor, maps: Tensor) -> Tensor:
+        """The coarse logits of the spatial U-Nets, (b, labels, z/4, y/4, x/4), from what `coarse` gives."""
+        inputs = self.spatial_inputs(image, maps)
+        return torch.cat([net(x) for net, x in zip(self.spatial, inputs, strict=True)], dim=1)  # s x (1, n) -> (s, n)
+
+    def spatial_inputs(self, image: Tensor, maps: Tensor) -> list[Tensor]:
+        """What the spatial U-Net of each label reads: the coarse image, then the coarse local maps of other organs.
+
+        Element 0 (background) has as many channels as there are labels, the others one less. In training each carries
+        its own noise.
+        """
         inputs = []
         for label in range(self.config.labels):
             others = [organ for organ in range(1, self.config.labels) if organ != label]
             seen = torch.cat([maps[:, organ : organ + 1] for organ in others], dim=1) if others else maps[:, :0]
-            inputs.append(torch.cat(self._with_noise(coarse, seen), dim=1))  # (1, n/4), (o, n/4) -> (1 + o, n/4)
+            inputs.append(torch.cat(self._with_noise(image, seen), dim=1))  # (1, n/4), (o, n/4) -> (1 + o, n/4)
         return inputs
 
     def _with_noise(self, image: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,7 @@ def segment_volume(
     hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
 
     with stages.run("preprocess"):
-        scout_grid = fitted_grid(grid, grid.box(), model.localise)
+        scout_grid = fitted_scout(grid, model)
         scout = network_input(hu, grid, scout_grid, model.localise)
     notes = volume.notes + _growth_note("localisation", scout_grid, model.localise)
 
@@ -154,6 +154,11 @@ def segment_volume(
         removed=removed,
         seconds=stages.seconds,
     )
+
+
+def fitted_scout(grid: Grid, model: ModelConfig) -> Grid:
+    """The grid of the scout image that the localisation of a scan on the canonical `grid` reads."""
+    return fitted_grid(grid, grid.box(), model.localise)
 
 
 def _located(scout: NDArray[np.float32], grids: tuple[Grid, Grid], engine: Engine, model: ModelConfig) -> Box:

@@ -40,7 +40,9 @@ class CaseInput:
     name: str
 
 
-def read_volume(path: Path, *, series: str | None = None, hu_offset: int = 0) -> Volume:
+def read_volume(
+    path: Path, *, series: str | None = None, hu_offset: int = 0, on_grid: Callable[[Grid], None] | None = None
+) -> Volume:
     """The CT at `path` in int16 HU on its own grid, voxels in the file's order, read-only.
 
     Oblique and sheared grids are carried exactly. DICOM arrays are (slice, row, column).
@@ -49,6 +51,8 @@ def read_volume(path: Path, *, series: str | None = None, hu_offset: int = 0) ->
         path: NIfTI, NRRD or MetaImage file, DICOM folder, zip of a DICOM series, or multi-frame DICOM file.
         series: Which of several DICOM series: its number, or the beginning of its UID. The best one if not said.
         hu_offset: Added to all stored values after the file's own scaling; recorded in the volume's notes.
+        on_grid: Called with the grid once it is known, before memory is taken for the voxels; what it raises ends the
+            reading.
 
     Raises:
         ReadError: If it is missing, damaged, not one CT volume, or its values cannot be HU.
@@ -60,10 +64,16 @@ def read_volume(path: Path, *, series: str | None = None, hu_offset: int = 0) ->
     path = Path(path)
     require_offset(hu_offset)
     kind = _require_kind(path)
+
+    def checked(grid: Grid) -> None:
+        _require_spacing(grid, path)
+        if on_grid is not None:
+            on_grid(grid)
+
     if kind == "dicom":
         from viscera.adapters.dicom_read import read_dicom
 
-        volume = read_dicom(path, series=series, hu_offset=hu_offset)
+        volume = read_dicom(path, series=series, hu_offset=hu_offset, on_grid=checked)
     elif series is not None:
         raise ReadError(
             f"reading {path}",
@@ -72,8 +82,7 @@ def read_volume(path: Path, *, series: str | None = None, hu_offset: int = 0) ->
             remedy="Leave out --series",
         )
     else:
-        volume = _volume(_opened(path, kind), path, hu_offset)
-    _require_spacing(volume.grid, path)
+        volume = _volume(_opened(path, kind), path, hu_offset, checked)
     if not hu_offset:
         return volume
     note = f"An offset of {hu_offset:+d} HU was added to the stored values on request."
@@ -146,8 +155,9 @@ def find_inputs(paths: Sequence[Path]) -> list[CaseInput]:
     return [CaseInput(path=path, name=name) for path, name in zip(found, _names(found), strict=True)]
 
 
-def _volume(raster: Raster, path: Path, hu_offset: int) -> Volume:
+def _volume(raster: Raster, path: Path, hu_offset: int, on_grid: Callable[[Grid], None]) -> Volume:
     doing = f"reading {path}"
+    on_grid(raster.grid)
     hu: NDArray[np.int16] = allocated(raster.grid.shape_zyx, np.int16, doing)
     place = wrong = 0
     for slab in raster.slabs:

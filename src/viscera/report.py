@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from viscera.errors import VisceraError
+from viscera.memory import peak_bytes
 
 SCHEMA = "viscera.report/1"
 
@@ -159,13 +159,8 @@ def utc_now() -> str:
 
 def peak_memory_mib() -> float | None:
     """The largest resident memory of this process so far in MiB, or None where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # getrusage(2): kilobytes on Linux, bytes on macOS.
-    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+    peak = peak_bytes()
+    return None if peak is None else round(peak / 2**20, 1)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ from viscera.bundle import Bundle, ModelCard, Stage, load_bundle  # noqa: E402
 from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
 from viscera.engines import Answer, make_engine  # noqa: E402
 from viscera.engines.openvino_engine import OpenVinoEngine, import_openvino  # noqa: E402
+from viscera.engines.openvino_parts import WindowedNetwork, layout  # noqa: E402
 from viscera.engines.torch_engine import TorchEngine, load_network  # noqa: E402
-from viscera.errors import BundleError, ConfigError, MissingExtraError  # noqa: E402
+from viscera.engines.torch_stream import streamed_bytes  # noqa: E402
+from viscera.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError  # noqa: E402
 from viscera.export import GRAPH_TOLERANCE, export_bundle, export_graph, graph_difference  # noqa: E402
 from viscera.networks import SpatialConfigurationNet, UNet  # noqa: E402
 
@@ -29,6 +32,8 @@ from viscera.networks import SpatialConfigurationNet, UNet  # noqa: E402
 ENGINE_TOLERANCE = 1e-4
 # bf16 keeps 8 bits; the networks here have logits of about 1.
 BF16_TOLERANCE = 0.05
+# Float32 sums in another order.
+WINDOW_TOLERANCE = 1e-5
 
 STAGE = StageConfig(
     spacing_mm=6.0,
@@ -445,3 +450,112 @@ def test_engines_load_nothing_heavy_before_they_run(tmp_path: Path) -> None:
 
 def test_a_program_that_has_openvino_keeps_it() -> None:
     assert import_openvino() is sys.modules["openvino"]
+
+
+# A network in windows, or plane by plane
+
+
+@pytest.mark.parametrize("planes", [4, 8, 12, 24])
+@pytest.mark.parametrize("stage", STAGES)
+def test_openvino_in_windows_is_the_whole_network(bundle: Bundle, stage: Stage, planes: int) -> None:
+    image = image_of((2, 1, 24, 16, 8))
+    engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
+    whole = engine.run(stage, image)
+    assert_close(in_windows(bundle, stage, planes).answer(image), whole, WINDOW_TOLERANCE)
+
+
+def test_a_graph_from_before_the_disagreement_runs_in_windows(bundle: Bundle, tmp_path: Path) -> None:
+    older = without_disagreement(bundle, tmp_path)
+    image = image_of((1, 1, 24, 16, 8))
+    found = in_windows(older, "segment", 4).answer(image)
+    assert found.disagreement is None
+    expected = make_engine(older, device="cpu", precision="f32", threads=1).run("segment", image)
+    np.testing.assert_allclose(found.output, expected.output, atol=WINDOW_TOLERANCE, rtol=0)
+
+
+def test_a_graph_with_other_names_cannot_run_in_windows(bundle: Bundle, tmp_path: Path) -> None:
+    graph = onnx.load(bundle.graph("segment"))
+    for node in graph.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["else" if name == "local.contracting.1.pool" else name for name in names]
+        node.name = "else" if node.name == "local.contracting.1.pool" else node.name
+    renamed = tmp_path / "renamed"
+    shutil.copytree(bundle.folder, renamed)
+    onnx.save(graph, renamed / "segment.onnx")
+    with pytest.raises(BundleError, match=r"none called local\.contracting\.1\.pool\. Export the bundle anew"):
+        in_windows(dataclasses.replace(bundle, folder=renamed), "segment", 4).answer(image_of((1, 1, 24, 16, 8)))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_torch_engine_streams_within_a_limit(bundle: Bundle, stage: Stage) -> None:
+    image = image_of((2, 1, 24, 16, 8))
+    unet = MODEL.localiser if stage == "localise" else MODEL.scn.local
+    limit = streamed_bytes(unet, image.shape, 4, 4)
+    limited = TorchEngine(bundle, device="cpu", precision="f32", memory_limit=limit)
+    assert limited._planes(stage, image.shape) == 4
+    assert_close(limited.run(stage, image), by_torch(bundle, stage, image), 1e-5)
+
+
+def test_what_no_window_fits_is_refused_before_it_runs(bundle: Bundle) -> None:
+    image = image_of((1, 1, 24, 16, 8))
+    for engine in (
+        TorchEngine(bundle, device="cpu", memory_limit=10_000),
+        make_engine(bundle, device="cpu", memory_limit=10_000_000),
+    ):
+        for act in (lambda e: e.announce("segment", image.shape), lambda e: e.run("segment", image)):
+            with pytest.raises(MemoryBudgetError, match="expected a memory limit of at least"):
+                act(engine)
+
+
+def test_memory_that_will_be_in_use_counts(bundle: Bundle) -> None:
+    engine = make_engine(bundle, device="cpu", memory_limit=10**10)
+    engine.announce("localise", SHAPES[0], beside=10**9)
+    with pytest.raises(MemoryBudgetError, match="expected a memory limit of at least"):
+        engine.announce("localise", SHAPES[0], beside=10**10)
+
+
+def test_a_limit_is_at_least_one_byte(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="choosing a memory limit: expected at least 1, got 0"):
+        make_engine(bundle, device="cpu", memory_limit=0)
+
+
+def in_windows(bundle: Bundle, stage: Stage, planes: int) -> WindowedNetwork:
+    core = import_openvino().Core()
+    graph = core.read_model(bundle.graph(stage))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    parts = layout(stage, MODEL)
+    return WindowedNetwork(
+        graph, bundle.graph(stage), parts, planes, lambda part: core.compile_model(part, "CPU", settings)
+    )
+
+
+# Compiled networks
+
+
+def test_a_cached_network_answers_alike(bundle: Bundle, tmp_path: Path) -> None:
+    image = image_of(SHAPES[0])
+    expected = make_engine(bundle, device="cpu", precision="f32", threads=1).run("segment", image)
+    for _ in range(2):  # the second takes it from there
+        cached = make_engine(bundle, device="cpu", precision="f32", threads=1, cache=tmp_path / "new" / "cache")
+        assert_close(cached.run("segment", image), expected, 0)
+    assert list((tmp_path / "new" / "cache").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "altered"])
+def test_a_damaged_cache_is_as_good_as_none(bundle: Bundle, tmp_path: Path, damage: str) -> None:
+    image = image_of(SHAPES[0])
+    expected = make_engine(bundle, device="cpu", precision="f32", threads=1, cache=tmp_path).run("segment", image)
+    kept = {"data": expected.output.copy()}
+    for blob in tmp_path.iterdir():
+        content = bytearray(blob.read_bytes())
+        if damage == "altered":
+            content[100::500] = bytes(byte ^ 0xFF for byte in content[100::500])
+        blob.write_bytes({"empty": b"", "cut": bytes(content[: len(content) // 2]), "altered": bytes(content)}[damage])
+    found = make_engine(bundle, device="cpu", precision="f32", threads=1, cache=tmp_path).run("segment", image)
+    np.testing.assert_array_equal(found.output, kept["data"])
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    engine = make_engine(bundle, device="cpu", threads=1, cache=tmp_path / "file" / "cache")
+    assert engine.run("segment", image_of(SHAPES[0])).output.shape == (1, 5, *SHAPES[0][2:])

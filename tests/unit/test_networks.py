@@ -153,23 +153,23 @@ def organ_changed(logits: "torch.Tensor", label: int) -> "torch.Tensor":
 @pytest.mark.parametrize("label", range(1, 5))
 def test_a_spatial_net_never_sees_its_own_map(small: SpatialConfigurationNet, label: int) -> None:
     logits = small(image_of(1)).local_logits
-    before = small.spatial_inputs(image_of(1), logits)
-    after = small.spatial_inputs(image_of(1), organ_changed(logits, label))
+    before = small.spatial_inputs(*small.coarse(image_of(1), logits))
+    after = small.spatial_inputs(*small.coarse(image_of(1), organ_changed(logits, label)))
     same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert same == [other == label for other in range(5)]
 
 
 def test_no_spatial_net_sees_the_background_map(small: SpatialConfigurationNet) -> None:
     logits = small(image_of(1)).local_logits
-    before = small.spatial_inputs(image_of(1), logits)
-    after = small.spatial_inputs(image_of(1), organ_changed(logits, 0))
+    before = small.spatial_inputs(*small.coarse(image_of(1), logits))
+    after = small.spatial_inputs(*small.coarse(image_of(1), organ_changed(logits, 0)))
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_spatial_inputs_are_the_pooled_image_and_the_other_organs_in_order(small: SpatialConfigurationNet) -> None:
     logits = torch.zeros(1, 5, *SIZE)
     logits += torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0]).reshape(1, 5, 1, 1, 1)
-    inputs = small.spatial_inputs(torch.full((1, 1, *SIZE), 0.25), logits)
+    inputs = small.spatial_inputs(*small.coarse(torch.full((1, 1, *SIZE), 0.25), logits))
     first = inputs[2][0, :, 0, 0, 0].tolist()
     assert first == pytest.approx([0.25, *(1 / (1 + math.exp(-logit)) for logit in (1, 3, 4))])
     assert [tuple(x.shape[1:]) for x in inputs] == [(5, 2, 4, 6)] + [(4, 2, 4, 6)] * 4
@@ -269,7 +269,7 @@ def test_dropout_shares() -> None:
     network = SpatialConfigurationNet(config).train()
     torch.manual_seed(2)
     ones = torch.ones(2000, 1, 4, 4, 4)
-    inputs = network.spatial_inputs(ones, torch.zeros(2000, 5, 4, 4, 4))[0]
+    inputs = network.spatial_inputs(*network.coarse(ones, torch.zeros(2000, 5, 4, 4, 4)))[0]
     image, maps = inputs[:, 0], inputs[:, 1:]
     assert set(image.unique().tolist()) == {0.0, 2.0}
     assert (image == 0).float().mean().item() == pytest.approx(0.5, abs=0.03)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from viscera.commands.console import Console
-from viscera.commands.options import add_machinery, given_options
+from viscera.commands.options import add_machinery, given_options, loaded_segmenter
 
 HELP = "make a synthetic CT, segment it and score the result"
 DESCRIPTION = "Makes a synthetic CT with known organs, segments it, scores the labels and draws a picture of them."
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Runs the demo, prints scores, times and where the picture is, and returns the exit code."""
-    from viscera.case import CaseOptions, Segmenter, preview_path
+    from viscera.case import CaseOptions, preview_path
     from viscera.commands.batch import Batch, Request, make_folder
     from viscera.commands.plan import Plan, PlannedCase
     from viscera.evaluation.evaluate import evaluate_cases
@@ -53,9 +53,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         options=CaseOptions(preview=True), statistics=True, report=folder / "report.json", given=given_options(args)
     )
     batch = Batch(plan, request, console)
-    code = batch.run(
-        lambda: Segmenter.load(args.bundle, device=args.device, precision=args.precision, threads=args.threads)
-    )
+    code = batch.run(lambda: loaded_segmenter(args))
     if code:
         return code
     console.say("\nscores against the organs it was made with:")

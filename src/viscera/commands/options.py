@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscera.errors import ConfigError
+from viscera.memory import parse_bytes
+
+if TYPE_CHECKING:
+    from viscera.case import Segmenter
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "f32", "bf16")
@@ -18,6 +28,54 @@ def add_machinery(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=PRECISIONS, default="auto", help="arithmetic of the networks (default: %(default)s)"
     )
     group.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
+    group.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        type=memory_size,
+        help="most memory to use, e.g. 800MB: of the whole process, or of the networks on a GPU",
+    )
+    group.add_argument(
+        "--no-cache", action="store_true", help="keep no compiled networks in your cache folder for the next run"
+    )
+
+
+def loaded_segmenter(args: argparse.Namespace) -> Segmenter:
+    """The segmenter that the arguments of `add_machinery` ask for; errors as `Segmenter.load` raises them."""
+    from viscera.case import Segmenter
+
+    return Segmenter.load(
+        args.bundle,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        memory_limit=args.memory_limit,
+        cache=None if args.no_cache else cache_folder(os.environ, sys.platform),
+    )
+
+
+def cache_folder(environment: Mapping[str, str], platform: str) -> Path | None:
+    """Where this user's compiled networks are kept, in a folder of viscera's own; None if the system names no place.
+
+    XDG_CACHE_HOME or ~/.cache on Linux (XDG base directory specification), ~/Library/Caches on macOS, LOCALAPPDATA on
+    Windows.
+    """
+    home = environment.get("HOME")
+    if platform == "win32":
+        base = environment.get("LOCALAPPDATA")
+    elif platform == "darwin":
+        base = home and f"{home}/Library/Caches"
+    else:
+        given = environment.get("XDG_CACHE_HOME", "")
+        base = given if given.startswith("/") else home and f"{home}/.cache"  # the standard ignores relative ones
+    return Path(base, "viscera", "compiled") if base else None
+
+
+def memory_size(text: str) -> int:
+    """The bytes that `text` means; raises ArgumentTypeError if it means none."""
+    try:
+        return parse_bytes(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"expected {error.expected}, got {error.got}") from error
 
 
 def positive(text: str) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from viscera.commands.console import Console
-from viscera.commands.options import add_machinery, given_options
+from viscera.commands.options import add_machinery, given_options, loaded_segmenter
 
 HELP = "label the organs of one or many CTs"
 DESCRIPTION = """\
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Segments the inputs and returns the exit code."""
-    from viscera.case import CaseOptions, Segmenter
+    from viscera.case import CaseOptions
     from viscera.commands.batch import Batch, Request
     from viscera.commands.layouts import LAYOUTS
     from viscera.commands.plan import plan_cases
@@ -98,7 +98,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
         given=given_options(args),
     )
 
-    def load() -> Segmenter:
-        return Segmenter.load(args.bundle, device=args.device, precision=args.precision, threads=args.threads)
-
-    return Batch(plan, request, console).run(load)
+    return Batch(plan, request, console).run(lambda: loaded_segmenter(args))

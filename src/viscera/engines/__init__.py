@@ -51,16 +51,36 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """Starts loading libraries and networks in the background; optional, errors appear in the first `run`."""
 
+    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
+        """Starts compiling the stage's network for images of `shape` (b, 1, z, y, x) in the background; optional.
+
+        Args:
+            stage: The network.
+            shape: Of the image it will be run on.
+            beside: Bytes that will be in use then beside those in use now.
+
+        Raises:
+            MemoryBudgetError: If the network cannot run on it within the memory limit.
+        """
+
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The network's answer to `image` (b, 1, z, y, x) in [-1, 1].
 
         Raises:
             ConfigError: For an image of another kind, or a side the network cannot halve often enough.
-            MemoryBudgetError: If the device has too little memory.
+            MemoryBudgetError: If the network cannot run within the memory limit, or the device has too little.
         """
 
 
-def make_engine(bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None) -> Engine:
+def make_engine(
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    cache: Path | None = None,
+) -> Engine:
     """The engine that runs the networks of `bundle`.
 
     Args:
@@ -69,6 +89,9 @@ def make_engine(bundle: Bundle, *, device: str = "auto", precision: str = "auto"
             Where nothing hints at an NVIDIA driver, "auto" does not import torch, which takes seconds.
         precision: "f32", "bf16", or "auto": bf16 where the device computes in it, else f32.
         threads: Of the CPU; None leaves the number to the library.
+        memory_limit: Bytes: on the CPU of the whole process, on the GPU of the networks' tensors there. Networks that
+            would need more are computed in windows, with the same answer. None is no limit.
+        cache: Folder where the CPU engine keeps compiled networks; it may be deleted at any time. None keeps none.
 
     Raises:
         ConfigError: For an unknown word, a GPU that is not there, or bf16 on a device without it.
@@ -76,17 +99,18 @@ def make_engine(bundle: Bundle, *, device: str = "auto", precision: str = "auto"
     """
     _require_one_of("device", device, DEVICES)
     _require_one_of("precision", precision, PRECISIONS)
-    if threads is not None and threads < 1:
-        raise ConfigError("choosing threads", expected="at least 1", got=str(threads), remedy="Correct the number")
+    for name, number in (("threads", threads), ("a memory limit", memory_limit)):
+        if number is not None and number < 1:
+            raise ConfigError(f"choosing {name}", expected="at least 1", got=str(number), remedy="Correct the number")
     if device == "auto":
         device = "cuda" if gpu_may_exist() and _torch_finds_a_gpu() else "cpu"
     if device == "cuda":
         from viscera.engines.torch_engine import TorchEngine
 
-        return TorchEngine(bundle, device="cuda", precision=precision, threads=threads)
+        return TorchEngine(bundle, device="cuda", precision=precision, threads=threads, memory_limit=memory_limit)
     from viscera.engines.openvino_engine import OpenVinoEngine
 
-    return OpenVinoEngine(bundle, precision=precision, threads=threads)
+    return OpenVinoEngine(bundle, precision=precision, threads=threads, memory_limit=memory_limit, cache=cache)
 
 
 def gpu_may_exist() -> bool:

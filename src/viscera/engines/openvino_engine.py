@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viscera.bundle import STAGES, Bundle, Stage
 from viscera.engines import Answer, require_image
+from viscera.engines.compiled_cache import prepared_folder
+from viscera.engines.openvino_parts import (
+    Shape,
+    WindowedNetwork,
+    fitting_planes,
+    layout,
+    least_bytes,
+    whole_bytes,
+)
 from viscera.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError
+from viscera.memory import require_memory, resident_bytes
+
+# Without a limit a network is computed at once up to this, and beyond it in windows that stay within: at most 0.6 of
+# the memory for at most half as much time again.
+COMFORTABLE_BYTES = 512 * 10**6
 
 # OpenVINO's Python package loads this converter, which reports each import to a web analytics service and needs as
 # much time as the rest of the import. Graphs are read without it.
 _REPORTING_MODULE = "openvino.tools.ovc"
 _import_lock = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 class OpenVinoEngine:
@@ -26,12 +42,15 @@ class OpenVinoEngine:
 
     The graphs leave all sizes open, but a network is compiled for the size at hand: that takes 0.2 s, and spares a
     fifth of the time and of the memory of a network that adapts itself. The last one of each stage is kept, without
-    its working memory.
+    its working memory. A network that would need too much memory is computed in windows, with the same answer; see
+    `openvino_parts`.
 
     Args:
         bundle: The verified bundle.
         precision: "f32", "bf16" or "auto", which is bf16 if the processor multiplies in it.
         threads: None for as many as OpenVINO chooses.
+        memory_limit: Bytes the whole process may hold; None is no limit.
+        cache: Folder for compiled networks; None keeps none.
 
     Raises:
         ConfigError: For bf16 on a processor without it.
@@ -39,13 +58,23 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, *, precision: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        memory_limit: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
         self._bundle = bundle
         self._asked = precision
         self._threads = threads
+        self._memory_limit = memory_limit
+        self._cache = None if cache is None else prepared_folder(cache)
         self._loading = threading.Lock()
         self._running = threading.Lock()
-        self._compiled: dict[Stage, tuple[tuple[int, ...], Any]] = {}
+        self._kept: dict[Stage, tuple[Shape, _Network]] = {}
         if precision == "bf16" and not self._has_bf16:
             raise ConfigError(
                 "choosing the precision bf16",
@@ -65,37 +94,74 @@ class OpenVinoEngine:
         """Starts loading OpenVINO and reading both graphs in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
+    def announce(self, stage: Stage, shape: Shape, *, beside: int = 0) -> None:
+        """Refuses what cannot fit, and starts compiling the stage's network for `shape`; see `Engine.announce`."""
+        self._require_memory(stage, shape, beside)
+        threading.Thread(target=self._compile_ahead, args=(stage, shape), name="viscera-compile").start()
+
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The network's answer to `image`; see `Engine.run`."""
         require_image(self._bundle.card.model, stage, image)
         with self._running:
             try:
-                compiled = self._compiled_for(stage, image.shape)
-                answer = self._infer(compiled, np.ascontiguousarray(image))
-                compiled.release_memory()
+                return self._network_for(stage, image.shape).answer(np.ascontiguousarray(image))
             except (MemoryError, RuntimeError) as error:  # OpenVINO raises nothing narrower
-                self._compiled.pop(stage, None)
+                self._kept.pop(stage, None)
                 raise _run_error(f"running the network of stage {stage} on {image.shape}", error) from error
-        return answer
 
-    def _infer(self, compiled: Any, image: NDArray[np.float32]) -> Answer:
-        request = compiled.create_infer_request()  # its own outputs, which the arrays below keep alive
-        request.set_input_tensor(import_openvino().Tensor(image, shared_memory=True))
-        request.infer(share_outputs=True)  # else it copies the outputs, too
-        return Answer(*(request.get_output_tensor(number).data for number in range(len(compiled.outputs))))
+    def _network_for(self, stage: Stage, shape: Shape) -> _Network:
+        kept_shape, network = self._kept.pop(stage, (None, None))
+        if network is None or kept_shape != shape:
+            del network  # before the new one needs its place
+            network = self._made(stage, shape)
+        self._kept[stage] = (shape, network)
+        return network
 
-    def _compiled_for(self, stage: Stage, shape: tuple[int, ...]) -> Any:
-        kept_shape, compiled = self._compiled.pop(stage, (None, None))
-        if kept_shape != shape:
-            del compiled  # before the new one needs its place
-            graph = self._graphs[stage].clone()
+    def _made(self, stage: Stage, shape: Shape) -> _Network:
+        """The stage's network for images of `shape`: whole if there is memory for it, else in windows."""
+        parts, graph = layout(stage, self._bundle.card.model), self._graphs[stage]
+        budget = self._budget(stage, shape)
+        if whole_bytes(parts, shape, self._itemsize) <= budget:
+            graph = graph.clone()
             graph.reshape(list(shape))
             self._require_outputs(stage, graph, shape)
-            compiled = self._core.compile_model(graph, "CPU", self._settings())
-        self._compiled[stage] = (shape, compiled)
-        return compiled
+            return WholeNetwork(self._compiled(graph))
+        planes = fitting_planes(parts, shape, budget, self._itemsize)
+        return WindowedNetwork(graph, self._bundle.graph(stage), parts, planes or parts.multiple, self._compiled)
 
-    def _require_outputs(self, stage: Stage, graph: Any, shape: tuple[int, ...]) -> None:
+    def _budget(self, stage: Stage, shape: Shape) -> int:
+        """Bytes the network may take: what the limit leaves, else what is both fast and lean."""
+        held = resident_bytes()
+        if self._memory_limit is None or held is None:
+            return COMFORTABLE_BYTES
+        self._require_memory(stage, shape)
+        return self._memory_limit - held
+
+    def _require_memory(self, stage: Stage, shape: Shape, beside: int = 0) -> None:
+        """Raises MemoryBudgetError if the network cannot run within the limit, with `beside` bytes more in use."""
+        held = resident_bytes()
+        if self._memory_limit is not None and held is not None:
+            parts = layout(stage, self._bundle.card.model)
+            needed = least_bytes(parts, shape, self._itemsize)
+            doing = f"running the {stage} network on an image of {shape[2:]} voxels (z, y, x)"
+            require_memory(doing, needed, self._memory_limit, held=held + beside)
+
+    @property
+    def _itemsize(self) -> int:
+        return 2 if self.precision == "bf16" else 4
+
+    def _compiled(self, graph: Any) -> Any:
+        if self._cache is not None:
+            try:
+                # OpenVINO checks what it finds there, and compiles anew where it is damaged or from another version.
+                settings = self._settings() | {"CACHE_DIR": str(self._cache)}
+                return self._core.compile_model(graph, "CPU", settings)
+            except RuntimeError as error:  # a full disk, a folder that is gone; a broken graph fails below as well
+                _log.info("compiling without the cache %s: %s", self._cache, error)
+                self._cache = None
+        return self._core.compile_model(graph, "CPU", self._settings())
+
+    def _require_outputs(self, stage: Stage, graph: Any, shape: Shape) -> None:
         model = self._bundle.card.model
         channels = model.localiser.outputs if stage == "localise" else model.scn.labels
         fine = (shape[0], channels, *shape[2:])
@@ -121,6 +187,13 @@ class OpenVinoEngine:
         except BundleError:
             return  # the first `run` meets it again, where it can be reported
 
+    def _compile_ahead(self, stage: Stage, shape: Shape) -> None:
+        try:
+            with self._running:
+                self._network_for(stage, shape)
+        except (VisceraError, MemoryError, RuntimeError):
+            return  # the run meets it again, where it can be reported
+
     @cached_property
     def _core(self) -> Any:
         return import_openvino().Core()
@@ -144,6 +217,29 @@ class OpenVinoEngine:
             except RuntimeError as error:
                 raise _graph_error(path, "an ONNX graph that OpenVINO reads", str(error)) from error
         return graphs
+
+
+class _Network(Protocol):
+    """A stage's network for images of one shape."""
+
+    def answer(self, image: NDArray[np.float32]) -> Answer:
+        """The network's answer to `image`."""
+
+
+class WholeNetwork:
+    """A compiled network that is computed at once."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def answer(self, image: NDArray[np.float32]) -> Answer:
+        """The network's answer to `image`."""
+        request = self._compiled.create_infer_request()  # its own outputs, which the arrays below keep alive
+        request.set_input_tensor(import_openvino().Tensor(image, shared_memory=True))
+        request.infer(share_outputs=True)  # else it copies the outputs, too
+        answer = Answer(*(request.get_output_tensor(number).data for number in range(len(self._compiled.outputs))))
+        self._compiled.release_memory()
+        return answer
 
 
 def import_openvino() -> Any:

@@ -14,6 +14,7 @@ from viscera.bundle import STAGES, Bundle, Stage
 from viscera.config import ModelConfig
 from viscera.engines import Answer, require_image
 from viscera.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
+from viscera.memory import require_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +28,7 @@ class TorchEngine:
         device: "cuda" or "cpu".
         precision: "f32", "bf16" or "auto", which is bf16 on a GPU that computes in it and f32 on the CPU.
         threads: Of the CPU, for the whole process; None leaves torch's setting.
+        memory_limit: Bytes the networks' tensors may take on the device; None is no limit.
 
     Raises:
         MissingExtraError: If torch or safetensors is not installed.
@@ -34,11 +36,18 @@ class TorchEngine:
     """
 
     def __init__(
-        self, bundle: Bundle, *, device: str = "cuda", precision: str = "auto", threads: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cuda",
+        precision: str = "auto",
+        threads: int | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         torch = import_torch()
         self.name = f"torch-{device}"
         self._bundle = bundle
+        self._memory_limit = memory_limit
         self._device = torch.device(device)
         self._loading = threading.Lock()
         self._running = threading.Lock()
@@ -62,30 +71,52 @@ class TorchEngine:
         """Starts reading both networks in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
+    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
+        """Raises MemoryBudgetError for what cannot fit; nothing is compiled, and `beside` lies on the host."""
+        self._planes(stage, shape)
+
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The network's answer to `image`; see `Engine.run`."""
         import torch
 
         require_image(self._bundle.card.model, stage, image)
+        planes = self._planes(stage, image.shape)
         with self._running:
             try:
-                return self._infer(stage, torch.from_numpy(np.ascontiguousarray(image)))
+                return self._infer(stage, torch.from_numpy(np.ascontiguousarray(image)), planes)
             except torch.OutOfMemoryError as error:
                 raise MemoryBudgetError(
                     f"running the network of stage {stage} on {image.shape}",
                     expected="enough free GPU memory",
                     got=str(error),
-                    remedy="Close other programs on the GPU, or use the device cpu",
+                    remedy="Close other programs on the GPU, lower --memory-limit, or use the device cpu",
                 ) from error
 
-    def _infer(self, stage: Stage, image: Tensor) -> Answer:
+    def _planes(self, stage: Stage, shape: tuple[int, ...]) -> int | None:
+        """How many planes of the image may flow through the network at once for the limit; None for all of it."""
+        from viscera.engines.torch_stream import fitting_planes, least_bytes, whole_bytes
+
+        model, itemsize = self._bundle.card.model, 2 if self.precision == "bf16" else 4
+        unet = model.localiser if stage == "localise" else model.scn.local
+        if self._memory_limit is None or whole_bytes(unet, shape, itemsize) <= self._memory_limit:
+            return None
+        doing = f"running the {stage} network on an image of {shape[2:]} voxels (z, y, x)"
+        require_memory(doing, least_bytes(unet, shape, itemsize), self._memory_limit)
+        return fitting_planes(unet, shape, self._memory_limit, itemsize)
+
+    def _infer(self, stage: Stage, image: Tensor, planes: int | None) -> Answer:
         import torch
+
+        from viscera.engines.torch_stream import streamed_answer
 
         network = self._networks[stage]
         autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), autocast, exact:
-            output = network(image.to(self._device))
+            on_device = image.to(self._device)
+            if planes is not None:
+                return Answer(*(_array(values) for values in streamed_answer(network, on_device, planes)))
+            output = network(on_device)
             return Answer(*(_array(values) for values in answered(stage, output, self._bundle.card.model)))
 
     def _prepare(self) -> None:
