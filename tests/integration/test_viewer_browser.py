@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from viscera.cli import main
+from viscera.geometry import Grid
 from viscera.labels import ORGANS
 from viscera.phantom import PhantomConfig, make_phantom
 from viscera.volume import LabelMap
@@ -153,7 +154,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("case")
     upright = PhantomConfig(shape_zyx=(44, 50, 66), spacing_zyx_mm=(6.0, 5.5, 5.0)).grid()
     turned = upright.affine @ np.array([[-1, 0, 0, 43], [0, 1, 0, 0], [0, 0, -1, 65], [0, 0, 0, 1.0]])
-    phantom = make_phantom(7, grid=type(upright)(shape_zyx=upright.shape_zyx, affine=turned))
+    phantom = make_phantom(7, grid=Grid(shape_zyx=upright.shape_zyx, affine=turned))
     ct, labels, report = folder / "ct.nii.gz", folder / "labels.nii.gz", folder / "report <b>.html"
     write_volume(phantom.volume, ct)
     write_label_map(phantom.label_map, labels)
@@ -371,6 +372,21 @@ def test_without_webgl_and_on_paper_the_report_has_its_pictures(browser: Browser
     assert browser.value("document.querySelector('table').checkVisibility()")
     assert "not a medical device" in browser.value("document.querySelector('.statement').innerText")
     browser.call("Emulation.setEmulatedMedia", media="screen")
+
+
+def test_the_cross_goes_into_each_organ_of_an_oblique_scan(browser: Browser, tmp_path: Path) -> None:
+    upright = PhantomConfig(shape_zyx=(40, 44, 60), spacing_zyx_mm=(7.0, 7.0, 6.0)).grid()
+    tilt = np.eye(4)
+    tilt[:3, :3] = [[0.93, -0.37, 0.05], [0.36, 0.91, 0.2], [-0.09, -0.17, 1.0]]  # turned, and sheared a little
+    phantom = make_phantom(7, grid=Grid(shape_zyx=upright.shape_zyx, affine=tilt @ upright.affine))
+    write_volume(phantom.volume, tmp_path / "ct.nii")
+    write_label_map(phantom.label_map, tmp_path / "labels.nii")
+    with served(str(tmp_path / "ct.nii"), str(tmp_path / "labels.nii")) as url:
+        assert browser.open(url, NARROW) == "ready"
+    for organ in ORGANS:
+        overlay_only(browser, organ.name)
+        assert browser.value("place.textContent").endswith(f"HU \u00b7 {organ.name}")
+    assert "oblique" in browser.value("document.getElementById('notes').textContent")
 
 
 def test_a_ct_without_labels_is_shown(browser: Browser, case: Case) -> None:

@@ -11,7 +11,7 @@ from viscera.errors import GeometryError
 from viscera.geometry import Grid, Reorientation
 from viscera.labels import ORGANS
 from viscera.viewer.nifti_image import NiftiImage
-from viscera.viewer.organ_rows import organ_rows, unknown_labels_note
+from viscera.viewer.organ_rows import known_labels, organ_rows
 from viscera.viewer.provenance import shape_notes
 from viscera.viewer.shown import MARGIN_MM, around_organs, fitted, on_grid
 from viscera.volume import LabelMap, Volume
@@ -147,12 +147,17 @@ def test_an_organ_in_two_parts_is_shown_in_one_of_them() -> None:
     assert (k, j, i) == (10, 20, 14)  # the middle of the longer part
 
 
-def test_labels_that_are_no_organ_are_named() -> None:
+def test_labels_that_are_no_organ_are_left_out_and_named() -> None:
     labels = labelled().labels.copy()
     labels[0, 0, :7], labels[0, 1, 0] = 200, 9
-    note = unknown_labels_note(LabelMap(labels=labels, grid=GRID), ORGANS)
+    known, note = known_labels(LabelMap(labels=labels, grid=GRID), ORGANS)
+    np.testing.assert_array_equal(known.labels, labelled().labels)
     assert note == "Labels that are no organ of the table are not shown: 9 (1 voxels), 200 (7 voxels)."
-    assert unknown_labels_note(labelled(), ORGANS) is None
+
+
+def test_labels_that_are_all_organs_are_left_as_they_are() -> None:
+    label_map = labelled()
+    assert known_labels(label_map, ORGANS) == (label_map, None)
 
 
 def test_packed_images_are_read_by_nibabel_and_equal_each_time() -> None:

@@ -57,7 +57,7 @@ def read_inputs(args: argparse.Namespace) -> Looked:
     from viscera.errors import ConfigError
     from viscera.labels import ORGANS
     from viscera.read import read_label_map, read_volume
-    from viscera.viewer.organ_rows import organ_rows, unknown_labels_note
+    from viscera.viewer.organ_rows import known_labels, organ_rows
     from viscera.viewer.provenance import shape_notes
     from viscera.viewer.run_facts import read_run_facts
     from viscera.viewer.shown import on_grid
@@ -69,9 +69,8 @@ def read_inputs(args: argparse.Namespace) -> Looked:
     notes = (*volume.notes, *shape_notes(volume.grid))
     if args.labels is None:
         return Looked(volume=volume, label_map=None, organs=organs, rows=(), notes=notes, run=None)
-    label_map = on_grid(read_label_map(args.labels), volume.grid)
+    label_map, unknown = known_labels(on_grid(read_label_map(args.labels), volume.grid), organs)
     rows = organ_rows(volume, label_map, organs)
-    unknown = unknown_labels_note(label_map, organs)
     run = None if args.run is None else read_run_facts(args.run, [row.statistics for row in rows])
     if run is not None:
         rows = tuple(replace(row, verdict=run.verdicts.get(row.organ.name)) for row in rows)

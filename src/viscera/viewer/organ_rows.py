@@ -50,14 +50,17 @@ def organ_rows(volume: Volume, label_map: LabelMap, organs: Sequence[Organ]) -> 
     )
 
 
-def unknown_labels_note(label_map: LabelMap, organs: Sequence[Organ]) -> str | None:
-    """A sentence on the labels that are none of `organs`, and so are not shown; None if there are none."""
+def known_labels(label_map: LabelMap, organs: Sequence[Organ]) -> tuple[LabelMap, str | None]:
+    """The label map with those of `organs` alone, and a sentence on the others that are left out, None if none are."""
     known = {BACKGROUND, *(organ.index for organ in organs)}
-    counts = np.bincount(label_map.labels.ravel(), minlength=1)
-    unknown = [f"{value} ({counts[value]} voxels)" for value in np.flatnonzero(counts).tolist() if value not in known]
+    counts = np.bincount(label_map.labels.ravel())
+    unknown = [value for value in np.flatnonzero(counts).tolist() if value not in known]
     if not unknown:
-        return None
-    return f"Labels that are no organ of the table are not shown: {', '.join(unknown)}."
+        return label_map, None
+    kept = np.array([value if value in known else BACKGROUND for value in range(len(counts))], dtype=np.uint8)
+    words = ", ".join(f"{value} ({counts[value]} voxels)" for value in unknown)
+    note = f"Labels that are no organ of the table are not shown: {words}."
+    return LabelMap(labels=kept[label_map.labels], grid=label_map.grid), note
 
 
 def _inside(label_map: LabelMap, index: int) -> Vector:

@@ -100,7 +100,8 @@
   }
 
   function jump(planes, organ) {
-    planes.scene.crosshairPos = planes.mm2frac(organ.inside_ras_mm);
+    // Of the first volume, and exact also where the scan's axes are oblique.
+    planes.scene.crosshairPos = planes.mm2frac(organ.inside_ras_mm, 0, true);
     planes.createOnLocationChange();
     planes.drawScene();
   }
