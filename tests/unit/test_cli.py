@@ -200,15 +200,21 @@ def verb_parsers() -> dict[str, argparse.ArgumentParser]:
     return next(dict(action.choices) for action in actions if isinstance(action, argparse._SubParsersAction))
 
 
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """All options of a verb and of the verbs below it."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    own = {option for action in parser._actions for option in action.option_strings}
+    return own.union(*(options_of(child) for action in below for child in action.choices.values()))
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_reference_names_every_option(verb: str) -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     general, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     section = next(part for part in parts if part.startswith(f"{verb}\n"))
-    for action in verb_parsers()[verb]._actions:
-        for option in action.option_strings:
-            known = {"-h", "--help"} | set(re.findall(r"`(-[-\w]+)`", general + section))
-            assert option in known, f"{option} is not in docs/reference/cli.md"
+    known = {"-h", "--help"} | set(re.findall(r"`(-[-\w]+)`", general + section))
+    for option in options_of(verb_parsers()[verb]):
+        assert option in known, f"{option} is not in docs/reference/cli.md"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -216,8 +222,7 @@ def test_the_reference_names_no_option_that_is_gone(verb: str) -> None:
     parts = re.split(r"^## ", REFERENCE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     section = next(part for part in parts if part.startswith(f"{verb}\n"))
     table = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
-    options = {option for action in verb_parsers()[verb]._actions for option in action.option_strings}
-    assert set(re.findall(r"`(-[-\w]+)`", table)) <= options
+    assert set(re.findall(r"`(-[-\w]+)`", table)) <= options_of(verb_parsers()[verb])
 
 
 @pytest.mark.parametrize("verb", VERBS)

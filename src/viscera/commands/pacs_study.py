@@ -1,0 +1,140 @@
+"""`viscera pacs segment`: a study's CT fetched, segmented and its results stored beside it."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from viscera.adapters.dicom_files import dicom_sources
+from viscera.adapters.dicom_series import ct_series
+from viscera.adapters.pacs_objects import is_uid
+from viscera.adapters.pacs_tls import TlsFiles
+from viscera.adapters.pacs_web import Access, DicomWeb, RemoteSeries
+from viscera.case import Segmenter
+from viscera.commands.console import Console
+from viscera.commands.interrupt import clean_end
+from viscera.commands.options import loaded_segmenter
+from viscera.commands.pacs_results import require_writers, series_identity, write_results
+from viscera.errors import ConfigError, ReadError, TransferError, VisceraError
+
+_GIB = 2**30
+
+
+def segment_study(args: argparse.Namespace, console: Console) -> int:
+    """Segments the series asked for, one after the other, and returns the exit code.
+
+    Raises:
+        ConfigError: If an option cannot be used.
+        TransferError: If the PACS cannot be reached or has no such CT.
+        MissingExtraError: If a package is not installed.
+    """
+    for uid in (args.study, *(args.series or ())):
+        if not is_uid(uid):
+            raise ConfigError("reading a UID", expected="digits and dots", got=repr(uid[:80]), remedy="Correct it")
+    formats = tuple(dict.fromkeys(args.format or ["dicom-seg"]))
+    require_writers(formats)
+    access = _access(args)
+    if access.in_clear:
+        console.note("the token or password travels unencrypted; give an https:// address if there is one")
+    web = DicomWeb(access)
+    with clean_end():
+        chosen = _chosen(web, args, console)
+        segmenter = loaded_segmenter(args)
+        failed = 0
+        for series in chosen:
+            try:
+                _segment_series(web, args.study, series, (segmenter, formats), console)
+            except VisceraError as error:
+                if len(chosen) == 1:
+                    raise
+                failed += 1
+                console.fail(error, about=series.text())
+    return 1 if failed else 0
+
+
+def _segment_series(
+    web: DicomWeb, study: str, series: RemoteSeries, how: tuple[Segmenter, Sequence[str]], console: Console
+) -> None:
+    segmenter, formats = how
+    # Made for its owner alone, and removed whatever happens.
+    with tempfile.TemporaryDirectory(prefix="viscera-pacs-") as name, console.progress() as progress:
+        images, results = Path(name) / "images", Path(name) / "results"
+        for folder in (images, results):
+            folder.mkdir()
+        progress.begin(f"{series.text()}: fetch")
+        count = web.fetch(study, series.uid, images)
+        if count < series.images:
+            raise TransferError(
+                "fetching a series",
+                expected=f"{series.images} images, as the PACS lists",
+                got=f"{count}",
+                remedy="Try again, and see the log of the PACS",
+            )
+        progress.begin(f"{series.text()}: segment")
+        identity = series_identity(images)
+        paths = write_results(segmenter, images, results, formats, identity=identity, note=console.note)
+        progress.begin(f"{series.text()}: store")
+        web.store(paths, study)
+        progress.pause()
+    console.say(f"{series.text()}: stored {', '.join(formats)}")
+
+
+def _chosen(web: DicomWeb, args: argparse.Namespace, console: Console) -> list[RemoteSeries]:
+    candidates = web.ct_series(args.study)
+    if args.series:
+        by_uid = {one.uid: one for one in candidates}
+        for uid in args.series:
+            if uid not in by_uid:
+                raise TransferError(
+                    "looking for the series",
+                    expected="a CT series of the study",
+                    got="another UID",
+                    remedy=f"Give one of: {', '.join(sorted(by_uid))}",
+                )
+        return [by_uid[uid] for uid in dict.fromkeys(args.series)]
+    if len(candidates) == 1:
+        return candidates
+    ranked = sorted(_looked_at(web, args.study, candidates), key=RemoteSeries.rank)
+    if args.all_series:
+        return ranked
+    console.note(f"Of {len(candidates)} CT series, {ranked[0].text()}, is segmented; see --series and --all-series.")
+    return ranked[:1]
+
+
+def _looked_at(web: DicomWeb, study: str, candidates: Sequence[RemoteSeries]) -> list[RemoteSeries]:
+    """Those of the series that hold images of slices, not localisers, and whether they are axial; from one image each.
+
+    Raises:
+        TransferError: If there is none.
+    """
+    found = []
+    for series in candidates:
+        with tempfile.TemporaryDirectory(prefix="viscera-pacs-") as name:
+            web.fetch(study, series.uid, Path(name), instance=web.first_instance(study, series.uid))
+            try:
+                with dicom_sources(Path(name)) as sources:
+                    found.append(replace(series, axial=ct_series(sources, "looking into a series")[0].axial))
+            except ReadError:
+                continue  # a localiser, or a picture of a report
+    if not found:
+        raise TransferError(
+            "looking into the series of the study",
+            expected="a CT series of slices",
+            got="only localisers or pictures",
+            remedy="Give one with --series if you know better",
+        )
+    return found
+
+
+def _access(args: argparse.Namespace) -> Access:
+    tls = TlsFiles(certificate=args.tls_cert, key=args.tls_key, authorities=args.tls_ca)
+    return Access(
+        url=args.dicomweb,
+        token_file=args.token_file,
+        netrc_file=args.netrc,
+        tls=tls,
+        most_bytes=int(args.max_gib * _GIB),
+    )
