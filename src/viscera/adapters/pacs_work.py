@@ -170,7 +170,7 @@ class Watch(threading.Thread):
     def __init__(self, listener: Listener, worker: Worker, *, port: int, health: Path) -> None:
         super().__init__(name="viscera-watch", daemon=True)
         self.listener, self.worker, self.port, self.health = listener, worker, port, health
-        self._started = _utc_now()
+        self._begun = _utc_now()
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
@@ -205,7 +205,7 @@ class Watch(threading.Thread):
             health = Health(
                 status=status,
                 time=_utc_now(),
-                started=self._started,
+                started=self._begun,
                 aet=self.listener.config.aet,
                 port=self.port,
                 series=queue.counts(),

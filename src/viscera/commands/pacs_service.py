@@ -18,7 +18,8 @@ from viscera.adapters.pacs_work import Watch, Worker
 from viscera.commands.console import Console
 from viscera.commands.interrupt import Terminated, clean_end
 from viscera.commands.options import loaded_segmenter
-from viscera.commands.pacs_results import require_writers, write_results
+from viscera.commands.pacs_results import write_results
+from viscera.formats import require_formats
 
 _GIB, _MIB, _DAY_SECONDS = 2**30, 2**20, 86_400.0
 
@@ -33,7 +34,7 @@ def listen(args: argparse.Namespace, console: Console) -> int:
     """
     import_pynetdicom()
     formats = tuple(dict.fromkeys(args.format or ["dicom-seg"]))
-    require_writers(formats)
+    require_formats(formats)
     _set_up_logging(console)
     config = _listener_config(args)
     destinations = {str(one): one for one in map(Destination.parse, args.forward)}
@@ -42,7 +43,8 @@ def listen(args: argparse.Namespace, console: Console) -> int:
         segmenter = loaded_segmenter(args)
 
         def segment(job: Job) -> list[Path]:
-            return write_results(segmenter, job.images, job.results, formats, identity=job.identity)
+            case = write_results(segmenter, job.images, job.results, formats, identity=job.identity)
+            return list(case.outputs.values())
 
         def send(paths: Sequence[Path], name: str) -> Iterator[Path]:
             return send_objects(paths, destinations[name], calling_aet=config.aet, tls=sending_tls)

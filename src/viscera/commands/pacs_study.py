@@ -17,8 +17,9 @@ from viscera.case import Segmenter
 from viscera.commands.console import Console
 from viscera.commands.interrupt import clean_end
 from viscera.commands.options import loaded_segmenter
-from viscera.commands.pacs_results import require_writers, series_identity, write_results
+from viscera.commands.pacs_results import series_identity, write_results
 from viscera.errors import ConfigError, ReadError, TransferError, VisceraError
+from viscera.formats import require_formats
 
 _GIB = 2**30
 
@@ -35,7 +36,7 @@ def segment_study(args: argparse.Namespace, console: Console) -> int:
         if not is_uid(uid):
             raise ConfigError("reading a UID", expected="digits and dots", got=repr(uid[:80]), remedy="Correct it")
     formats = tuple(dict.fromkeys(args.format or ["dicom-seg"]))
-    require_writers(formats)
+    require_formats(formats)
     access = _access(args)
     if access.in_clear:
         console.note("the token or password travels unencrypted; give an https:// address if there is one")
@@ -75,10 +76,12 @@ def _segment_series(
             )
         progress.begin(f"{series.text()}: segment")
         identity = series_identity(images)
-        paths = write_results(segmenter, images, results, formats, identity=identity, note=console.note)
+        case = write_results(segmenter, images, results, formats, identity=identity)
         progress.begin(f"{series.text()}: store")
-        web.store(paths, study)
+        web.store(list(case.outputs.values()), study)
         progress.pause()
+    for note in case.notes if console.verbose else case.urgent_notes:
+        console.note(f"{series.text()}: {note}")
     console.say(f"{series.text()}: stored {', '.join(formats)}")
 
 

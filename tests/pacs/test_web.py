@@ -1,0 +1,253 @@
+"""The DICOMweb client: real answers of Orthanc, and bad ones of a small server; secrets stay where they belong."""
+
+import base64
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dicomweb_client")
+
+from viscera.adapters.pacs_tls import TlsFiles
+from viscera.adapters.pacs_web import Access, DicomWeb, RemoteSeries
+from viscera.cli import main
+from viscera.errors import ConfigError, TransferError
+
+from .conftest import Orthanc, free_port
+
+Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+class Site:
+    """A web server that answers every request in one way and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.reply: Reply = lambda request: reply(request, b"[]")
+        self.headers: list[dict[str, str]] = []
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.headers.append(dict(self.headers))
+                site.reply(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/dicom-web"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def reply(request: http.server.BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    request.send_response(status)
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    usual = {"Content-Type": "application/dicom+json", "Content-Length": str(len(body))}
+    for name, value in {**usual, **given}.items():
+        request.send_header(name, value)
+    request.end_headers()
+    request.wfile.write(body)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    running = Site()
+    yield running
+    running.stop()
+
+
+def secret(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+# What goes wrong.
+
+
+def test_no_such_study(orthanc: Orthanc) -> None:
+    with pytest.raises(TransferError, match="no such study"):
+        DicomWeb(Access(url=orthanc.dicomweb)).ct_series("1.2.3.404")
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(TransferError, match="no connection"):
+        DicomWeb(Access(url=f"http://127.0.0.1:{free_port()}/dicom-web")).ct_series("1.2")
+
+
+def test_plain_http_where_tls_is_expected(orthanc: Orthanc) -> None:
+    with pytest.raises(TransferError, match="certificate or a TLS version"):
+        DicomWeb(Access(url=orthanc.dicomweb.replace("http:", "https:"))).ct_series("1.2")
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "--token-file"), (403, "right"), (404, "--dicomweb"), (500, "log")]
+)
+def test_http_errors(site: Site, status: int, remedy: str) -> None:
+    site.reply = lambda request: reply(request, b"", status)
+    with pytest.raises(TransferError, match=rf"HTTP status {status}.*{remedy}"):
+        DicomWeb(Access(url=site.url)).ct_series("1.2")
+    assert len(site.headers) == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b'{"a": 1}', b"[1, 2]", b'"text"', b'[{"00080060": 7}]'])
+def test_an_answer_that_is_not_dicomweb(site: Site, body: bytes) -> None:
+    site.reply = lambda request: reply(request, body)
+    with pytest.raises(TransferError, match=r"something else|no such study|only no modality"):
+        DicomWeb(Access(url=site.url)).ct_series("1.2")
+
+
+def test_a_study_without_ct(site: Site) -> None:
+    site.reply = lambda request: reply(request, b'[{"00080060": {"vr": "CS", "Value": ["MR"]}}]')
+    with pytest.raises(TransferError, match="got only MR"):
+        DicomWeb(Access(url=site.url)).ct_series("1.2")
+
+
+def test_no_redirect_is_followed(site: Site) -> None:
+    other = Site()
+    site.reply = lambda request: reply(request, b"", 302, Location=other.url)
+    with pytest.raises(TransferError, match="redirect"):
+        DicomWeb(Access(url=site.url)).ct_series("1.2")
+    other.stop()
+    assert other.headers == []
+
+
+def test_no_proxy_of_the_environment_is_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(TransferError, match="no such study"):
+        DicomWeb(Access(url=site.url)).ct_series("1.2")
+
+
+def test_images_that_break_off(site: Site, tmp_path: Path) -> None:
+    kind = 'multipart/related; type="application/dicom"; boundary=b'
+    body = b"--b\r\nContent-Type: application/dicom\r\n\r\nhalf an ima"
+    site.reply = lambda request: reply(request, body, Content_Type=kind)
+    with pytest.raises(TransferError, match="ends in the middle"):
+        DicomWeb(Access(url=site.url)).fetch("1.2", "1.3", tmp_path)
+
+
+def test_a_connection_that_breaks_off(site: Site, tmp_path: Path) -> None:
+    kind = "multipart/related; boundary=b"
+    site.reply = lambda request: reply(request, b"--b\r\n\r\nhalf", Content_Type=kind, Content_Length="1000")
+    with pytest.raises(TransferError, match="breaks off"):
+        DicomWeb(Access(url=site.url)).fetch("1.2", "1.3", tmp_path)
+
+
+def test_images_of_another_kind(site: Site, tmp_path: Path) -> None:
+    site.reply = lambda request: reply(request, b"<html>", Content_Type="text/html")
+    with pytest.raises(TransferError, match="no DICOM"):
+        DicomWeb(Access(url=site.url)).fetch("1.2", "1.3", tmp_path)
+
+
+def test_more_bytes_than_allowed(site: Site, tmp_path: Path) -> None:
+    body = b"--b\r\n\r\n" + b"x" * 5000 + b"\r\n--b--"
+    site.reply = lambda request: reply(request, body, Content_Type="multipart/related; boundary=b")
+    with pytest.raises(TransferError, match="at most 4000 bytes"):
+        DicomWeb(Access(url=site.url, most_bytes=4000)).fetch("1.2", "1.3", tmp_path)
+
+
+# Secrets.
+
+
+def test_a_token_comes_from_its_file(site: Site, tmp_path: Path) -> None:
+    web = DicomWeb(Access(url=site.url, token_file=secret(tmp_path / "token", "abc.def\n")))
+    with pytest.raises(TransferError):
+        web.ct_series("1.2")
+    assert site.headers[0]["Authorization"] == "Bearer abc.def"
+
+
+def test_user_and_password_come_from_a_netrc_file(site: Site, tmp_path: Path) -> None:
+    lines = "machine elsewhere login a password b\nmachine 127.0.0.1 login ann password s3cret\n"
+    web = DicomWeb(Access(url=site.url, netrc_file=secret(tmp_path / "netrc", lines)))
+    with pytest.raises(TransferError):
+        web.ct_series("1.2")
+    assert base64.b64decode(site.headers[0]["Authorization"].removeprefix("Basic ")) == b"ann:s3cret"
+
+
+def test_without_a_file_nothing_is_sent(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret(tmp_path / ".netrc", "machine 127.0.0.1 login ann password s3cret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(TransferError):
+        DicomWeb(Access(url=site.url)).ct_series("1.2")
+    assert "Authorization" not in site.headers[0]
+
+
+def test_a_secret_that_others_can_read_is_refused(site: Site, tmp_path: Path) -> None:
+    path = secret(tmp_path / "token", "abc")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        DicomWeb(Access(url=site.url, token_file=path))
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "two words", "two\nlines"])
+def test_what_is_no_token(site: Site, tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        DicomWeb(Access(url=site.url, token_file=secret(tmp_path / "token", text)))
+
+
+@pytest.mark.parametrize("text", ["nonsense", "machine other login a password b"])
+def test_what_is_no_netrc_file_for_this_host(site: Site, tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        DicomWeb(Access(url=site.url, netrc_file=secret(tmp_path / "netrc", text)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1", "ftp://host/x", "http://", "http://user:secret@host/x", "http://h/x?y=1", "file:///etc/passwd"],
+)
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Access(url=url)
+    assert "user:secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "in_clear"), [("http://pacs/x", True), ("https://pacs/x", False), ("http://127.0.0.1/x", False)]
+)
+def test_a_secret_in_clear_is_noticed(tmp_path: Path, url: str, in_clear: bool) -> None:
+    assert Access(url=url, token_file=tmp_path / "token").in_clear is in_clear
+    assert not Access(url=url).in_clear
+
+
+def test_certificate_files_that_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        DicomWeb(Access(url="https://pacs/x", tls=TlsFiles(authorities=tmp_path / "nowhere.pem")))
+
+
+# Which series.
+
+
+def remote(number: str, images: int, *, axial: bool | None = True, description: str = "") -> RemoteSeries:
+    return RemoteSeries(
+        uid=f"1.{number}", number=number, description=description, body_part="", images=images, axial=axial
+    )
+
+
+def test_the_best_series_comes_first() -> None:
+    best_first = [
+        remote("4", 200),
+        remote("2", 100, description="Abdomen 5 mm"),
+        remote("1", 100),
+        remote("10", 100),
+        remote("3", 300, axial=False),
+        remote("5", 5),
+    ]
+    assert sorted(reversed(best_first), key=RemoteSeries.rank) == best_first
+
+
+def test_one_multi_frame_object_is_not_a_short_series() -> None:
+    assert not remote("1", 1).rank()[0]
+
+
+@pytest.mark.parametrize("uid", ["../../x", "1.2/series", "", "1" * 65, "abc"])
+def test_identifiers_on_the_command_line_are_checked(uid: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}/dicom-web"
+    assert main(["pacs", "segment", "--dicomweb", url, "--study", uid]) == 2
+    assert "reading a UID" in capsys.readouterr().err
