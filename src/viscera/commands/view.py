@@ -16,8 +16,9 @@ Opens a page of this machine in the browser: three planes of the CT with the org
 their volumes. Only this machine can reach it, and only with the address printed. Ctrl-C ends it."""
 EXAMPLE = "viscera view ct.nii.gz organs.nii.gz"
 
-# NiiVue turns the CT and the labels into textures of 4 bytes a voxel each: more would not fit a small graphics card.
-MOST_VOXELS = 80_000_000
+# NiiVue turns CT and labels into textures of 4 bytes a voxel each, and passes over all voxels to change a window: more
+# would fit neither a small graphics card nor the patience of a user without one.
+MOST_VOXELS = 40_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@
   const element = (id) => document.getElementById(id);
   const info = JSON.parse(element("case").textContent);
   const hidden = new Set();
+  const waiting = new Set();
   let overlayOff = false;
 
   function say(text) {
@@ -71,17 +72,25 @@
     return table;
   }
 
-  function recolour(viewers) {
-    for (const { niivue, place } of viewers) {
-      niivue.volumes[place].setColormapLabel(labelColours());
-      niivue.updateGLVolume();
-    }
+  // A change of colours takes a pass over all voxels, so that several changes within one frame are made as one.
+  function redraw(viewer) {
+    if (waiting.has(viewer)) return;
+    waiting.add(viewer);
+    requestAnimationFrame(() => {
+      waiting.delete(viewer);
+      viewer.updateGLVolume();
+    });
   }
 
-  function setWindow(planes, choice) {
-    planes.volumes[0].cal_min = choice.level - choice.width / 2;
-    planes.volumes[0].cal_max = choice.level + choice.width / 2;
-    planes.updateGLVolume();
+  function recolour(viewer, place) {
+    viewer.volumes[place].setColormapLabel(labelColours());
+    redraw(viewer);
+  }
+
+  function setWindow(viewer, choice) {
+    viewer.volumes[0].cal_min = choice.level - choice.width / 2;
+    viewer.volumes[0].cal_max = choice.level + choice.width / 2;
+    redraw(viewer);
   }
 
   function setLayout(planes, name) {
@@ -119,7 +128,7 @@
   }
 
   // The rows of the table get a box to show or hide the organ, and a button to go there; the whole row does that too.
-  function addOrganControls(planes, viewers) {
+  function addOrganControls(planes, solid) {
     for (const organ of info.organs) {
       const row = document.querySelector(`tr[data-organ="${organ.index}"]`);
       if (!row || !organ.inside_ras_mm) continue;
@@ -129,7 +138,8 @@
       box.addEventListener("change", () => {
         if (box.checked) hidden.delete(organ.index);
         else hidden.add(organ.index);
-        recolour(viewers);
+        recolour(planes, 1);
+        recolour(solid, 0);
       });
       row.querySelector(".show").append(box);
       const name = row.querySelector(".name");
@@ -147,7 +157,8 @@
   }
 
   function setOpacity(planes) {
-    planes.setOpacity(1, overlayOff ? 0 : element("opacity").valueAsNumber / 100);
+    planes.volumes[1].opacity = overlayOff ? 0 : element("opacity").valueAsNumber / 100;
+    redraw(planes);
   }
 
   function planesKey(planes, event) {
@@ -189,32 +200,43 @@
     });
   }
 
-  async function attach(viewer, id) {
+  // A viewer that shows images as `prepare` has set them: until then nothing is drawn, as NiiVue would draw all voxels
+  // anew after every single step.
+  async function makeViewer(id, images, options, prepare) {
+    const viewer = new niivue.Niivue(niivueOptions(options));
     await viewer.attachToCanvas(element(id));
     element(id).removeAttribute("tabindex"); // the frame around it takes the focus, and the keys
+    Object.assign(viewer, { updateGLVolume() {}, drawScene() {} });
+    for (const [number, image] of images.entries()) await viewer.loadFromArrayBuffer(image, `image${number}.nii`);
+    prepare(viewer);
+    delete viewer.updateGLVolume;
+    delete viewer.drawScene;
+    redraw(viewer);
+    await new Promise((drawn) => requestAnimationFrame(drawn));
+    return viewer;
   }
 
-  async function makePlanes(ct, labels) {
-    const planes = new niivue.Niivue(
-      niivueOptions({ multiplanarShowRender: niivue.SHOW_RENDER.NEVER, crosshairColor: [0.2, 0.8, 1, 0.6] }),
-    );
-    await attach(planes, "planes");
-    await planes.loadFromArrayBuffer(ct, "ct.nii");
-    if (labels) await planes.loadFromArrayBuffer(labels, "labels.nii");
-    planes.onLocationChange = tellPlace;
-    setWindow(planes, WINDOWS[0]);
-    setLayout(planes, "all");
-    return planes;
+  function makePlanes(ct, labels) {
+    const options = { multiplanarShowRender: niivue.SHOW_RENDER.NEVER, crosshairColor: [0.2, 0.8, 1, 0.6] };
+    return makeViewer("planes", labels ? [ct, labels] : [ct], options, (planes) => {
+      planes.onLocationChange = tellPlace;
+      setLayout(planes, "all");
+      setWindow(planes, WINDOWS[0]);
+      if (labels) {
+        recolour(planes, 1);
+        setOpacity(planes);
+      }
+    });
   }
 
-  async function makeSolid(image) {
-    const solid = new niivue.Niivue(niivueOptions({ show3Dcrosshair: false, isOrientCube: true }));
-    await attach(solid, "solid");
-    await solid.loadFromArrayBuffer(image, "solid.nii");
-    solid.setSliceType(niivue.SLICE_TYPE.RENDER);
-    solid.setScale(info.zoom);
-    solid.setRenderAzimuthElevation(FIRST_TURN.azimuth, FIRST_TURN.elevation);
-    return solid;
+  function makeSolid(ct, labels) {
+    return makeViewer("solid", [labels ?? ct], { isOrientCube: true }, (solid) => {
+      solid.setSliceType(niivue.SLICE_TYPE.RENDER);
+      solid.setScale(info.zoom);
+      solid.setRenderAzimuthElevation(FIRST_TURN.azimuth, FIRST_TURN.elevation);
+      if (labels) recolour(solid, 0);
+      else setWindow(solid, WINDOWS[0]);
+    });
   }
 
   async function start() {
@@ -227,24 +249,19 @@
     const ct = await imageBytes(info.ct);
     const labels = info.labels && (await imageBytes(info.labels));
     element("viewer").hidden = false;
-    element("viewer").querySelector(".pictures").classList.add("two");
     const planes = await makePlanes(ct, labels);
-    const solid = await makeSolid(labels ?? ct);
+    const solid = await makeSolid(ct, labels);
     addWindows(planes);
     element("layout").addEventListener("change", (event) => setLayout(planes, event.target.value));
     onKey("planes-frame", (event) => planesKey(planes, event));
     onKey("solid-frame", (event) => solidKey(solid, event));
     if (labels) {
-      const viewers = [{ niivue: planes, place: 1 }, { niivue: solid, place: 0 }];
-      recolour(viewers);
-      addOrganControls(planes, viewers);
+      addOrganControls(planes, solid);
       element("opacity").addEventListener("input", () => setOpacity(planes));
-      setOpacity(planes);
       const first = info.organs.find((organ) => organ.inside_ras_mm);
       if (first) jump(planes, first);
     } else {
       for (const part of document.querySelectorAll(".with-labels")) part.hidden = true;
-      setWindow(solid, WINDOWS[0]);
     }
     say("");
     window.visceraViewer = { planes, solid }; // for the browser's console
