@@ -11,7 +11,7 @@ from viscera.errors import GeometryError
 from viscera.geometry import Grid, Reorientation
 from viscera.labels import ORGANS
 from viscera.viewer.nifti_image import NiftiImage
-from viscera.viewer.organ_rows import known_labels, organ_rows
+from viscera.viewer.organs import known_labels, organ_rows
 from viscera.viewer.provenance import shape_notes
 from viscera.viewer.shown import MARGIN_MM, around_organs, fitted, on_grid
 from viscera.volume import LabelMap, Volume

@@ -18,7 +18,7 @@ from viscera.geometry import Grid
 from viscera.labels import ORGANS
 from viscera.quality import Verdict
 from viscera.viewer.html_report import LIMIT_BYTES, ReportContent, report_html
-from viscera.viewer.organ_rows import OrganRow, organ_rows
+from viscera.viewer.organs import OrganRow, organ_rows
 from viscera.viewer.page import ASSETS, NIIVUE, NOTICES, notes_section, organs_section, script_data
 from viscera.viewer.pictures import Picture
 from viscera.viewer.provenance import digest_words

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from viscera.labels import Organ
-    from viscera.viewer.organ_rows import OrganRow
+    from viscera.viewer.organs import OrganRow
     from viscera.viewer.run_facts import RunFacts
     from viscera.volume import LabelMap, Volume
 
@@ -57,7 +57,7 @@ def read_inputs(args: argparse.Namespace) -> Looked:
     from viscera.errors import ConfigError
     from viscera.labels import ORGANS
     from viscera.read import read_label_map, read_volume
-    from viscera.viewer.organ_rows import known_labels, organ_rows
+    from viscera.viewer.organs import known_labels, organ_rows
     from viscera.viewer.provenance import shape_notes
     from viscera.viewer.run_facts import read_run_facts
     from viscera.viewer.shown import on_grid

@@ -13,7 +13,7 @@ import numpy as np
 import viscera
 from viscera.errors import WriteError
 from viscera.viewer.nifti_image import NiftiImage
-from viscera.viewer.organ_rows import OrganRow
+from viscera.viewer.organs import OrganRow
 from viscera.viewer.page import (
     NIIVUE,
     NOTICES,

@@ -15,7 +15,7 @@ from string import Template
 from typing import Any
 
 from viscera.quality import Verdict
-from viscera.viewer.organ_rows import OrganRow, viewer_entry
+from viscera.viewer.organs import OrganRow, viewer_entry
 
 ASSETS = Path(__file__).parent / "assets"
 STYLE, SCRIPT, NIIVUE, NOTICES = "viewer.css", "viewer.js", "niivue.umd.js", "THIRD_PARTY.txt"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 import viscera
 from viscera.viewer.nifti_image import NiftiImage
-from viscera.viewer.organ_rows import OrganRow
+from viscera.viewer.organs import OrganRow
 from viscera.viewer.page import (
     ASSETS,
     NIIVUE,
