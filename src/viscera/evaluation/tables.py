@@ -57,7 +57,10 @@ class Table:
     def latex(self) -> str:
         """A `table` environment with rules of the package booktabs."""
         columns = "l" * self.texts + "r" * (len(self.header) - self.texts)
-        rows = [f"    {' & '.join(' '.join(cell.translate(_LATEX).split()) for cell in row)} \\\\" for row in (self.header, *self.rows)]
+        rows = [
+            f"    {' & '.join(' '.join(cell.translate(_LATEX).split()) for cell in row)} \\\\"
+            for row in (self.header, *self.rows)
+        ]
         ruled = [row + ("\n    \\midrule" if place - 1 in {-1, *self.rules} else "") for place, row in enumerate(rows)]
         if ruled[-1].endswith("\\midrule"):
             ruled[-1] = rows[-1]
