@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.adapters.deflate import gzip_packed
 from viscera.adapters.nifti_header import packed_header
 from viscera.errors import WriteError
 from viscera.geometry import Grid
@@ -24,9 +24,6 @@ from viscera.volume import LabelMap, Volume
 LARGEST_SIZE_VOX = 32767
 # The standard's intent code of images whose values are labels.
 _LABEL_INTENT = 1002
-# Labels shrink to next to nothing at any level; CT hardly shrinks further above the first.
-_LABEL_LEVEL = 4
-_VOLUME_LEVEL = 1
 
 
 def write_label_map(label_map: LabelMap, path: Path, organs: Sequence[Organ] = ORGANS) -> None:
@@ -84,12 +81,10 @@ def _write_nifti(array: NDArray[Any], grid: Grid, path: Path, *, extension: byte
         )
     dtype = np.dtype(array.dtype).newbyteorder("<")
     header = packed_header(grid, dtype, extension=extension, intent=intent)
-    level = _LABEL_LEVEL if intent == _LABEL_INTENT else _VOLUME_LEVEL
     with _whole_file(path) as file:
         if name.endswith(".gz"):
-            # Without a name and a time in it, equal content makes equal files.
-            with gzip.GzipFile(filename="", mode="wb", compresslevel=level, fileobj=file, mtime=0) as packed:
-                _write_image(cast(BinaryIO, packed), header, array, dtype)
+            with gzip_packed(file) as packed:
+                _write_image(packed, header, array, dtype)
         else:
             _write_image(file, header, array, dtype)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.adapters.deflate import FAULTS, gzip_decompressor
 from viscera.adapters.nifti_header import HEADER_2_BYTES, NiftiHeader, parsed_header
 from viscera.adapters.raster import Raster, slab_slices
 from viscera.errors import ReadError
@@ -21,7 +21,6 @@ DEFLATE_LARGEST_RATIO = 1032
 _CHUNK_BYTES = 2**18
 # What may follow the voxels and still be read, so that the checksum at the end of the stream is seen.
 _TRAILING_BYTES = 2**20
-_WITH_GZIP_FRAME = 31
 
 
 def open_nifti(path: Path) -> Raster:
@@ -146,7 +145,7 @@ def _chunks(path: Path, doing: str) -> Iterator[bytes]:
 def _inflated(chunks: Iterator[bytes], doing: str) -> Iterator[bytes]:
     """The bytes of a gzip file of one or more members; no piece is longer than a few chunks."""
     try:
-        member = zlib.decompressobj(_WITH_GZIP_FRAME)
+        member = gzip_decompressor()
         started = False
         for chunk in chunks:
             data = chunk
@@ -155,11 +154,11 @@ def _inflated(chunks: Iterator[bytes], doing: str) -> Iterator[bytes]:
                     if not data.strip(b"\0"):  # zero padding after the last member is allowed
                         data = b""
                         continue
-                    member = zlib.decompressobj(_WITH_GZIP_FRAME)
+                    member = gzip_decompressor()
                 yield member.decompress(data, 4 * _CHUNK_BYTES)
                 data = member.unused_data if member.eof else member.unconsumed_tail
                 started = True
-    except zlib.error as error:
+    except FAULTS as error:
         raise _damaged(doing, "damaged compressed data") from error
     if started and not member.eof:
         raise _damaged(doing, "compressed data that are cut off")
