@@ -87,6 +87,7 @@ class TestSignedRank:
 def test_holm_by_hand():
     # Sorted 0.01, 0.02, 0.03, 0.9 times 4, 3, 2, 1, and never below the one before.
     assert holm([0.03, 0.01, 0.9, 0.02]) == pytest.approx([0.06, 0.04, 0.9, 0.06])
+    assert holm([0.01, 0.011]) == pytest.approx([0.02, 0.02])
     assert holm([]) == []
 
 
@@ -149,6 +150,10 @@ class TestRanking:
         near, far = evaluation(liver=[(0.5, 1.0), (0.5, 1.0)]), evaluation(liver=[(0.5, 9.0)])
         ranks = rank_methods({"far": far, "near": near}, ("hd95_mm",))
         assert [(one.method, one.rank) for one in ranks] == [("near", 1.0), ("far", 2.0)]
+
+    def test_an_undefined_score_is_no_first_place(self):
+        ranks = rank_methods({"a": evaluation(liver=[0.5]), "b": evaluation(liver=[math.nan])})
+        assert [(one.method, one.rank, one.firsts) for one in ranks] == [("a", 1.0, 1.0), ("b", 2.0, 0.0)]
 
     @pytest.mark.parametrize(("methods", "keys"), [(("a",), ("dsc",)), (("a", "b"), ("speed",))])
     def test_what_cannot_be_ranked(self, methods, keys):

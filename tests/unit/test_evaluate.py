@@ -1,5 +1,6 @@
 """Pairing and scoring label maps, in memory and from files."""
 
+import importlib
 import itertools
 
 import nibabel
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from viscera.errors import ConfigError, GeometryError, ReadError
+from viscera.evaluation import evaluate
 from viscera.evaluation.evaluate import Outcome, evaluate_cases, evaluate_label_maps, stored_along
 from viscera.evaluation.pairing import case_name
 from viscera.evaluation.scores import FLARE22, ScoringConfig, Tolerance
@@ -203,6 +205,18 @@ def test_case_names(tmp_path, name, case):
     assert case_name(tmp_path / name) == case
 
 
+# A case whose process dies, as the system ends one that takes too much memory.
+FRAGILE = """
+import os, signal
+from viscera.evaluation.evaluate import Outcome
+
+def work(case, reference, prediction):
+    if case == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(case=case)
+"""
+
+
 class TestFiles:
     @pytest.fixture
     def folders(self, tmp_path):
@@ -261,6 +275,18 @@ class TestFiles:
         evaluation = evaluate_cases(*folders, workers=2, on_outcome=lambda outcome, _: seen.append(outcome.case))
         assert evaluation == evaluate_cases(*folders)
         assert seen == ["a", "b"]
+
+    def test_a_process_that_is_ended_from_outside_takes_no_other_case_with_it(self, tmp_path, monkeypatch):
+        (tmp_path / "fragile.py").write_text(FRAGILE)
+        monkeypatch.syspath_prepend(tmp_path)
+        work = importlib.import_module("fragile").work
+        outcomes = list(evaluate._recovered(work, dict.fromkeys("abc", (tmp_path, None)), 2))
+        assert [(outcome.case, outcome.error is None) for outcome in outcomes] == [
+            ("a", True),
+            ("b", False),
+            ("c", True),
+        ]
+        assert "ended from outside" in str(outcomes[1].error)
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_one_bad_pair_does_not_stop_the_others(self, folders, workers):

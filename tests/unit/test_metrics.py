@@ -38,6 +38,8 @@ def blob(seed, shape, smoothing):
     return noise > np.quantile(noise, 0.7)
 
 
+# The cells a voxel is a corner of, as steps from the first of them.
+CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))
 VOXEL = block((4, 5), (5, 6), (6, 7))
 BLOCK = block((3, 7), (4, 7), (5, 7))
 
@@ -107,6 +109,18 @@ class TestSurfaceDice:
         np.testing.assert_array_equal(by_blocks.reference_mm, by_steps.reference_mm)
         np.testing.assert_array_equal(by_blocks.prediction_mm, by_steps.prediction_mm)
         assert np.unique(by_steps.reference_mm).size > 20
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING_ZYX_MM, (0.7, 0.9, 4.1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_sparse_voxels_have_the_distances_of_all_pairs(spacing, seed):
+    # So few voxels that their distances are spread from none to beyond the reach of steps.
+    masks = np.random.default_rng(seed).random((2, 15, 16, 18)) < 0.0015
+    cells = [np.unique((np.argwhere(mask)[:, np.newaxis] + CORNERS).reshape(-1, 3), axis=0) for mask in masks]
+    apart = np.linalg.norm((cells[0][:, np.newaxis] - cells[1]) * spacing, axis=-1)
+    found = surface_distances(*masks, spacing)
+    np.testing.assert_allclose(np.sort(found.reference_mm), np.sort(apart.min(axis=1)))
+    np.testing.assert_allclose(np.sort(found.prediction_mm), np.sort(apart.min(axis=0)))
 
 
 class TestDistances:

@@ -24,6 +24,13 @@ def test_a_part_that_only_touches_the_other_mask_shares_no_voxel_with_it():
     assert parts_apart(boxes((0, 0, 2)), boxes((0, 0, 0))) == Parts(count=1, voxels=8)
 
 
+def test_the_end_of_a_row_is_no_neighbour_of_the_next_ones_beginning():
+    mask, other = np.zeros((2, *SHAPE), dtype=bool)
+    mask[0, 0, 5:] = True
+    mask[0, 1, 0] = other[0, 1, 0] = True
+    assert parts_apart(mask, other) == Parts(count=1, voxels=3)
+
+
 def test_voxels_that_touch_at_a_corner_are_one_part():
     assert parts_apart(boxes((0, 0, 0), (2, 2, 2)), boxes((1, 1, 1)) & boxes((0, 0, 0))) == Parts()
 

@@ -29,6 +29,8 @@ from viscera.volume import LabelMap
 
 _LOGGER = logging.getLogger(__name__)
 
+_Pair = tuple[Path, Path | None]
+
 # Every way to store one scan's voxels, as it is first. All are tried where two grids are compared: none has to be
 # guessed from the axes' directions, which may be oblique to any degree.
 _ORIENTATIONS = tuple(
@@ -134,18 +136,39 @@ def _outcomes(pairs: Pairs, config: ScoringConfig, workers: int) -> Iterator[Out
     score = partial(_scored_files, config=config)
     if workers == 1:
         yield from (score(case, *files) for case, files in pairs.files.items())
-        return
-    # Processes begun afresh: a copy of this one could hold a lock of one of its threads for ever.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as executor:
-        futures = {case: executor.submit(score, case, *files) for case, files in pairs.files.items()}
+    else:
+        yield from _recovered(score, pairs.files, workers)
+
+
+def _recovered(score: Callable[..., Outcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[Outcome]:
+    """The outcomes in order, of several processes, whatever becomes of these."""
+    left = dict(cases)
+    while left:
         try:
-            for case, future in futures.items():
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    yield Outcome(case=case, error=_worker_lost(case))
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            for outcome in _pooled(score, left, workers):
+                del left[outcome.case]
+                yield outcome
+        except BrokenProcessPool:
+            # The system ended a process, and with it the pool. Whichever case was to blame, the next one now gets a
+            # process to itself; the others begin anew.
+            case = next(iter(left))
+            alone = {case: left.pop(case)}
+            try:
+                yield from _pooled(score, alone, 1)
+            except BrokenProcessPool:
+                yield Outcome(case=case, error=_worker_lost(case))
+
+
+def _pooled(score: Callable[..., Outcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[Outcome]:
+    """The outcomes in order, of new processes; raises BrokenProcessPool if one of them is ended from outside."""
+    # Processes begun afresh: a copy of this one could hold a lock of one of its threads for ever.
+    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    try:
+        futures = [executor.submit(score, case, *files) for case, files in cases.items()]
+        for future in futures:
+            yield future.result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _scored_files(case: str, reference: Path, prediction: Path | None, *, config: ScoringConfig) -> Outcome:
@@ -214,8 +237,8 @@ def _worker_lost(case: str) -> MemoryBudgetError:
     return MemoryBudgetError(
         f"scoring {case}",
         expected="a process that works to its end",
-        got="one of the processes was ended from outside, probably for want of memory",
-        remedy="Score with fewer workers",
+        got="one that was ended from outside, probably for want of memory",
+        remedy="Score the case on a machine with more memory",
     )
 
 
