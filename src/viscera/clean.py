@@ -16,13 +16,16 @@ from viscera.components import Components, connected_components, label_boxes
 from viscera.config import CleanConfig
 from viscera.errors import GeometryError
 from viscera.geometry import Ranges
-from viscera.labels import BACKGROUND, Organ
+from viscera.labels import Organ
 from viscera.volume import LabelMap, Volume
+
+Voxels = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 # Between air and fat.
 BODY_HU = -300
 # The body's middle needs no more than every so many voxels.
 _STEP_VOX = 4
+_NONE: Voxels = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +37,14 @@ class Removal:
     volume_ml: float
 
 
-def clean_labels(
+def stray_parts(
     label_map: LabelMap, volume: Volume, organs: Sequence[Organ], config: CleanConfig
-) -> tuple[LabelMap, tuple[Removal, ...]]:
-    """The label map with only the plausible parts of each organ, and what was removed, one record per organ in order.
+) -> tuple[tuple[Removal, Voxels], ...]:
+    """What cleaning takes from each organ, in order, and where: indices (z, y, x) that become background.
 
     Of each organ the largest part stays and every other of at least `config.keep_share` of it; of a paired one the
-    largest, and the largest such part whose centre is on the other side of the body's middle. What is removed
-    becomes background. Other labels stay as they are, and so does the given label map.
+    largest, and the largest such part whose centre is on the other side of the body's middle. Other labels stay as
+    they are.
 
     Raises:
         GeometryError: If the label map lies on another grid than the volume, whose body tells the middle.
@@ -54,20 +57,20 @@ def clean_labels(
             remedy="Bring the label map onto the volume's grid",
         )
     boxes = label_boxes(label_map.labels)
-    labels = _copied(label_map.labels, list(boxes.values()))
-    removals = []
+    found = []
     for organ in organs:
-        parts = removed = 0
+        parts, voxels = 0, _NONE
         if organ.index in boxes:
             box = boxes[organ.index]
-            components = connected_components(labels[box] == organ.index)
+            components = connected_components(label_map.labels[box], value=organ.index)
             large = components.sizes_vox >= config.keep_share * components.sizes_vox[0]
             kept = _one_each_side(components, large, box, volume) if organ.name in config.paired else large
-            if not kept.all():
-                labels[box][components.mask(~kept)] = BACKGROUND
-            parts, removed = int(np.count_nonzero(~kept)), int(components.sizes_vox[~kept].sum())
-        removals.append(Removal(organ=organ.name, parts=parts, volume_ml=removed * label_map.grid.voxel_ml))
-    return LabelMap(labels=labels, grid=label_map.grid), tuple(removals)
+            parts = int(np.count_nonzero(~kept))
+            z, y, x = components.voxels(~kept)
+            voxels = z + box[0].start, y + box[1].start, x + box[2].start
+        volume_ml = voxels[0].size * label_map.grid.voxel_ml
+        found.append((Removal(organ=organ.name, parts=parts, volume_ml=volume_ml), voxels))
+    return tuple(found)
 
 
 def clean_notes(removals: Sequence[Removal]) -> tuple[str, ...]:
@@ -78,14 +81,6 @@ def clean_notes(removals: Sequence[Removal]) -> tuple[str, ...]:
         for removal in removals
         if removal.parts
     )
-
-
-def _copied(labels: NDArray[np.uint8], boxes: Sequence[Ranges]) -> NDArray[np.uint8]:
-    """A copy of labels that are background outside `boxes`; memory that is never written to is never taken."""
-    copy = np.zeros_like(labels)
-    for box in boxes:
-        copy[box] = labels[box]
-    return copy
 
 
 def _one_each_side(components: Components, large: NDArray[np.bool_], box: Ranges, volume: Volume) -> NDArray[np.bool_]:

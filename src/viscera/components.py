@@ -8,6 +8,7 @@ Pfaltz, "Sequential operations in digital picture processing", 1966, with all jo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,30 +56,30 @@ class Components:
         sums = [np.bincount(self.parts, self.lengths_vox * middle, minlength=self.count) for middle in middles]
         return np.stack(sums, axis=-1) / self.sizes_vox[:, np.newaxis]
 
-    def mask(self, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Where the parts that are `chosen` (parts,) lie, in the shape of the mask."""
+    def voxels(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """The indices (z, y, x) of the voxels of the parts that are `chosen` (parts,), to select them in an array."""
         runs = chosen[self.parts]
         starts, lengths = self.starts_vox[runs], self.lengths_vox[runs]
         # The voxels of all runs, counted on from each run's start.
         before = np.cumsum(lengths) - lengths
-        voxels = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
-        found = np.zeros(self.shape_zyx, dtype=np.bool_)
-        found.reshape(-1)[voxels] = True
-        return found
+        flat = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+        z, y, x = np.unravel_index(flat, self.shape_zyx)
+        return z, y, x
 
 
-def connected_components(mask: NDArray[np.bool_], *, corners: bool = True) -> Components:
-    """The connected parts of `mask` (z, y, x).
+def connected_components(values: NDArray[Any], *, value: int = 1, corners: bool = True) -> Components:
+    """The connected parts of where `values` (z, y, x) are `value`; of a mask, where it is set.
 
     Args:
-        mask: In any memory layout.
+        values: Labels or a mask, in any memory layout. No copy of them is made as a whole.
+        value: The label whose parts are asked for.
         corners: Whether voxels that share only an edge or a corner belong together (26 neighbours) or only those that
             share a face (6 neighbours).
     """
-    rows, starts, stops = _runs(mask)
+    rows, starts, stops = _runs(values, value)
     first, second = _touching(rows, starts, stops, corners=corners)
     roots = _roots(len(starts), first, second)
-    return _ordered(mask.shape, rows, (starts, stops), roots)
+    return _ordered(values.shape, rows, (starts, stops), roots)
 
 
 def label_boxes(labels: NDArray[np.uint8]) -> dict[int, Ranges]:
@@ -119,18 +120,18 @@ def _span(values: NDArray[np.uint8]) -> Ranges | None:
     return ranges[0], ranges[1], ranges[2]
 
 
-def _runs(mask: NDArray[np.bool_]) -> tuple[Size, NDArray[np.int64], NDArray[np.int64]]:
+def _runs(values: NDArray[Any], value: int) -> tuple[Size, NDArray[np.int64], NDArray[np.int64]]:
     """The padded shape, and where each run starts and stops in the mask flattened with that padding.
 
-    An empty row after each slice and two empty voxels in each row keep the neighbours beyond a border empty. A slab of
-    slices at a time, so that no padded copy of the whole mask is made.
+    An empty row after each slice and two empty voxels in each row keep the neighbours beyond a border empty. The mask
+    is made a slab of slices at a time.
     """
-    depth, height, width = mask.shape
+    depth, height, width = values.shape
     slice_size = (height + 1) * (width + 2)
     step = max(1, _SLAB_VOXELS // slice_size)
     found = [np.zeros(0, dtype=np.int64)]
     for first in range(0, depth, step):
-        slab = mask[first : first + step]
+        slab = values[first : first + step] == value
         padded = np.zeros((len(slab), height + 1, width + 2), dtype=np.bool_)
         padded[:, :height, 1 : width + 1] = slab
         flat = padded.reshape(-1)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.clean import Removal, clean_labels, clean_notes
+from viscera.clean import Removal, clean_notes, stray_parts
 from viscera.config import ModelConfig, StageConfig
 from viscera.crop import region_box, region_grid
 from viscera.errors import GeometryError, NothingFoundError
 from viscera.geometry import Box, Grid
-from viscera.labels import ORGANS, Organ
+from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.localise import nothing_found, organ_box
 from viscera.preprocess import fitted_grid, network_input
 from viscera.quality import OrganQuality, assess
@@ -137,10 +137,14 @@ def segment_volume(
             raise nothing_found("a region in which no voxel is more likely organ than background")
         return _empty(volume, notes, organs, model, stages.seconds)
 
-    label_map, removed = LabelMap(labels=labels, grid=volume.grid), None
+    label_map = LabelMap(labels=labels, grid=volume.grid)
+    removed: tuple[Removal, ...] | None = None
     if model.clean:
         with stages.run("clean"):
-            label_map, removed = clean_labels(label_map, volume, organs, model.cleaning)
+            strays = stray_parts(label_map, volume, organs, model.cleaning)
+            for _, voxels in strays:  # in the labels just made, which no one else has seen: a copy may be large
+                labels[voxels] = BACKGROUND
+            removed = tuple(removal for removal, _ in strays)
     with stages.run("assess"):
         quality = assess(organ_signals(label_map, organs, answer, factor=model.scn.spatial_factor), model.quality)
 

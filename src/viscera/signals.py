@@ -46,21 +46,21 @@ def organ_signals(
         signals = OrganSignals(organ=organ.name, volume_ml=0.0)
         if organ.index in boxes:
             box = boxes[organ.index]
-            signals = _shape_signals(organ.name, labels[box] == organ.index, box, label_map.grid)
+            signals = _shape_signals(organ, labels[box], box, label_map.grid)
             if organ.index in doubts:
                 signals = replace(signals, **asdict(doubts[organ.index]))
         found.append(signals)
     return tuple(found)
 
 
-def _shape_signals(organ: str, mask: NDArray[np.bool_], box: Ranges, grid: Grid) -> OrganSignals:
-    """What the labels tell; `mask` is the organ in its `box` of the scan's `grid`."""
-    parts = connected_components(mask)
+def _shape_signals(organ: Organ, labels: NDArray[np.uint8], box: Ranges, grid: Grid) -> OrganSignals:
+    """What the `labels` in the organ's `box` of the scan's `grid` tell."""
+    parts = connected_components(labels, value=organ.index)
     sizes_ml = parts.sizes_vox * grid.voxel_ml
     centre_vox = np.average(parts.centres_zyx_vox(), axis=0, weights=parts.sizes_vox) + [axis.start for axis in box]
     x, y, z = (float(place) for place in grid.world(centre_vox))
     return OrganSignals(
-        organ=organ,
+        organ=organ.name,
         volume_ml=float(sizes_ml.sum()),
         border_faces=touched_faces(box, grid),
         centre_xyz_mm=(x, y, z),

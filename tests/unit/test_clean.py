@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from viscera.clean import Removal, clean_labels, clean_notes
+from viscera.clean import Removal, clean_notes, stray_parts
 from viscera.config import CleanConfig
 from viscera.errors import ConfigError, GeometryError
 from viscera.geometry import AIR_HU, Grid, Reorientation
@@ -26,6 +26,14 @@ def scan(*blocks, grid=GRID, body=BODY):
     for label, block in blocks:
         labels[block] = label
     return LabelMap(labels=labels, grid=grid), Volume(hu=hu, grid=grid)
+
+
+def clean_labels(label_map, volume, organs, config):
+    """The label map without what cleaning takes, and the record of it."""
+    labels, strays = label_map.labels.copy(), stray_parts(label_map, volume, organs, config)
+    for _, voxels in strays:
+        labels[voxels] = 0
+    return LabelMap(labels=labels, grid=label_map.grid), tuple(removal for removal, _ in strays)
 
 
 def cleaned(*blocks, config=CONFIG, body=BODY):

@@ -22,7 +22,7 @@ def numbered(components):
     """The parts as one array: 1 for the largest, 2 for the next."""
     found = np.zeros(components.shape_zyx, dtype=np.int64)
     for part in range(components.count):
-        found[components.mask(np.arange(components.count) == part)] = part + 1
+        found[components.voxels(np.arange(components.count) == part)] = part + 1
     return found
 
 
@@ -69,7 +69,7 @@ def test_a_winding_part_is_one():
 def test_an_empty_mask_has_no_part(shape):
     components = connected_components(np.zeros(shape, dtype=np.bool_))
     assert (components.count, components.centres_zyx_vox().shape) == (0, (0, 3))
-    assert not components.mask(np.zeros(0, dtype=np.bool_)).any()
+    assert all(axis.size == 0 for axis in components.voxels(np.zeros(0, dtype=np.bool_)))
 
 
 @pytest.mark.parametrize("corners", [True, False])
@@ -136,3 +136,19 @@ def test_faces_do_not_depend_on_how_the_array_is_stored(faces):
     turn = Reorientation(axes=(2, 0, 1), flipped=(True, False, True))
     (box,) = label_boxes(turn.apply(labels)).values()
     assert touched_faces(box, turn.apply_to_grid(GRID)) == faces
+
+
+def test_the_parts_of_one_label_are_those_of_its_mask() -> None:
+    labels = np.random.default_rng(2).integers(0, 4, size=(5, 6, 7), dtype=np.uint8)
+    found, expected = connected_components(labels, value=3), connected_components(labels == 3)
+    assert found.sizes_vox.tolist() == expected.sizes_vox.tolist()
+    np.testing.assert_array_equal(found.starts_vox, expected.starts_vox)
+
+
+def test_parts_go_on_from_one_slab_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.random.default_rng(3).random((9, 5, 6)) < 0.3
+    expected = connected_components(mask)
+    monkeypatch.setattr("viscera.components._SLAB_VOXELS", 2 * 6 * 8)  # two padded slices
+    found = connected_components(mask)
+    np.testing.assert_array_equal(found.parts, expected.parts)
+    np.testing.assert_array_equal(found.starts_vox, expected.starts_vox)

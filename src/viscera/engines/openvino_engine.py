@@ -29,6 +29,8 @@ from viscera.memory import require_memory, resident_bytes
 # Without a limit a network is computed at once up to this, and beyond it in windows that stay within: at most 0.6 of
 # the memory for at most half as much time again.
 COMFORTABLE_BYTES = 512 * 10**6
+# A large scan leaves it less, as far as it can do with less.
+COMFORTABLE_PROCESS_BYTES = 1100 * 10**6
 
 # OpenVINO's Python package loads this converter, which reports each import to a web analytics service and needs as
 # much time as the rest of the import. Graphs are read without it.
@@ -131,20 +133,19 @@ class OpenVinoEngine:
 
     def _budget(self, stage: Stage, shape: Shape) -> int:
         """Bytes the network may take: what the limit leaves, else what is both fast and lean."""
-        held = resident_bytes()
-        if self._memory_limit is None or held is None:
-            return COMFORTABLE_BYTES
+        held = resident_bytes() or 0
+        if self._memory_limit is None:
+            return min(COMFORTABLE_BYTES, COMFORTABLE_PROCESS_BYTES - held)
         self._require_memory(stage, shape)
         return self._memory_limit - held
 
     def _require_memory(self, stage: Stage, shape: Shape, beside: int = 0) -> None:
         """Raises MemoryBudgetError if the network cannot run within the limit, with `beside` bytes more in use."""
-        held = resident_bytes()
-        if self._memory_limit is not None and held is not None:
+        if self._memory_limit is not None:
             parts = layout(stage, self._bundle.card.model)
             needed = least_bytes(parts, shape, self._itemsize)
             doing = f"running the {stage} network on an image of {shape[2:]} voxels (z, y, x)"
-            require_memory(doing, needed, self._memory_limit, held=held + beside)
+            require_memory(doing, needed, self._memory_limit, held=(resident_bytes() or 0) + beside)
 
     @property
     def _itemsize(self) -> int:

@@ -1,0 +1,66 @@
+"""The largest scans in the memory of small machines: whole processes, as the system counts them."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from viscera.cli import main
+from viscera.geometry import Grid
+from viscera.phantom import make_phantom
+from viscera.volume import Volume
+from viscera.write import write_volume
+
+# 512 x 512 x 1000 voxels are 524 MB as int16.
+ENLARGED = 4
+PEAK_BYTES = 1_200_000_000
+
+IN_A_PROCESS = "import sys; from viscera.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def long_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom of 512 x 512 x 1000 voxels at 0.8 x 0.8 x 0.7 mm, each voxel of a coarser one repeated."""
+    coarse = Grid.from_axes(
+        (1000 // ENLARGED, 512 // ENLARGED, 512 // ENLARGED),
+        spacing_zyx_mm=(0.7 * ENLARGED, 0.8 * ENLARGED, 0.8 * ENLARGED),
+        direction_zyx=np.eye(3)[:, ::-1],
+        origin_xyz_mm=(-203.2, -203.2, -340.0),
+    )
+    hu = make_phantom(1, grid=coarse).volume.hu
+    for axis in range(3):
+        hu = hu.repeat(ENLARGED, axis=axis)
+    fine = Grid.from_axes(
+        (1000, 512, 512),
+        spacing_zyx_mm=(0.7, 0.8, 0.8),
+        direction_zyx=np.eye(3)[:, ::-1],
+        origin_xyz_mm=(-204.4, -204.4, -341.05),
+    )
+    path = tmp_path_factory.mktemp("long") / "ct.nii.gz"
+    write_volume(Volume(hu=hu, grid=fine), path)
+    return path
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is counted by Linux")
+def test_a_thousand_slices_stay_within_the_memory_of_a_small_machine(long_scan: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    report = tmp_path / "run.json"
+    arguments = ["segment", str(long_scan), "-o", str(tmp_path / "out.nii.gz"), "--device", "cpu", "-q"]
+    subprocess.run([sys.executable, "-c", IN_A_PROCESS, *arguments, "--report", str(report)], check=True)
+    case = json.loads(report.read_text())["cases"][0]
+    assert case["peak_memory_mib"] * 2**20 < PEAK_BYTES
+    assert case["organs"][0]["volume_ml"] > 500  # the liver was found, so all stages did their work
+
+
+def test_a_scan_larger_than_the_limit_is_refused_before_it_is_read(
+    long_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["segment", str(long_scan), "-o", str(tmp_path / "out.nii.gz"), "--device", "cpu"]
+    assert main([*arguments, "--memory-limit", "500MB"]) == 1
+    message = capsys.readouterr().err
+    assert "expected a memory limit of at least" in message
+    assert "Raise --memory-limit" in message
+    assert not list(tmp_path.iterdir())
