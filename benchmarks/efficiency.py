@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from efficiency_figure import figure
 
 from viscera.bundle import WEIGHTS, load_bundle
 from viscera.export import export_bundle
@@ -112,8 +113,6 @@ def main() -> None:
     if options.json:
         options.json.write_text(to_json(found), encoding="utf-8")
     if options.figure:
-        from efficiency_figure import figure
-
         options.figure.write_bytes(figure(found, NAMES))
 
 
@@ -271,7 +270,7 @@ class GpuSamples:
 
 
 def median(runs: Sequence[Run], name: str) -> float:
-    return statistics.median(getattr(run, name) for run in runs)
+    return float(statistics.median(getattr(run, name) for run in runs))
 
 
 def table(found: dict[str, dict[str, list[Run]]]) -> str:

@@ -156,8 +156,8 @@ def monai_sliding_window(scan: Path, output: Path, folder: Path) -> None:
     import torch
 
     sitk = simple_itk()
-    from monai.inferers import sliding_window_inference
-    from monai.networks.nets import DynUNet
+    from monai.inferers.utils import sliding_window_inference
+    from monai.networks.nets.dynunet import DynUNet
 
     image = sitk.Cast(sitk.ReadImage(str(scan)), sitk.sitkFloat32)
     extent = np.array(image.GetSize()) * np.array(image.GetSpacing())

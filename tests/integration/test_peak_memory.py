@@ -64,3 +64,43 @@ def test_a_scan_larger_than_the_limit_is_refused_before_it_is_read(
     assert "expected a memory limit of at least" in message
     assert "Raise --memory-limit" in message
     assert not list(tmp_path.iterdir())
+
+
+# Foretold and counted
+
+IN_WINDOWS = """
+import sys
+from pathlib import Path
+import numpy as np
+from viscera.bundle import load_bundle
+from viscera.engines import make_engine
+from viscera.engines.openvino_parts import layout, whole_bytes, windowed_bytes
+from viscera.memory import peak_bytes, resident_bytes
+
+stage, limited = sys.argv[1], sys.argv[2] == "limited"
+shape = (1, 1, 96, 64, 96)
+image = np.random.default_rng(0).random(shape, dtype=np.float32)
+bundle = load_bundle()
+parts = layout(stage, bundle.card.model)
+GRAPHS = 40_000_000  # read after the limit is set
+foretold = GRAPHS + (windowed_bytes(parts, shape, 16, 4) if limited else whole_bytes(parts, shape, 4))
+engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
+engine.precision  # loads OpenVINO
+before = resident_bytes()
+if limited:
+    limit = before + foretold
+    engine = make_engine(bundle, device="cpu", precision="f32", threads=1, memory_limit=limit)
+engine.run(stage, image)
+print((peak_bytes() - before) / foretold)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is counted by Linux")
+@pytest.mark.parametrize("stage", ["localise", "segment"])
+@pytest.mark.parametrize("how", ["whole", "limited"])
+def test_a_network_takes_about_the_memory_foretold(stage: str, how: str) -> None:
+    import subprocess
+
+    command = [sys.executable, "-c", IN_WINDOWS, stage, how]
+    share = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert 0.6 < share < 1.15

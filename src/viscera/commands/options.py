@@ -13,7 +13,7 @@ from viscera.errors import ConfigError
 from viscera.memory import parse_bytes
 
 if TYPE_CHECKING:
-    from viscera.case import Segmenter
+    from viscera.case import CaseOptions, Segmenter
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "f32", "bf16")
@@ -50,6 +50,57 @@ def loaded_segmenter(args: argparse.Namespace) -> Segmenter:
         threads=args.threads,
         memory_limit=args.memory_limit,
         cache=None if args.no_cache else cache_folder(os.environ, sys.platform),
+    )
+
+
+def add_writing(group: argparse._ArgumentGroup) -> None:
+    """Adds what is written of each case, and in spite of what."""
+    group.add_argument(
+        "-f",
+        "--format",
+        choices=("nifti", "dicom-seg", "rtstruct"),
+        action="append",
+        help="write NAME.nii.gz, NAME_seg.dcm or NAME_rtstruct.dcm; the last two need DICOM scans (repeatable; default: nifti)",
+    )
+    group.add_argument(
+        "--seg-type",
+        choices=("binary", "labelmap"),
+        default="binary",
+        help="type of DICOM SEG: binary, which all readers know, or labelmap, smaller and new (default: %(default)s)",
+    )
+    group.add_argument(
+        "--layout",
+        choices=("flat", "bids"),
+        default="flat",
+        help="how OUT is laid out: NAME.nii.gz, or as BIDS derivatives (default: %(default)s)",
+    )
+    group.add_argument(
+        "--clean",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="remove small stray parts of organs; what is removed is reported (default: as the bundle's card says)",
+    )
+    group.add_argument("--preview", action="store_true", help="write a picture NAME_preview.png beside each label file")
+    group.add_argument(
+        "--allow-mirrored", action="store_true", help="label a scan that looks like a patient's mirror image"
+    )
+    group.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
+
+
+def case_options(args: argparse.Namespace) -> CaseOptions:
+    """What the arguments of `add_writing` and `--hu-offset` ask for."""
+    from viscera.case import CaseOptions
+    from viscera.commands.layouts import LAYOUTS
+
+    return CaseOptions(
+        hu_offset=args.hu_offset,
+        allow_empty=args.allow_empty,
+        allow_mirrored=args.allow_mirrored,
+        preview=args.preview,
+        clean=args.clean,
+        side_files=LAYOUTS[args.layout].side_files,
+        formats=tuple(dict.fromkeys(args.format or ["nifti"])),
+        seg_type=args.seg_type,
     )
 
 
