@@ -2,9 +2,12 @@
 
 import gc
 import json
+import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -40,13 +43,13 @@ def wait_for(what: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 
 def ct_objects(seed: int, folder: Path) -> "list[Dataset]":
-    """A synthetic person's trunk in 64 slices of 64 x 64, as a scanner would write it, with a name to keep secret."""
+    """A synthetic person's trunk in 40 slices of 56 x 56, as a scanner would write it, with a name to keep secret."""
     import pydicom
 
     from viscera.adapters.dicom_write import write_ct_series
     from viscera.phantom import PhantomConfig, make_phantom
 
-    config = PhantomConfig(shape_zyx=(64, 64, 64), spacing_zyx_mm=(6.0, 6.5, 7.0))
+    config = PhantomConfig(shape_zyx=(40, 56, 56), spacing_zyx_mm=(9.6, 7.5, 8.0))
     write_ct_series(make_phantom(seed, config=config).volume, folder, name=f"P{seed}")
     objects = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
     for one in objects:
@@ -106,6 +109,58 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=10) as answer:
             series = json.loads(answer.read())
         return [one for uid in series for one in self.get(f"/series/{uid}")["Instances"]]
+
+
+class ListenerProcess:
+    """`viscera pacs listen` as a process of its own."""
+
+    def __init__(self, folder: Path, forward: str, *more: str, quiet_seconds: float = 0.5) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        options = ["--aet", "VISCERA", "--port", "0", "--forward", forward, "--quiet-seconds", str(quiet_seconds)]
+        options += ["--spool", str(folder / "spool"), "--device", "cpu", "--threads", "1", "--no-cache", *more]
+        self.started_at = len(self.text())
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "viscera", "pacs", "listen", *options]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.port = int(self.wait_for(r"listening as VISCERA at 127\.0\.0\.1 port (\d+)").group(1))
+
+    def text(self) -> str:
+        """All that it, and those before it in the folder, have said."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for(self, pattern: str, seconds: float = 60.0) -> "re.Match[str]":
+        """What it says after its start, as soon as it says it."""
+
+        def said() -> "re.Match[str] | None":
+            found = re.search(pattern, self.text()[self.started_at :])
+            assert found or self.process.poll() is None, self.text()
+            return found
+
+        return wait_for(said, seconds)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+
+@pytest.fixture
+def listen(tmp_path: Path) -> "Iterator[Callable[..., ListenerProcess]]":
+    """Starts listeners, one after the other, on one spool."""
+    pytest.importorskip("pynetdicom")
+    pytest.importorskip("highdicom")
+    pytest.importorskip("contourpy")
+    started: list[ListenerProcess] = []
+
+    def begin(forward: str, *more: str, **options: float) -> ListenerProcess:
+        started.append(ListenerProcess(tmp_path, forward, *more, **options))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.kill()
+        one.process.wait()
 
 
 @pytest.fixture(autouse=True)
