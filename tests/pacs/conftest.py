@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -161,6 +162,20 @@ def listen(tmp_path: Path) -> "Iterator[Callable[..., ListenerProcess]]":
     for one in started:
         one.process.kill()
         one.process.wait()
+
+
+@pytest.fixture(scope="session")
+def ending() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Calls something in a thread and waits for it at the very end: pynetdicom's servers take half a second to stop."""
+    threads: list[threading.Thread] = []
+
+    def begin(stop: Callable[[], None]) -> None:
+        threads.append(threading.Thread(target=stop))
+        threads[-1].start()
+
+    yield begin
+    for thread in threads:
+        thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,9 @@
 """The C-STORE listener against real callers, decent and hostile ones."""
 
+import os
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,7 +67,7 @@ Start = Callable[..., Running]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, ending: Callable[[Callable[[], None]], None]) -> Iterator[Start]:
     running: list[Running] = []
 
     def begin(limits: QueueLimits | None = None, **config: Any) -> Running:
@@ -73,7 +76,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for one in running:
-        one.stop()
+        ending(one.stop)
 
 
 def answer_to(port: int, change: Callable[[Any], None]) -> int | None:
@@ -327,6 +330,39 @@ def test_a_full_disk_says_that_it_is_out_of_resources(start: Start) -> None:
     assert answers[-1] == 0xA700
     assert running.queue.image_count(1) == answers.count(0)
     assert running.queue.used_bytes() <= 1000
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 600 kB, which the queue alone needs some of."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("a small disk needs root and mount")
+    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], check=False, capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("this system lets nothing be mounted")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    running = Running(small_disk, QueueLimits(quiet_seconds=0.2))
+    images = [image(number, PixelData=bytes(20_000)) for number in range(1, 41)]
+    answers = send(images, running.port)
+    assert answers[0] == 0
+    assert answers[-1] == 0xA700
+    assert set(answers) == {0, 0xA700}
+    assert echo(running.port) == 0
+    stored = list(running.queue.folder.rglob("*.dcm"))
+    assert running.queue.image_count(1) == len(stored) == answers.count(0)
+    assert all(path.stat().st_size > 20_000 for path in stored)
+
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert set(send(images, running.port)) == {0}
+    assert running.queue.image_count(1) == 40
+    running.stop()
 
 
 def test_an_image_for_a_closed_series_is_refused(start: Start) -> None:

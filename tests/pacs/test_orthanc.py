@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -165,6 +166,36 @@ def test_killed_in_the_middle_nothing_is_lost_or_done_twice(orthanc: Orthanc, li
     assert running.text().count(": done") == 1
     seg = only_result(orthanc, "SEG", study, tmp_path / "seg.dcm")
     np.testing.assert_array_equal(labels_of(seg, images), direct_labels(images, tmp_path))
+
+
+def test_killed_while_it_sends_the_same_object_is_sent_again(
+    listen: Listen, tmp_path: Path, ending: Callable[[Callable[[], None]], None]
+) -> None:
+    import pynetdicom
+
+    received: list[tuple[str, bytes]] = []
+    running: list[ListenerProcess] = []
+
+    def store(event: Any) -> int:
+        received.append((str(event.request.AffectedSOPInstanceUID), event.request.DataSet.getvalue()))
+        if len(received) == 1:
+            running[0].end(signal.SIGKILL)  # before it has the answer
+        return 0x0000
+
+    archive = pynetdicom.AE(ae_title="ARCHIVE")
+    archive.add_supported_context(pydicom.uid.SegmentationStorage)
+    server = archive.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(pynetdicom.evt.EVT_C_STORE, store)])
+    forward = f"ARCHIVE@127.0.0.1:{server.server_address[1]}"
+    running.append(listen(forward))
+    assert set(send(ct_objects(17, tmp_path / "ct"), running[0].port)) == {0}
+    wait_for(lambda: received and running[0].process.poll() is not None, 60)
+    again = listen(forward)
+    again.wait_for("series 1: done")
+    assert again.end() == 0
+    assert len(received) == 2
+    assert received[0] == received[1]
+    assert "segmented" not in again.text()[again.started_at :]
+    ending(server.shutdown)
 
 
 def test_a_real_series_comes_back_from_orthanc(

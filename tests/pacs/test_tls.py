@@ -4,7 +4,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,13 +55,12 @@ def files(folder: Path, name: str | None, authorities: bool = True) -> TlsFiles:
 
 
 @pytest.fixture
-def secure_port(tmp_path: Path, certificates: Path) -> Iterator[int]:
+def secure_port(tmp_path: Path, certificates: Path, ending: Callable[[Callable[[], None]], None]) -> Iterator[int]:
     """A listener that asks callers for certificates of the authority."""
     queue = SeriesQueue(tmp_path / "spool")
     listener = Listener(queue, ListenerConfig(aet="VISCERA", port=0, tls=files(certificates, "ours")))
     yield listener.start()
-    listener.stop()
-    queue.close()
+    ending(listener.stop)
 
 
 def echo(port: int, tls: ssl.SSLContext | None) -> bool:

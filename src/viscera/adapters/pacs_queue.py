@@ -82,16 +82,7 @@ class SeriesQueue:
         try:
             arrival.write(temporary)
             flush_to_disk(temporary)
-            with self._database.transaction() as database:  # others may have come meanwhile
-                number = self._number(database, key) or self._new_series(database, key)
-                if (answer := self._standing(database, number, name)) is not None:
-                    return answer, number
-                self._place(temporary, self._folder(number) / "images" / f"{name}.dcm")
-                database.execute("INSERT INTO images VALUES (?, ?, ?)", (number, name, arrival.size_bytes))
-                database.execute(
-                    "UPDATE series SET state = ?, touched = ?, announced = coalesce(?, announced) WHERE number = ?",
-                    (State.RECEIVING, self._clock(), arrival.announced, number),
-                )
+            return self._recorded(arrival, key, name, temporary)
         except OSError as error:
             raise _full("space on the disk", error.strerror or type(error).__name__) from error
         finally:
@@ -99,7 +90,6 @@ class SeriesQueue:
                 self._reserved -= arrival.size_bytes
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        return Admission.STORED, number
 
     def touch(self, numbers: Collection[int]) -> None:
         """Starts the quiet time of series anew, as an association that brought some of their images has ended."""
@@ -297,6 +287,28 @@ class SeriesQueue:
 
     def _folder(self, number: int) -> Path:
         return self.folder / "series" / str(number)
+
+    def _recorded(self, arrival: Arrival, key: str, name: str, temporary: Path) -> tuple[Admission, int]:
+        """What became of an image that is in a temporary file, and its series' number."""
+        placed: Path | None = None
+        with self._database.lock:
+            try:
+                with self._database.transaction() as database:
+                    number = self._number(database, key) or self._new_series(database, key)
+                    if (answer := self._standing(database, number, name)) is not None:
+                        return answer, number  # others came meanwhile
+                    placed = self._folder(number) / "images" / f"{name}.dcm"
+                    self._place(temporary, placed)
+                    database.execute("INSERT INTO images VALUES (?, ?, ?)", (number, name, arrival.size_bytes))
+                    database.execute(
+                        "UPDATE series SET state = ?, touched = ?, announced = coalesce(?, announced) WHERE number = ?",
+                        (State.RECEIVING, self._clock(), arrival.announced, number),
+                    )
+            except BaseException:
+                if placed is not None:  # what is not recorded must not be segmented
+                    placed.unlink(missing_ok=True)
+                raise
+        return Admission.STORED, number
 
     def _place(self, temporary: Path, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
