@@ -166,6 +166,7 @@ def test_an_unforeseen_fault_is_tried_again_and_does_not_end_the_others(
             raise ZeroDivisionError("Secret^Person")
         return segment(job)
 
+    caplog.set_level("DEBUG", "viscera.pacs")
     queue = queue_with(tmp_path, ["1.1", "1.2"], attempts=1)
     working = worker(queue, archive, fail)
     while working.step():

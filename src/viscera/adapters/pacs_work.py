@@ -11,6 +11,7 @@ import logging
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ class Worker:
         except Exception as error:  # a series that breaks must not end the others
             after = self.queue.retry(job, error_kind(error))
             _LOG.error("series %d: attempt %d failed: %s; %s", job.number, job.attempt, error_kind(error), after)
-            _LOG.debug("what failed", exc_info=error)
+            # Where, but not what it says: an error's text may quote a scan.
+            _LOG.debug("%s", "".join(traceback.format_tb(error.__traceback__)))
         else:
             self.queue.segmented(job, results)
             _LOG.info("series %d: segmented in %.1f s", job.number, time.monotonic() - begun)

@@ -95,7 +95,8 @@ def _tls(args: argparse.Namespace) -> TlsFiles | None:
 
 
 def _set_up_logging(console: Console) -> None:
-    logging.getLogger("viscera.pacs").setLevel(logging.ERROR if console.quiet else logging.INFO)
+    level = logging.ERROR if console.quiet else logging.DEBUG if console.verbose else logging.INFO
+    logging.getLogger("viscera.pacs").setLevel(level)
     # Their messages may quote what a peer sends, and so a patient's name.
-    for name in ("pynetdicom", "pydicom"):
+    for name in ("pynetdicom", "pydicom", "py.warnings"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
