@@ -36,7 +36,8 @@ Shape = tuple[int, ...]
 # Compiles a graph for the processor.
 Compile = Callable[[Any], Any]
 
-# Planes that four convolutions of three planes reach on either side; upsampling by two fits into it.
+# Planes on either side that two convolutions of three planes reach, and four; upsampling by two fits into the latter.
+_CONTRACT_REACH = 2
 _REACH = 4
 # Coarse planes that a cubic interpolation reaches on either side.
 _CUBIC_REACH = 2
@@ -132,13 +133,13 @@ def least_bytes(parts: Layout, shape: Shape, itemsize: int) -> int:
 
 
 def fitting_planes(parts: Layout, shape: Shape, budget: int, itemsize: int) -> int | None:
-    """The most planes a window may have for the network to need at most `budget` bytes; None if none are few enough."""
-    fitting = (
-        planes
-        for planes in range(shape[2] // parts.multiple * parts.multiple, 0, -parts.multiple)
-        if windowed_bytes(parts, shape, planes, itemsize) <= budget
-    )
-    return next(fitting, None)
+    """Planes for the fewest windows with which the network needs at most `budget` bytes; None if none are thin enough.
+
+    The planes are shared out evenly: all windows read equally many, so a thin last one would be wasted work.
+    """
+    blocks = shape[2] // parts.multiple
+    shared = (-(-blocks // count) * parts.multiple for count in range(1, blocks + 1))
+    return next((planes for planes in shared if windowed_bytes(parts, shape, planes, itemsize) <= budget), None)
 
 
 def _window(parts: Layout, shape: Shape, planes: int, halo: int) -> Shape:
@@ -174,10 +175,11 @@ class WindowedNetwork:
 
     def answer(self, image: Array) -> Answer:
         """The network's answer to `image` (b, 1, z, y, x), as the whole network gives it."""
-        pieces = covering_windows(image.shape[2], self._planes, self._parts.halo)
+        pieces = covering_windows(image.shape[2], self._planes, _CONTRACT_REACH)
         (pooled,) = self._windowed(self._parts.contract, pieces, [(image, 1)], [2])
         (below,) = self._once(self._parts.below, [pooled])
         del pooled
+        pieces = covering_windows(image.shape[2], self._planes, self._parts.halo)
         factor = self._parts.factor
         if self._parts.spatial is None or self._parts.fuse is None:
             (logits,) = self._windowed(self._parts.expand, pieces, [(image, 1), (below, 2)], [1])
