@@ -19,6 +19,8 @@ from viscera.adapters.pacs_send import Destination, application_title, send_obje
 from viscera.adapters.pacs_work import Worker
 from viscera.errors import ConfigError, ReadError, TransferError
 
+from .conftest import PATIENT_NAME
+
 # pynetdicom leaves the socket of a failed call to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
@@ -163,7 +165,7 @@ def test_an_unforeseen_fault_is_tried_again_and_does_not_end_the_others(
 ) -> None:
     def fail(job: Job) -> list[Path]:
         if job.number == 1:
-            raise ZeroDivisionError("Secret^Person")
+            raise ZeroDivisionError(PATIENT_NAME)
         return segment(job)
 
     caplog.set_level("DEBUG", "viscera.pacs")
