@@ -1,5 +1,6 @@
 """The C-STORE listener against real callers, decent and hostile ones."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -191,6 +192,23 @@ def test_one_series_over_three_associations_at_once(start: Start) -> None:
         thread.join()
     assert running.queue.image_count(1) == 10
     assert len(list(running.queue.folder.rglob("*.dcm"))) == 10
+
+
+def test_a_stop_ends_associations_and_half_open_connections(start: Start) -> None:
+    running = start()
+    entity = AE(ae_title="CALLER")
+    entity.add_requested_context(CTImageStorage)
+    association = entity.associate("127.0.0.1", running.port, ae_title="VISCERA")
+    assert association.send_c_store(image()).Status == 0
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as peer:
+        wait_for(lambda: len(running.listener._peers) == 2)
+        running.listener.stop()
+        with contextlib.suppress(ConnectionResetError):
+            assert peer.recv(100) == b""
+    wait_for(lambda: not association.is_established)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", running.port), timeout=10)
+    assert running.queue.image_count(1) == 1
 
 
 # Refusals.

@@ -90,7 +90,6 @@ class Listener:
         self.refused = 0
         self._lock = threading.Lock()
         self._peers: dict[Any, _Peer] = {}
-        self._entity: Any = None
         self._server: Any = None
 
     def start(self) -> int:
@@ -128,13 +127,17 @@ class Listener:
                 got=getattr(error, "strerror", None) or str(error),
                 remedy="Give others with --bind and --port, or end the program that uses them",
             ) from error
-        self._entity = entity
         return int(self._server.server_address[1])
 
     def stop(self) -> None:
         """Ends all associations and listens no more; what was acknowledged is in the queue; returns nothing."""
-        if self._entity is not None:
-            self._entity.shutdown()
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            for association in server.active_associations:
+                # pynetdicom's own shutdown also aborts those not yet established, at which their threads break.
+                if association.is_established:
+                    association.abort()
         with self._lock:
             for peer in self._peers.values():
                 peer.socket.close()
