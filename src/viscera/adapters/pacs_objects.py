@@ -100,7 +100,7 @@ def checked_identity(data: bytes, sop_class: str, instance_uid: str, syntax: UID
             syntax.is_implicit_VR,
             syntax.is_little_endian,
             stop_when=lambda tag, vr, length: tag >= _PIXELS,
-            specific_tags=tags,
+            specific_tags=list(tags),
         )
         # The values as they are in the bytes: no conversion sees what is hostile.
         raw = {tag: bytes(found.get_item(tag).value or b"") for tag in tags if tag in found}
@@ -135,4 +135,4 @@ def _whole_pixels(data: bytes, start: int, syntax: UID) -> bool:
         return False
     if length == _UNDEFINED:
         return data.find(_SEQUENCE_END, start) >= 0
-    return 0 < length <= len(data) - start - place
+    return bool(0 < length <= len(data) - start - place)
