@@ -14,15 +14,18 @@ import numpy as np
 
 from viscera.bundle import CARD, Bundle, ModelCard, load_bundle
 from viscera.engines import Engine, make_engine
+from viscera.formats import DICOM_FORMATS, LabelOutputs, output_stem, require_formats
 from viscera.geometry import Grid
+from viscera.origin import Origin
 from viscera.pipeline import NOTHING_ALLOWED, Allowed, Segmentation, fitted_scout
 from viscera.pipeline import segment_volume as run_stages
 from viscera.quality import quality_note
 from viscera.read import read_volume
 from viscera.volume import Volume
-from viscera.write import write_bytes, write_label_map, write_text
+from viscera.write import write_bytes, write_text
 
 if TYPE_CHECKING:
+    from viscera.adapters.dicom_source import SourceImages
     from viscera.statistics import OrganStatistics
 
 # The stages of a file in order: those of the pipeline between reading and writing. Cleaning and preview are on request.
@@ -50,6 +53,9 @@ class CaseOptions:
         preview: Write a picture beside the label file, NAME_preview.png.
         clean: Whether small parts of organs are removed from the labels, None for what the bundle's card says.
         side_files: Texts to write beside the label file.
+        formats: In what the labels are written: "nifti", "dicom-seg", "rtstruct"; the last two for DICOM scans only.
+        seg_type: Of a DICOM SEG: "binary" or "labelmap".
+        identity: What the identifiers in DICOM outputs follow from, None for new ones.
     """
 
     series: str | None = None
@@ -59,6 +65,9 @@ class CaseOptions:
     preview: bool = False
     clean: bool | None = None
     side_files: SideFiles = nothing_beside
+    formats: tuple[str, ...] = ("nifti",)
+    seg_type: str = "binary"
+    identity: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +77,8 @@ class SegmentedCase:
     Attributes:
         segmentation: Labels on the scan's own grid, how they came about, and whether to trust them.
         statistics: Volume and mean HU of every organ, with its verdict.
-        output: The label file.
+        output: The label file: NIfTI if asked for, else the SEG, else the RTSTRUCT.
+        outputs: All label files by format.
         preview: The picture, None if not asked for.
         notes: Remarks of the reading and of the stages.
         urgent_notes: What to tell at once: how it was read (a series chosen, an offset applied), what puts the
@@ -79,6 +89,7 @@ class SegmentedCase:
     segmentation: Segmentation
     statistics: tuple[OrganStatistics, ...]
     output: Path
+    outputs: Mapping[str, Path]
     preview: Path | None
     notes: tuple[str, ...]
     urgent_notes: tuple[str, ...]
@@ -177,19 +188,25 @@ class Segmenter:
     ) -> SegmentedCase:
         """The organs of the scan at `source`, written to `output` (.nii or .nii.gz).
 
-        Files appear whole or not at all. `on_stage` is called with each of `STAGES` as it begins.
+        Of other formats than NIfTI the files are beside it: NAME_seg.dcm, NAME_rtstruct.dcm for NAME.nii.gz. Files
+        appear whole or not at all. `on_stage` is called with each of `STAGES` as it begins.
 
         Raises:
-            ReadError, GeometryError: If the scan cannot be read, its geometry is unsound, or it looks mirrored, unless
-                `options.allow_mirrored`.
+            ReadError, GeometryError: If the scan cannot be read, its geometry is unsound, it looks mirrored, unless
+                `options.allow_mirrored`, or it is no DICOM though DICOM is asked for.
+            ConfigError: If a format is unknown.
+            MissingExtraError: If a format needs a package that is not installed.
             NothingFoundError: If no organ is found, unless `options.allow_empty`.
             WriteError: If a file cannot be written.
         """
         from viscera.statistics import organ_statistics, with_quality
 
         source, output, chosen = Path(source), Path(output), options or CaseOptions()
+        outputs = LabelOutputs(labels=output, formats=chosen.formats, seg_type=chosen.seg_type)
+        require_formats(chosen.formats)
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
+            images = self._source_images(source, chosen)  # first, as this is quick to refuse a scan
             volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset, on_grid=self._announce)
         allowed = Allowed(empty=chosen.allow_empty, mirrored=chosen.allow_mirrored)
         segmentation = self.segment_volume(volume, allowed=allowed, clean=chosen.clean, on_stage=on_stage)
@@ -203,18 +220,31 @@ class Segmenter:
             statistics = with_quality(measured, segmentation.quality)
             for path, text in chosen.side_files(output, self.bundle.card).items():
                 write_text(text, path)
-            # Last of all: where the label file is, the case is finished.
-            write_label_map(segmentation.label_map, output, self.bundle.card.organs)
+            # Last of all: where the label files are, the case is finished.
+            outputs.write(segmentation.label_map, images, self._origin(chosen))
         check = quality_note(segmentation.quality)
         return SegmentedCase(
             segmentation=segmentation,
             statistics=statistics,
-            output=output,
+            output=outputs.main,
+            outputs=outputs.paths,
             preview=preview,
             notes=segmentation.notes,
             urgent_notes=(*volume.notes, *segmentation.warnings, *([check] if check else [])),
             seconds=seconds,
         )
+
+    def _source_images(self, source: Path, options: CaseOptions) -> SourceImages | None:
+        """What DICOM outputs refer to, None if there are none to be written."""
+        if not set(DICOM_FORMATS) & set(options.formats):
+            return None
+        from viscera.adapters.dicom_source import source_images
+
+        return source_images(source, series=options.series)
+
+    def _origin(self, options: CaseOptions) -> Origin:
+        card = self.bundle.card
+        return Origin(bundle=card.name, bundle_version=card.version, organs=card.organs, identity=options.identity)
 
     def _announce(self, grid: Grid) -> None:
         """Has the localisation compiled while the scan on `grid` is read; refuses what exceeds the memory limit."""
@@ -271,11 +301,6 @@ def bundle_source(bundle: str | Path) -> str | Path:
 def preview_path(output: Path) -> Path:
     """Where the picture of a label file goes: NAME_preview.png beside it."""
     return output.with_name(f"{output_stem(output)}_preview.png")
-
-
-def output_stem(output: Path) -> str:
-    """The name of a label file without .nii or .nii.gz."""
-    return output.name.removesuffix(".gz").removesuffix(".nii")
 
 
 @contextmanager

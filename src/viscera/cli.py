@@ -17,6 +17,7 @@ from typing import Any
 
 from viscera.commands import (
     anatomies,
+    batching,
     bundle,
     crossval,
     demo,
@@ -40,6 +41,7 @@ from viscera.errors import VisceraError
 
 VERBS: dict[str, ModuleType] = {
     "segment": segment,
+    "batch": batching,
     "view": view,
     "report": report,
     "labels": labels,

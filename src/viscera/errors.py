@@ -48,6 +48,10 @@ class TransferError(VisceraError):
     """A PACS that cannot be reached, refuses what is asked, or answers with something else."""
 
 
+class ClusterError(VisceraError):
+    """A scheduler of worker processes that cannot be reached, or has gone."""
+
+
 class GeometryError(VisceraError):
     """Missing, degenerate or inconsistent geometry."""
 

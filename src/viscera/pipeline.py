@@ -137,14 +137,10 @@ def segment_volume(
             raise nothing_found("a region in which no voxel is more likely organ than background")
         return _empty(volume, notes, organs, model, stages.seconds)
 
-    label_map = LabelMap(labels=labels, grid=volume.grid)
-    removed: tuple[Removal, ...] | None = None
+    label_map, removed = LabelMap(labels=labels, grid=volume.grid), None
     if model.clean:
         with stages.run("clean"):
-            strays = stray_parts(label_map, volume, organs, model.cleaning)
-            for _, voxels in strays:  # in the labels just made, which no one else has seen: a copy may be large
-                labels[voxels] = BACKGROUND
-            removed = tuple(removal for removal, _ in strays)
+            removed = _cleaned(labels, volume, organs, model)
     with stages.run("assess"):
         quality = assess(organ_signals(label_map, organs, answer, factor=model.scn.spatial_factor), model.quality)
 
@@ -158,6 +154,16 @@ def segment_volume(
         removed=removed,
         seconds=stages.seconds,
     )
+
+
+def _cleaned(
+    labels: NDArray[np.uint8], volume: Volume, organs: Sequence[Organ], model: ModelConfig
+) -> tuple[Removal, ...]:
+    """What cleaning took, from `labels` themselves: they were just made, and a copy of them may be large."""
+    strays = stray_parts(LabelMap(labels=labels, grid=volume.grid), volume, organs, model.cleaning)
+    for _, voxels in strays:
+        labels[voxels] = BACKGROUND
+    return tuple(removal for removal, _ in strays)
 
 
 def fitted_scout(grid: Grid, model: ModelConfig) -> Grid:

@@ -19,6 +19,7 @@ from viscera.adapters.raster import Raster
 from viscera.errors import GeometryError, ReadError
 from viscera.geometry import Grid
 from viscera.hounsfield import allocated, fill_hu, require_finite, require_hu, require_offset
+from viscera.labels import ORGANS, Organ
 from viscera.volume import LabelMap, Volume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -89,14 +90,17 @@ def read_volume(
     return Volume(hu=volume.hu, grid=volume.grid, notes=(*volume.notes, note))
 
 
-def read_label_map(path: Path) -> LabelMap:
+def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
     """The label map at `path` on its own grid: uint8 0..255, any of them, read-only.
 
     Args:
-        path: NIfTI, NRRD or MetaImage file of whole numbers, stored in any type.
+        path: NIfTI, NRRD or MetaImage file of whole numbers, stored in any type; or a DICOM SEG, in a file of its own
+            or with others in a folder or a zip, see `viscera.adapters.dicom_seg_read`.
+        organs: Which codes of a DICOM SEG become which labels; other formats are read as they are.
 
     Raises:
-        ReadError: If it is missing, damaged, not one volume, or a value is no whole number in 0..255.
+        ReadError: If it is missing, damaged, not one volume, or a value is no whole number in 0..255; for a DICOM SEG
+            if it is fractional, has none of the organs, or two in one voxel.
         GeometryError: If it does not say where the voxels lie.
         MissingExtraError: If SimpleITK is needed and not installed.
     """
@@ -104,12 +108,11 @@ def read_label_map(path: Path) -> LabelMap:
     doing = f"reading {path}"
     kind = _require_kind(path)
     if kind == "dicom":
-        raise ReadError(
-            doing,
-            expected=f"a label map in {', '.join(NIFTI_SUFFIXES + ITK_SUFFIXES)}",
-            got="DICOM",
-            remedy="Convert the segmentation to NIfTI",
-        )
+        from viscera.adapters.dicom_seg_read import read_dicom_seg
+
+        label_map = read_dicom_seg(path, organs)
+        _require_spacing(label_map.grid, path)
+        return label_map
     raster = _opened(path, kind)
     _require_spacing(raster.grid, path)
     labels: NDArray[np.uint8] = allocated(raster.grid.shape_zyx, np.uint8, doing)

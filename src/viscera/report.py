@@ -55,7 +55,8 @@ class CaseEntry:
         name: The case's name, which its outputs carry.
         input: The path read.
         status: What became of it.
-        output: The label file written or kept, None if there is none.
+        output: The label file written or kept (of several the NIfTI file, else the DICOM SEG), None if there is none.
+        outputs: All label files written or kept, by format.
         preview: The picture written, None if there is none.
         error: Why it failed, None if it did not.
         notes: What the reader of the result should know, one sentence each.
@@ -70,6 +71,7 @@ class CaseEntry:
     input: str
     status: Status = Status.WAITING
     output: str | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
     preview: str | None = None
     error: Failure | None = None
     notes: tuple[str, ...] = ()

@@ -27,11 +27,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "components",
         "label_files",
         "bids",
+        "origin",
+        "formats",
+        "digests",
     ),
     ("localise", "segment", "sides", "engines", "clean", "quality", "signals"),
     ("pipeline",),
     ("phantom", "phantom_anatomy", "phantom_shapes", "statistics", "training", "evaluation", "export", "report"),
-    ("case", "viewer"),
+    ("case", "viewer", "entries"),
+    ("batch",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -39,7 +43,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 LAYER_OF = {name: row for row, names in enumerate(LAYERS) for name in names}
 
 # The places where an unforeseen error is caught: a broken case must not end the others.
-BROAD_EXCEPT_ALLOWED = {("commands.batch", "_segment"), ("adapters.pacs_work", "_segment")}
+BROAD_EXCEPT_ALLOWED = {
+    ("commands.batch", "_segment"),
+    ("adapters.pacs_work", "_segment"),
+    ("batch.dask_pool", "ended"),
+    ("batch.work", "_worked"),
+}
 
 # Reversals that are not a turn of an image's axes, counted by module; a new one belongs into geometry.py.
 REVERSALS = {

@@ -15,6 +15,7 @@ from viscera.commands.console import Console, Progress, error_line
 from viscera.commands.interrupt import Terminated
 from viscera.errors import (
     BundleError,
+    ClusterError,
     ConfigError,
     GeometryError,
     MemoryBudgetError,
@@ -35,6 +36,7 @@ ERRORS = (
     GeometryError,
     ConfigError,
     BundleError,
+    ClusterError,
     NothingFoundError,
     MemoryBudgetError,
     MissingExtraError,

@@ -6,17 +6,19 @@ everywhere; the packed bytes may differ between the two, and between kinds of pr
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
+from importlib import import_module
 from typing import Any, BinaryIO, cast
 
-try:
-    from isal import igzip, isal_zlib
-except ImportError:  # no build for this processor
-    igzip = isal_zlib = None
+igzip: Any = None
+isal_zlib: Any = None
+with contextlib.suppress(ImportError):  # there is no build for some processors
+    igzip, isal_zlib = import_module("isal.igzip"), import_module("isal.isal_zlib")
 
 # What unpacking raises for damaged data.
-FAULTS: tuple[type[Exception], ...] = (zlib.error,) if isal_zlib is None else (zlib.error, isal_zlib.error)
+FAULTS: tuple[type[Exception], ...] = (zlib.error, *([] if isal_zlib is None else [isal_zlib.error]))
 
 _WITH_GZIP_FRAME = 31
 # Of ISA-L's 0 to 3 and of the standard library's 0 to 9: above these, CT and labels hardly shrink further.

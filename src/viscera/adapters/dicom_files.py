@@ -19,6 +19,8 @@ ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 LARGEST_FILE_COUNT = 100_000
 LARGEST_ZIP_BYTES = 8 * 2**30
 LARGEST_ZIP_RATIO = 100
+# A member is held in memory while it is read; a multi-frame CT of 2000 slices fits.
+LARGEST_MEMBER_BYTES = 2**30
 
 _SNIFFED_BYTES = 136
 # What pydicom begins with when the 128-byte preamble is missing: group 0002 or 0008, a small element number, and a
@@ -52,8 +54,10 @@ def looks_like_dicom(head: bytes) -> bool:
 
 
 def is_dicom_file(path: Path) -> bool:
-    """Whether `path` can be opened and is DICOM."""
+    """Whether `path` is a file that can be opened, and is DICOM."""
     try:
+        if not path.is_file():  # opening a pipe waits for somebody who writes into it
+            return False
         with path.open("rb") as file:
             return looks_like_dicom(file.read(_SNIFFED_BYTES))
     except OSError:
@@ -111,6 +115,8 @@ def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
 def is_zip_file(path: Path) -> bool:
     """Whether `path` is a file that begins like a zip."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return file.read(4) in ZIP_MAGICS
     except OSError:
@@ -128,7 +134,8 @@ def _bad_zip(doing: str, got: str) -> ReadError:
 
 
 def _checked_members(archive: zipfile.ZipFile, path: Path, doing: str) -> list[zipfile.ZipInfo]:
-    members = [member for member in archive.infolist() if not member.is_dir()]
+    # Not `is_dir`, which fails on an empty name.
+    members = [member for member in archive.infolist() if not member.filename.endswith("/")]
     total, packed = sum(member.file_size for member in members), path.stat().st_size
     if len(members) > LARGEST_FILE_COUNT or total > LARGEST_ZIP_BYTES or total > LARGEST_ZIP_RATIO * packed:
         raise ReadError(
@@ -136,6 +143,13 @@ def _checked_members(archive: zipfile.ZipFile, path: Path, doing: str) -> list[z
             expected=f"at most {LARGEST_FILE_COUNT} files, {LARGEST_ZIP_BYTES} bytes and {LARGEST_ZIP_RATIO} times "
             "the zip's own size when unpacked",
             got=f"{len(members)} files and {total} bytes in {packed}",
+            remedy="Unpack it yourself if you trust it, and give the folder",
+        )
+    if any(member.file_size > LARGEST_MEMBER_BYTES for member in members):
+        raise ReadError(
+            doing,
+            expected=f"files of at most {LARGEST_MEMBER_BYTES} bytes in the zip",
+            got="a larger one",
             remedy="Unpack it yourself if you trust it, and give the folder",
         )
     if any(member.flag_bits & 1 for member in members):

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from viscera.adapters.dicom_files import DicomSource, dicom_sources
+from viscera.adapters.dicom_pixels import file_images
 from viscera.adapters.dicom_series import DICOM_FAULTS, HU_TYPES, Series, Slice, ct_series
 from viscera.errors import GeometryError, ReadError
 from viscera.geometry import Grid
@@ -243,15 +241,7 @@ def _require_room(ordered: Sequence[Slice], doing: str) -> None:
 
 def _pixels(source: DicomSource, frames: list[int]) -> Iterator[NDArray[Any]]:
     with source.opened() as file:
-        if file.read(132)[128:] == b"DICM":
-            yield from iter_pixels(file, indices=frames, raw=True)
-            return
-        # Without the file's first part there is no transfer syntax: it is uncompressed then.
-        file.seek(0)
-        image = pydicom.dcmread(file, force=True)
-        implicit = image.original_encoding[0]
-        image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        yield from iter_pixels(image, indices=frames, raw=True)
+        yield from file_images(file, frames)
 
 
 def _short(error: BaseException) -> str:

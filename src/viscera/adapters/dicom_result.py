@@ -1,12 +1,9 @@
-"""What all DICOM results have in common: where they come from, identifiers, texts, and whose patient they are of."""
+"""What all DICOM results have in common: texts, the file's first part, and whose patient they are of."""
 
 from __future__ import annotations
 
 import copy
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 import viscera
 from viscera.adapters.dicom_source import OPTIONAL_COPIES, REQUIRED_COPIES, SourceImages
-from viscera.labels import ORGANS, PRIVATE_SCHEME, Organ
+from viscera.labels import PRIVATE_SCHEME, Organ
 from viscera.write import write_bytes
 
 # Short enough for any text field of DICOM (LO: 64 characters).
@@ -25,36 +22,7 @@ INTENDED_USE = "Research software, not a medical device"
 MANUFACTURER = "viscera"
 # Of the objects themselves; together with the name above it tells readers of a file what wrote it.
 _IMPLEMENTATION = UID("2.25.233114912385741187903926914538113364113")
-_NAMESPACE = uuid.UUID("6b2f9df2-3b0c-4d0c-9a1e-5f0c7c3c2a51")
 _LATIN_1, _UTF_8 = "ISO_IR 100", "ISO_IR 192"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What made the labels of a result.
-
-    Attributes:
-        bundle, bundle_version: The model bundle.
-        organs: What the labels are.
-        identity: What the result's identifiers follow from: equal text gives equal identifiers, None new ones.
-        made: Date and time in the result.
-    """
-
-    bundle: str
-    bundle_version: str
-    organs: Sequence[Organ] = ORGANS
-    identity: str | None = None
-    made: datetime = field(default_factory=datetime.now)
-
-    def uid(self, what: str) -> str:
-        """A UID for the part `what` of the result (DICOM PS3.5, B.2: derived from a UUID)."""
-        one = uuid.uuid4() if self.identity is None else uuid.uuid5(_NAMESPACE, f"{self.identity}/{what}")
-        return f"2.25.{one.int}"
-
-    @property
-    def algorithm(self) -> str:
-        """Program and bundle in at most 64 characters."""
-        return f"viscera {viscera.__version__}, bundle {self.bundle} {self.bundle_version}"[:64]
 
 
 def character_set(source: SourceImages, organs: Sequence[Organ]) -> str:

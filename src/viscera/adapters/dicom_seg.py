@@ -14,7 +14,6 @@ import viscera
 from viscera.adapters.dicom_result import (
     INTENDED_USE,
     MANUFACTURER,
-    Origin,
     character_set,
     copied_attributes,
     file_meta,
@@ -24,6 +23,7 @@ from viscera.adapters.dicom_result import (
 from viscera.adapters.dicom_source import SourceImages
 from viscera.errors import MissingExtraError, WriteError
 from viscera.labels import CATEGORY, PRIVATE_SCHEME, Organ
+from viscera.origin import Origin
 from viscera.volume import LabelMap
 
 SegType = Literal["binary", "labelmap"]
@@ -88,10 +88,7 @@ def _segmentation(label_map: LabelMap, source: SourceImages, origin: Origin, kin
     import highdicom as hd
 
     labelmap = kind == "labelmap"
-    placed = {}
-    if source.multi_frame:
-        positions = source.positions_xyz_mm.tolist()
-        placed["plane_positions"] = [hd.PlanePositionSequence("PATIENT", position) for position in positions]
+    positions = source.positions_xyz_mm.tolist()
     dataset = hd.seg.Segmentation(
         source_images=list(source.images),
         pixel_array=label_map.labels,
@@ -109,12 +106,12 @@ def _segmentation(label_map: LabelMap, source: SourceImages, origin: Origin, kin
         content_label="ORGANS",
         transfer_syntax_uid=RLELossless if labelmap else ExplicitVRLittleEndian,
         pixel_measures=_pixel_measures(source),
+        plane_positions=[hd.PlanePositionSequence("PATIENT", position) for position in positions],
         plane_orientation=hd.PlaneOrientationSequence("PATIENT", _orientation(source)),
         omit_empty_frames=False,
         series_description=f"Organs by viscera ({INTENDED_USE})"[:64],
         specific_character_set=character_set(source, origin.organs),
         coding_schemes=_coding_schemes(origin),
-        **placed,
     )
     dataset.update(copied_attributes(source))
     _date(dataset, origin)
@@ -176,12 +173,12 @@ def _short(value: float) -> float:
 
 
 def _coding_schemes(origin: Origin) -> list[Any] | None:
-    import highdicom as hd
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
     if not private_codes_used(origin.organs):
         return None
     return [
-        hd.CodingSchemeIdentificationItem(
+        CodingSchemeIdentificationItem(
             PRIVATE_SCHEME, name="Organ names of a viscera bundle", responsible_organization="viscera"
         )
     ]

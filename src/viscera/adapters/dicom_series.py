@@ -20,7 +20,7 @@ from viscera.geometry import Vector
 # What pydicom raises on damaged objects; there is no common root.
 DICOM_FAULTS = (
     InvalidDicomError, BytesLengthException, AttributeError, KeyError, IndexError, TypeError, ValueError,
-    ArithmeticError, EOFError, OSError, RuntimeError, struct.error,
+    ArithmeticError, EOFError, MemoryError, OSError, RuntimeError, struct.error,
 )  # fmt: skip
 # Direction cosines within this are one orientation: a thousandth is half a millimetre across a body.
 ORIENTATION_TOLERANCE = 1e-3
@@ -47,6 +47,10 @@ _TAGS = [
     "RescaleSlope", "RescaleIntercept", "RescaleType", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
+
+
+class NoCtSeriesError(ReadError):
+    """DICOM objects, or none, that are all sound and have no CT series among them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +126,8 @@ def ct_series(sources: Sequence[DicomSource], doing: str) -> list[Series]:
     Localisers, pictures of reports and objects of other modalities are passed over.
 
     Raises:
-        ReadError: If there is no CT series, or an object cannot be parsed.
+        NoCtSeriesError: If there is no CT series.
+        ReadError: If an object cannot be parsed.
     """
     modalities: Counter[str] = Counter()
     passed_over: Counter[str] = Counter()
@@ -286,11 +291,11 @@ def _rank(series: Series) -> tuple[Any, ...]:
     return short, not series.axial, -series.places, not hinted, len(series.number), series.number, series.uid
 
 
-def _no_series(doing: str, modalities: Counter[str], passed_over: Counter[str]) -> ReadError:
+def _no_series(doing: str, modalities: Counter[str], passed_over: Counter[str]) -> NoCtSeriesError:
     if not modalities:
         got = "no DICOM object at all"
     elif "CT" not in modalities:
         got = f"only {', '.join(sorted(modalities))}"
     else:
         got = "only " + ", ".join(f"{count} {reason}" for reason, count in sorted(passed_over.items()))
-    return ReadError(doing, expected="a CT series", got=got, remedy="Give the folder of a CT series in DICOM")
+    return NoCtSeriesError(doing, expected="a CT series", got=got, remedy="Give the folder of a CT series in DICOM")

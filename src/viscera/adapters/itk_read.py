@@ -5,25 +5,18 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.adapters.itk_header import TextHeader, checked_header
 from viscera.adapters.nifti_read import DEFLATE_LARGEST_RATIO
 from viscera.adapters.raster import Raster, slab_slices
-from viscera.errors import GeometryError, MissingExtraError, ReadError
+from viscera.errors import MissingExtraError, ReadError
 from viscera.geometry import Grid
 from viscera.hounsfield import LARGEST_VOLUME_VOX
-
-# Text headers are far shorter.
-_HEADER_BYTES = 2**16
-# The spaces ITK knows how to turn into its own, LPS.
-_NRRD_SPACES = {
-    "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
-}  # fmt: skip
-_COMPRESSED_FORMATS = ("gzip", "gz", "bzip2", "bz2")
 
 
 def open_itk(path: Path) -> Raster:
@@ -43,13 +36,13 @@ def open_itk(path: Path) -> Raster:
         raise MissingExtraError(
             doing, expected="SimpleITK", got="no such package", remedy="Install it with: pip install 'viscera[itk]'"
         ) from error
-    data_file, compressed = _checked_text_header(path, doing)
+    header = checked_header(path, doing)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
         _require_real_volume(reader, sitk, doing)
-        _require_room(reader, sitk, data_file, compressed=compressed, doing=doing)
+        _require_room(reader, sitk, header, doing)
         image = reader.Execute()
     except RuntimeError as error:
         raise ReadError(
@@ -78,49 +71,6 @@ def _slabs(image: Any, sitk: Any, grid: Grid) -> Iterator[NDArray[Any]]:
         yield array[start : start + step]
 
 
-def _checked_text_header(path: Path, doing: str) -> tuple[Path, bool]:
-    """The file that holds the voxels and whether they are compressed; refuses headers without geometry."""
-    with path.open("rb") as file:
-        text = file.read(_HEADER_BYTES).decode("latin-1")
-    if path.suffix.lower() == ".nrrd":
-        if not text.startswith("NRRD"):
-            raise _not_that(doing, "an NRRD file", "a file that does not begin with NRRD")
-        lines = text.partition("\n\n")[0].replace("\r", "").splitlines()
-        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        known = fields.get("space", "").lower() in _NRRD_SPACES and "space directions" in fields
-        data_name, compressed = fields.get("data file", "local"), fields.get("encoding", "") in _COMPRESSED_FORMATS
-    else:
-        pairs = (line.partition("=") for line in text.splitlines()[:100])
-        fields = {name.strip().lower(): value.strip() for name, sign, value in pairs if sign}
-        if "ndims" not in fields:
-            raise _not_that(doing, "a MetaImage file", "a file without NDims")
-        turned = any(name in fields for name in ("transformmatrix", "rotation", "orientation"))
-        known = turned and "elementspacing" in fields
-        data_name = fields.get("elementdatafile", "local")
-        compressed = fields.get("compresseddata", "").lower() == "true"
-    if not known:
-        raise GeometryError(
-            doing,
-            expected="the spacing and the patient's axes in the header",
-            got="a header without them",
-            remedy="Export the scan again with its geometry, best from DICOM",
-        )
-    return _data_file(path, data_name, doing), compressed
-
-
-def _data_file(path: Path, name: str, doing: str) -> Path:
-    if name.lower() == "local":
-        return path
-    beside = path.parent / name
-    if PurePath(name).name != name or "\\" in name or not beside.is_file():
-        raise _not_that(doing, "voxels in the file or in one beside it", f"the data file {name[:200]!r}")
-    return beside
-
-
-def _not_that(doing: str, expected: str, got: str) -> ReadError:
-    return ReadError(doing, expected=expected, got=got, remedy="Check the file, or export the scan again as NIfTI")
-
-
 def _require_real_volume(reader: Any, sitk: Any, doing: str) -> None:
     size = reader.GetSize()
     # Names of other types begin with "vector of", "complex of", "label of" or "Unknown".
@@ -136,11 +86,11 @@ def _require_real_volume(reader: Any, sitk: Any, doing: str) -> None:
         )
 
 
-def _require_room(reader: Any, sitk: Any, data_file: Path, *, compressed: bool, doing: str) -> None:
-    voxels, stored = math.prod(reader.GetSize()), data_file.stat().st_size
+def _require_room(reader: Any, sitk: Any, header: TextHeader, doing: str) -> None:
+    voxels, stored = math.prod(reader.GetSize()), header.data_file.stat().st_size
     # ITK names types as in "16-bit signed integer".
     bits = int(sitk.GetPixelIDValueAsString(reader.GetPixelID()).partition("-")[0])
-    least = voxels * bits / 8 / (DEFLATE_LARGEST_RATIO if compressed else 1)
+    least = voxels * bits / 8 / (DEFLATE_LARGEST_RATIO if header.compressed else 1)
     if least > stored or voxels > LARGEST_VOLUME_VOX:
         raise ReadError(
             doing,

@@ -17,7 +17,6 @@ import viscera
 from viscera.adapters.dicom_result import (
     INTENDED_USE,
     MANUFACTURER,
-    Origin,
     character_set,
     coded,
     copied_attributes,
@@ -28,6 +27,7 @@ from viscera.adapters.dicom_result import (
 from viscera.adapters.dicom_source import SourceImages
 from viscera.errors import MissingExtraError
 from viscera.labels import PRIVATE_SCHEME, Organ
+from viscera.origin import Origin
 from viscera.volume import LabelMap
 
 SERIES_NUMBER = 9002
@@ -128,7 +128,8 @@ def _corners(outline: NDArray[np.float64]) -> NDArray[np.float64]:
     after = np.roll(outline, -1, axis=0) - outline
     straight = before[:, 0] * after[:, 1] == before[:, 1] * after[:, 0]
     onward = (before * after).sum(axis=1) > 0
-    return outline[~(straight & onward)]
+    corners: NDArray[np.float64] = outline[~(straight & onward)]
+    return corners
 
 
 def _structure_set(label_map: LabelMap, source: SourceImages, origin: Origin) -> Dataset:
@@ -213,7 +214,7 @@ def _contours(organ: Organ, label_map: LabelMap, source: SourceImages) -> Datase
     result.ROIDisplayColor = list(organ.colour)
     result.ReferencedROINumber = organ.index
     _, row_mm, column_mm = label_map.grid.affine[:3, :3].T
-    contours = []
+    contours: list[Dataset] = []
     for number, labels in enumerate(label_map.labels):
         for points in outlines(labels == organ.index):
             world = source.positions_xyz_mm[number] + points[:, :1] * column_mm + points[:, 1:] * row_mm

@@ -16,6 +16,7 @@ from viscera.commands.interrupt import clean_end
 from viscera.commands.plan import Plan, PlannedCase
 from viscera.commands.tables import cases_csv, cases_json, summary
 from viscera.errors import VisceraError, WriteError
+from viscera.formats import LabelOutputs
 from viscera.quality import OrganQuality
 from viscera.read import read_label_map, read_volume
 from viscera.report import CaseEntry, Failure, Machinery, RunReport, Status, peak_memory_mib, utc_now
@@ -87,7 +88,7 @@ class Batch:
             for index, case in enumerate(self.plan.cases):
                 if case.error is not None:
                     self._failed(index, case.error, progress)
-                elif self.request.skip_existing and case.output.is_file():
+                elif self.request.skip_existing and self._finished(case):
                     if self.request.statistics:  # what the labels are called stands in the bundle
                         segmenter = segmenter or load()
                     self._skip(index, case, segmenter, progress)
@@ -119,6 +120,7 @@ class Batch:
             index,
             status=Status.DONE,
             output=str(done.output),
+            outputs={kind: str(path) for kind, path in done.outputs.items()},
             preview=None if done.preview is None else str(done.preview),
             notes=done.notes,
             shape_zyx_vox=grid.shape_zyx,
@@ -136,23 +138,39 @@ class Batch:
 
     def _skip(self, index: int, case: PlannedCase, segmenter: Segmenter | None, progress: Progress) -> None:
         progress.begin(f"{case.name}: skip")
+        outputs = self._outputs(case)
         organs: tuple[OrganStatistics, ...] = ()
         if segmenter is not None and self.request.statistics:
             # The tables are of all cases, so those done before are measured again.
             try:
                 options = self.request.options
                 volume = read_volume(case.source, series=options.series, hu_offset=options.hu_offset)
-                labels = read_label_map(case.output)
-                organs = organ_statistics(volume, labels, segmenter.bundle.card.organs)
+                card = segmenter.bundle.card
+                labels = read_label_map(outputs.main, card.organs)
+                organs = organ_statistics(volume, labels, card.organs)
             except VisceraError as error:
                 self._failed(index, error, progress)
                 return
             self.statistics[case.name] = organs
         self._set(
-            index, status=Status.SKIPPED, output=str(case.output), organs=tuple(organ_entry(organ) for organ in organs)
+            index,
+            status=Status.SKIPPED,
+            output=str(outputs.main),
+            outputs={kind: str(path) for kind, path in outputs.paths.items()},
+            organs=tuple(organ_entry(organ) for organ in organs),
         )
         progress.pause()
-        self.console.say(f"{case.name}: kept {case.output}")
+        self.console.say(f"{case.name}: kept {outputs.main}")
+
+    def _outputs(self, case: PlannedCase) -> LabelOutputs:
+        options = self.request.options
+        return LabelOutputs(labels=case.output, formats=options.formats, seg_type=options.seg_type)
+
+    def _finished(self, case: PlannedCase) -> bool:
+        """Whether every label file is there; an RTSTRUCT alone cannot be measured again."""
+        paths = self._outputs(case).paths
+        measurable = not self.request.statistics or set(paths) != {"rtstruct"}
+        return measurable and all(path.is_file() for path in paths.values())
 
     def _failed(self, index: int, error: Exception, progress: Progress) -> None:
         self._set(index, status=Status.FAILED, error=Failure.of(error), peak_memory_mib=peak_memory_mib())

@@ -60,7 +60,7 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
         "--format",
         choices=("nifti", "dicom-seg", "rtstruct"),
         action="append",
-        help="write NAME.nii.gz, NAME_seg.dcm or NAME_rtstruct.dcm; the last two need DICOM scans (repeatable; default: nifti)",
+        help="write NAME.nii.gz, NAME_seg.dcm or NAME_rtstruct.dcm; these two need DICOM (repeatable; default: nifti)",
     )
     group.add_argument(
         "--seg-type",

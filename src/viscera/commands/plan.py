@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from viscera.case import preview_path
 from viscera.commands.layouts import FlatLayout, Layout
 from viscera.errors import ConfigError, VisceraError
+from viscera.formats import FORMATS, LabelOutputs
 from viscera.read import CaseInput, find_inputs
 
 _NIFTI = (".nii", ".nii.gz")
@@ -43,11 +44,19 @@ class Plan:
     common: Mapping[Path, str] = field(default_factory=dict)
 
 
-def plan_cases(inputs: Sequence[Path], output: Path, report: Path | None = None, layout: Layout | None = None) -> Plan:
+def plan_cases(
+    inputs: Sequence[Path],
+    output: Path,
+    report: Path | None = None,
+    layout: Layout | None = None,
+    *,
+    formats: Collection[str] = ("nifti",),
+) -> Plan:
     """The plan for writing the labels of `inputs` to `output`: a file for one case, a folder for any number.
 
-    `layout` says where in a folder; a single file has the place it was given, and no other layout than the flat one. An
-    input that cannot be listed becomes a case with its error.
+    `layout` says where in a folder; a single file has the place it was given, and no other layout than the flat one.
+    Both of these are for NIfTI, whatever `formats` has besides. An input that cannot be listed becomes a case with its
+    error.
 
     Raises:
         ConfigError: If `output` has the wrong form or does not fit the layout, or a label file, picture, table or
@@ -57,6 +66,13 @@ def plan_cases(inputs: Sequence[Path], output: Path, report: Path | None = None,
     layout = layout or FlatLayout()
     single = output.name.lower().endswith(_NIFTI) and not output.is_dir()
     _require_form(output, single=single, cases=len(scans) + len(failed), layout=layout)
+    if "nifti" not in formats and (single or not layout.single_file):
+        raise ConfigError(
+            "planning the outputs",
+            expected="NIfTI among the formats, as this place or layout is for it",
+            got=", ".join(formats),
+            remedy="Add -f nifti, or give a folder with -o",
+        )
     folder = output.parent if single else output
     places = [(scan.name, Path(output.name)) for scan in scans] if single else layout.place(scans)
     cases = tuple(
@@ -118,7 +134,8 @@ def outputs_of(plan: Plan) -> list[Path]:
     """Every file the plan may write, the report apart."""
     labels = [case.output for case in plan.cases if case.error is None]
     statistics = [plan.statistics.with_name(plan.statistics.name + ending) for ending in (".csv", ".json")]
-    return [*labels, *map(preview_path, labels), *statistics, *plan.common]
+    written = [path for one in labels for path in LabelOutputs(labels=one, formats=FORMATS).paths.values()]
+    return [*written, *map(preview_path, labels), *statistics, *plan.common]
 
 
 def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None:

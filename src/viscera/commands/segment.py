@@ -11,7 +11,7 @@ from viscera.commands.options import add_machinery, given_options, loaded_segmen
 HELP = "label the organs of one or many CTs"
 DESCRIPTION = """\
 Labels liver (1), kidneys (2), spleen (3) and pancreas (4), or the organs of another bundle, on each CT's own grid and
-writes them as NIfTI.
+writes them as NIfTI, DICOM SEG or RTSTRUCT.
 A case that fails is named and the others are still done."""
 EXAMPLE = "viscera segment patient/dicom/ more/*.nii.gz -o labels/ --preview --statistics --report run.json"
 
@@ -41,7 +41,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument(
         "--hu-offset", metavar="HU", type=int, default=0, help="add this to every voxel, e.g. -1024 for a shifted scale"
     )
-    writing = parser.add_argument_group("writing")
+    _add_writing(parser.add_argument_group("writing"))
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Segments the inputs and returns the exit code."""
+    from viscera.case import CaseOptions
+    from viscera.commands.batch import Batch, Request
+    from viscera.commands.layouts import LAYOUTS
+    from viscera.commands.plan import plan_cases
+    from viscera.formats import require_formats
+
+    layout, formats = LAYOUTS[args.layout], tuple(dict.fromkeys(args.format or ["nifti"]))
+    require_formats(formats)
+    plan = plan_cases(args.inputs, args.output, args.report, layout, formats=formats)
+    options = CaseOptions(
+        series=args.series,
+        hu_offset=args.hu_offset,
+        allow_empty=args.allow_empty,
+        allow_mirrored=args.allow_mirrored,
+        preview=args.preview,
+        clean=args.clean,
+        side_files=layout.side_files,
+        formats=formats,
+        seg_type=args.seg_type,
+    )
+    request = Request(
+        options=options,
+        skip_existing=args.skip_existing,
+        statistics=args.statistics,
+        report=args.report,
+        given=given_options(args),
+    )
+
+    return Batch(plan, request, console).run(lambda: loaded_segmenter(args))
+
+
+def _add_writing(writing: argparse._ArgumentGroup) -> None:
+    writing.add_argument(
+        "-f",
+        "--format",
+        choices=("nifti", "dicom-seg", "rtstruct"),
+        action="append",
+        help="write NAME.nii.gz, NAME_seg.dcm or NAME_rtstruct.dcm; these two need DICOM (repeatable; default: nifti)",
+    )
+    writing.add_argument(
+        "--seg-type",
+        choices=("binary", "labelmap"),
+        default="binary",
+        help="type of DICOM SEG: binary, which all readers know, or labelmap, smaller and new (default: %(default)s)",
+    )
     writing.add_argument(
         "--layout",
         choices=("flat", "bids"),
@@ -64,38 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", metavar="FILE.json", type=Path, help="write what ran and what became of every case"
     )
     writing.add_argument(
-        "--skip-existing", action="store_true", help="keep label files that are there and skip their CTs"
+        "--skip-existing", action="store_true", help="skip a CT whose label files are there in every format asked for"
     )
     writing.add_argument(
         "--allow-mirrored", action="store_true", help="label a scan that looks like a patient's mirror image"
     )
     writing.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
-    """Segments the inputs and returns the exit code."""
-    from viscera.case import CaseOptions
-    from viscera.commands.batch import Batch, Request
-    from viscera.commands.layouts import LAYOUTS
-    from viscera.commands.plan import plan_cases
-
-    layout = LAYOUTS[args.layout]
-    plan = plan_cases(args.inputs, args.output, args.report, layout)
-    options = CaseOptions(
-        series=args.series,
-        hu_offset=args.hu_offset,
-        allow_empty=args.allow_empty,
-        allow_mirrored=args.allow_mirrored,
-        preview=args.preview,
-        clean=args.clean,
-        side_files=layout.side_files,
-    )
-    request = Request(
-        options=options,
-        skip_existing=args.skip_existing,
-        statistics=args.statistics,
-        report=args.report,
-        given=given_options(args),
-    )
-
-    return Batch(plan, request, console).run(lambda: loaded_segmenter(args))

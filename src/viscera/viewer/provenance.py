@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import viscera
-from viscera.adapters.dicom_files import files_below
-from viscera.errors import ReadError
+from viscera.digests import path_digest
 from viscera.geometry import Grid
 from viscera.report import utc_now
 
@@ -33,26 +31,9 @@ def provenance_facts(ct: Path, labels: Path, grid: Grid) -> list[tuple[str, str]
 
 
 def digest_words(path: Path) -> str:
-    """The sha256 of a file, or of the sorted list of its files' sha256 for a folder, in words.
-
-    `find FOLDER -type f -exec sha256sum {} + | cut -c 1-64 | sort | sha256sum` gives the same for a folder.
-
-    Raises:
-        ReadError: If a file cannot be read.
-    """
-    try:
-        if path.is_file():
-            return f"sha256 {_digest(path)}"
-        digests = sorted(_digest(file) for file in files_below(path))
-    except OSError as error:
-        raise ReadError(
-            f"reading {path}",
-            expected="a readable file",
-            got=error.strerror or type(error).__name__,
-            remedy="Check that it is still there",
-        ) from error
-    listed = "".join(f"{digest}\n" for digest in digests)
-    return f"{len(digests)} files, sha256 of their sorted sha256 {hashlib.sha256(listed.encode()).hexdigest()}"
+    """The sha256 of a file or folder in words, see `viscera.digests.path_digest`, which says what is raised."""
+    sha256, files = path_digest(path)
+    return f"{files} files, sha256 of their sorted sha256 {sha256}" if path.is_dir() else f"sha256 {sha256}"
 
 
 def shape_notes(grid: Grid) -> Sequence[str]:
@@ -61,8 +42,3 @@ def shape_notes(grid: Grid) -> Sequence[str]:
     if ((direction > _OBLIQUE) & (direction < 1 - _OBLIQUE)).any():
         return ("The scan's axes are oblique to the patient's: pictures are cut along the scan's own axes.",)
     return ()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,300 @@
+"""DICOM Segmentation objects as label maps: codes become the labels of an organ table."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels.utils import iter_pixels
+
+from viscera.adapters.dicom_files import DicomSource, dicom_sources
+from viscera.adapters.dicom_read import LARGEST_IMAGE_RATIO, SLICE_TOLERANCE, line_through
+from viscera.adapters.dicom_series import DICOM_FAULTS, LARGEST_MATRIX_VOX, ORIENTATION_TOLERANCE
+from viscera.errors import GeometryError, ReadError
+from viscera.geometry import Grid
+from viscera.hounsfield import allocated
+from viscera.labels import BACKGROUND, ORGANS, Organ
+from viscera.volume import LabelMap
+
+_SEGMENTATION, _LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+# What is segmented, in other codes than the organ table's: one side of a pair, and the codes of SNOMED RT that programs
+# wrote before DICOM changed to SNOMED CT (PS3.16, annex O).
+_KIDNEY, _LIVER, _SPLEEN, _PANCREAS = "64033007", "10200004", "78961009", "15776009"
+_SAME_CODE: Mapping[tuple[str, str], str] = {
+    ("SCT", "18639004"): _KIDNEY,
+    ("SCT", "9846003"): _KIDNEY,
+    ("SRT", "T-71000"): _KIDNEY,
+    ("SRT", "T-71010"): _KIDNEY,
+    ("SRT", "T-71020"): _KIDNEY,
+    ("SRT", "T-62000"): _LIVER,
+    ("SRT", "T-C3000"): _SPLEEN,
+    ("SRT", "T-65000"): _PANCREAS,
+}
+# Names that SNOMED CT and SNOMED RT have had in DICOM files.
+_SCHEMES = {"99SDM": "SRT", "SNM3": "SRT"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """Where a frame lies: centre of its first pixel, directions of rows and columns, spacings, and its segment."""
+
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+    between: float
+    segment: int | None
+
+
+def read_dicom_seg(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
+    """The label map of a DICOM SEG on its own grid: uint8 (slice, row, column), slices along their normal.
+
+    Segments become the labels of the organs with the same code (Segmented Property Type); the category does not matter,
+    nor does the side, so that a left and a right kidney are both the organ kidney. Segments that are none of the organs
+    are passed over. The grid reaches from the first to the last slice that has a frame, and slices without one between
+    them are background: files that leave out empty slices do not say how far their CT reached.
+
+    Args:
+        path: The file, or a folder or zip with one SEG among other objects.
+        organs: What to look for.
+
+    Raises:
+        ReadError: If there is not exactly one SEG, it is damaged or fractional, has none of the organs, or two of them
+            in one voxel.
+        GeometryError: If its frames are not slices of one regular grid.
+        MemoryBudgetError: If there is no memory for it.
+    """
+    doing = f"reading {path}"
+    with dicom_sources(Path(path)) as sources, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values
+        source = _only_seg(sources, doing)
+        try:
+            with source.opened() as file:
+                dataset = pydicom.dcmread(file, force=True)
+            _require_supported(dataset, source, doing)
+            indices = _indices(dataset, organs, doing)
+            frames = _frames(dataset, doing)
+            places, grid = _laid_out(frames, (int(dataset.Rows), int(dataset.Columns)), doing)
+            labels: NDArray[np.uint8] = allocated(grid.shape_zyx, np.uint8, doing)
+            labels[:] = BACKGROUND
+            _fill(labels, dataset, list(zip(places, frames, strict=True)), indices, doing)
+        except DICOM_FAULTS as error:
+            raise _damaged(doing, type(error).__name__) from error
+    return LabelMap(labels=labels, grid=grid)
+
+
+def _only_seg(sources: Sequence[DicomSource], doing: str) -> DicomSource:
+    kinds: Counter[str] = Counter()
+    found = []
+    for source in sources:
+        try:
+            with source.opened() as file:
+                header = pydicom.dcmread(
+                    file, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality"], force=True
+                )
+            if str(header.get("SOPClassUID") or "") in (_SEGMENTATION, _LABELMAP):
+                found.append(source)
+            kinds[str(header.get("Modality") or "no modality")[:16]] += 1
+        except DICOM_FAULTS as error:
+            raise _damaged(f"{doing}, {source.label}", type(error).__name__) from error
+    if len(found) == 1:
+        return found[0]
+    others = ", ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items())) or "no DICOM object"
+    raise ReadError(
+        doing,
+        expected="one DICOM segmentation (SEG)",
+        got=f"{len(found)} of them" if found else others,
+        remedy="Give the file of one SEG; structure sets (RTSTRUCT) are not read",
+    )
+
+
+def _require_supported(dataset: Any, source: DicomSource, doing: str) -> None:
+    """Refuses what cannot be read as labels, and objects shorter than what they claim to hold."""
+    kind = str(dataset.get("SegmentationType") or "")
+    if kind not in ("BINARY", "LABELMAP"):
+        raise ReadError(
+            doing,
+            expected="a SEG of type BINARY or LABELMAP",
+            got=kind[:16] or "no type",
+            remedy="Cut it at a threshold of your choice in the program that made it, and save it as BINARY",
+        )
+    rows, columns, count = int(dataset.Rows), int(dataset.Columns), int(dataset.NumberOfFrames)
+    if not (1 <= rows <= LARGEST_MATRIX_VOX and 1 <= columns <= LARGEST_MATRIX_VOX and count >= 1):
+        raise _damaged(doing, f"{count} frames of {rows} x {columns} voxels")
+    bits = rows * columns * count * int(dataset.BitsAllocated)
+    packed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    held = 8 * source.size_bytes * (LARGEST_IMAGE_RATIO if packed else 1)
+    if bits > held or (not packed and bits > 8 * len(dataset.PixelData)):
+        raise _damaged(doing, f"too few bytes for {count} frames of {rows} x {columns} voxels")
+    if len(dataset.PerFrameFunctionalGroupsSequence) != count:
+        raise _damaged(doing, f"{len(dataset.PerFrameFunctionalGroupsSequence)} places for {count} frames")
+
+
+def _indices(dataset: Any, organs: Sequence[Organ], doing: str) -> dict[int, int]:
+    """Label index by segment number, of the segments that are organs."""
+    indices: dict[int, int] = {}
+    names = []
+    for segment in dataset.SegmentSequence:
+        found = _organ(segment, organs)
+        if found is not None:
+            indices[int(segment.SegmentNumber)] = found.index
+        names.append(str(segment.SegmentedPropertyTypeCodeSequence[0].get("CodeMeaning") or "without a name")[:64])
+    if not indices:
+        raise ReadError(
+            doing,
+            expected=f"segments coded as {', '.join(organ.name for organ in organs)}",
+            got=", ".join(names[:8]) or "no segment",
+            remedy="Give a SEG of these organs, or the bundle whose organs they are",
+        )
+    return indices
+
+
+def _organ(segment: Any, organs: Sequence[Organ]) -> Organ | None:
+    """The organ a segment is, by its code; of several with one code the one with the segment's label."""
+    code = segment.SegmentedPropertyTypeCodeSequence[0]
+    scheme, value = str(code.get("CodingSchemeDesignator") or ""), str(code.get("CodeValue") or "")
+    scheme = _SCHEMES.get(scheme, scheme)
+    if same := _SAME_CODE.get((scheme, value)):
+        scheme, value = "SCT", same
+    coded = [organ for organ in organs if (organ.code.scheme, organ.code.value) == (scheme, value)]
+    named = [organ for organ in coded if organ.name == str(segment.get("SegmentLabel") or "")]
+    return next(iter(named or coded), None)
+
+
+def _frames(dataset: Any, doing: str) -> list[_Frame]:
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
+    frames = []
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        items = [groups, *shared]
+        orientation = [float(part) for part in _item(items, "PlaneOrientationSequence").ImageOrientationPatient]
+        measures = _item(items, "PixelMeasuresSequence")
+        identified = next((one for one in items if one.get("SegmentIdentificationSequence")), None)
+        number = None
+        if identified is not None:
+            number = int(identified.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        frame = _Frame(
+            position=tuple(float(part) for part in _item(items, "PlanePositionSequence").ImagePositionPatient),
+            orientation=tuple(orientation),
+            spacing=tuple(float(part) for part in measures.PixelSpacing),
+            between=abs(float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0)),
+            segment=number,
+        )
+        numbers = [*frame.position, *frame.orientation, *frame.spacing, frame.between]
+        if len(numbers) != 12 or not np.isfinite(numbers).all() or min(frame.spacing) <= 0:
+            raise _damaged(doing, "a frame without place, direction or spacing")
+        frames.append(frame)
+    return frames
+
+
+def _item(items: Sequence[Any], name: str) -> Any:
+    """The item of a functional group, of the frame or of all frames; raises KeyError if there is none."""
+    for one in items:
+        if one.get(name):
+            return one[name][0]
+    raise KeyError(name)
+
+
+def _laid_out(frames: Sequence[_Frame], size_vox: tuple[int, int], doing: str) -> tuple[list[int], Grid]:
+    """For each frame its slice, and the grid of all slices from the first to the last one that has a frame."""
+    first = frames[0]
+    column, row = np.array(first.orientation).reshape(2, 3)
+    normal = np.cross(column, row)
+    lengths = np.linalg.norm([column, row, normal], axis=1)
+    if np.abs(lengths - 1).max() > 10 * ORIENTATION_TOLERANCE or not all(_alike(first, frame) for frame in frames):
+        raise _irregular(doing, "frames of several directions or spacings")
+    positions = np.array([frame.position for frame in frames])
+    along = positions @ normal
+    step_mm = _slice_step(np.unique(along.round(3)), first.between, doing)
+    places = np.rint((along - along.min()) / step_mm).astype(np.int_)
+    count = int(places.max()) + 1
+    if count > LARGEST_MATRIX_VOX:
+        raise _irregular(doing, f"frames over {count} slices")
+    if count == 1:
+        origin, step = positions[0], normal * step_mm
+    else:
+        origin, step = line_through(positions, places)
+    astray = np.linalg.norm(positions - origin - places[:, None] * step, axis=1).max()
+    if astray > SLICE_TOLERANCE * step_mm:
+        raise _irregular(doing, f"a frame {astray:.2f} mm from its place")
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = row / lengths[1] * first.spacing[0]
+    affine[:3, 2] = column / lengths[0] * first.spacing[1]
+    affine[:3, 3] = origin
+    return places.tolist(), Grid(shape_zyx=(count, *size_vox), affine=affine)
+
+
+def _slice_step(along: NDArray[np.float64], declared: float, doing: str) -> float:
+    """The distance of neighbouring slices: as declared if all frames fit, else that of the nearest two."""
+    if len(along) == 1:
+        if declared <= 0:
+            raise _irregular(doing, "one slice without a thickness")
+        return declared
+    gaps = np.diff(along)
+    for step in (declared, float(gaps.min())):
+        if step > 0 and np.abs(gaps / step - np.rint(gaps / step)).max() <= SLICE_TOLERANCE and gaps.min() > step / 2:
+            # The mean over all steps evens out rounded positions.
+            return float((along[-1] - along[0]) / np.rint(gaps / step).sum())
+    raise _irregular(doing, f"gaps from {gaps.min():.2f} to {gaps.max():.2f} mm")
+
+
+def _alike(first: _Frame, other: _Frame) -> bool:
+    return bool(
+        np.allclose(first.orientation, other.orientation, rtol=0, atol=ORIENTATION_TOLERANCE)
+        and np.allclose(first.spacing, other.spacing, rtol=1e-4, atol=0)
+    )
+
+
+def _fill(
+    labels: NDArray[np.uint8], dataset: Any, places: Sequence[tuple[int, _Frame]], indices: dict[int, int], doing: str
+) -> None:
+    """Writes every frame's voxels of organs into `labels`."""
+    overlapping = 0
+    for (place, frame), image in zip(places, _images(dataset), strict=True):
+        if image.shape != labels.shape[1:]:
+            raise _damaged(doing, f"a frame of {image.shape} voxels")
+        target = labels[place]
+        if dataset.SegmentationType == "LABELMAP":
+            table = np.zeros(int(np.iinfo(image.dtype).max) + 1, dtype=np.uint8)
+            for segment, index in indices.items():
+                table[segment] = index
+            found = table[image]
+        else:
+            if frame.segment is None:
+                raise _damaged(doing, "a frame without a segment")
+            index = indices.get(frame.segment, BACKGROUND)
+            found = np.where(image > 0, np.uint8(index), np.uint8(BACKGROUND))
+        inside = found != BACKGROUND
+        overlapping += int(np.count_nonzero(inside & (target != BACKGROUND) & (target != found)))
+        target[inside] = found[inside]
+    if overlapping:
+        raise ReadError(
+            doing,
+            expected="at most one organ in a voxel",
+            got=f"{overlapping} voxels with two",
+            remedy="Separate the segments in the program that made them",
+        )
+
+
+def _images(dataset: Any) -> Iterator[NDArray[Any]]:
+    # A single frame comes without an axis of frames.
+    yield from iter_pixels(dataset, raw=True)
+
+
+def _damaged(doing: str, got: str) -> ReadError:
+    return ReadError(doing, expected="a whole DICOM SEG", got=got, remedy="Copy or make it again")
+
+
+def _irregular(doing: str, got: str) -> GeometryError:
+    return GeometryError(
+        doing,
+        expected="frames on parallel, evenly spaced slices in the patient's space",
+        got=got,
+        remedy="Resample the segmentation onto its CT in the program that made it",
+    )

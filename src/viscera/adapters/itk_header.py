@@ -1,0 +1,170 @@
+"""The text headers of NRRD and MetaImage files, checked before a library sees them.
+
+ITK believes its headers: some numbers end the whole process, and a field written twice or in another way makes it open
+a file that a looser check did not see. Only headers that can be read in one way are let through.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from viscera.errors import GeometryError, ReadError
+
+# Text headers are far shorter.
+HEADER_BYTES = 2**16
+# The spaces ITK knows how to turn into its own, LPS.
+_NRRD_SPACES = {
+    "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
+}  # fmt: skip
+_COMPRESSED_FORMATS = ("gzip", "gz", "bzip2", "bz2")
+_MOST_AXES = 4
+# No file system has longer names.
+_LONGEST_NAME = 255
+_LARGEST_SIZE_VOX = 2**31 - 1
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+# MetaImage fields that are whole numbers, and those with a number for each axis or for each pair of axes.
+_META_WHOLE = (
+    "NDims",
+    "ElementNumberOfChannels",
+    "HeaderSize",
+    "CompressedDataSize",
+    "ObjectSubType",
+    "ID",
+    "ParentID",
+)
+_META_PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+_NRRD_WHOLE = ("dimension", "space dimension", "line skip", "byte skip", "lineskip", "byteskip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextHeader:
+    """The file that holds the voxels, and whether they are compressed there."""
+
+    data_file: Path
+    compressed: bool
+
+
+def checked_header(path: Path, doing: str) -> TextHeader:
+    """What the header of an .nrrd, .mha or .mhd file says about its voxels.
+
+    Raises:
+        ReadError: If it is no such header, can be read in two ways, or has its voxels elsewhere than in the file or in
+            one beside it.
+        GeometryError: If it does not say where the voxels lie.
+    """
+    with path.open("rb") as file:
+        text = file.read(HEADER_BYTES).decode("latin-1")
+    if path.suffix.lower() == ".nrrd":
+        fields = _nrrd_fields(text, doing)
+        known = fields.get("space", "").lower() in _NRRD_SPACES and "space directions" in fields
+        data_name = fields.get("data file", fields.get("datafile", "local"))
+        compressed = fields.get("encoding", "").lower() in _COMPRESSED_FORMATS
+    else:
+        fields = _meta_fields(text, doing)
+        known = any(name in fields for name in _META_MATRICES) and "ElementSpacing" in fields
+        data_name, compressed = fields["ElementDataFile"], fields.get("CompressedData", "").lower() in ("true", "1")
+    if not known:
+        raise GeometryError(
+            doing,
+            expected="the spacing and the patient's axes in the header",
+            got="a header without them",
+            remedy="Export the scan again with its geometry, best from DICOM",
+        )
+    return TextHeader(data_file=_data_file(path, data_name, doing), compressed=compressed)
+
+
+def _meta_fields(text: str, doing: str) -> Mapping[str, str]:
+    """The fields of a MetaImage header, which ends with the line that names the data file."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, sign, value = (part.strip() for part in line.partition("="))
+        if not sign or not _FIELD_NAME.fullmatch(name) or name in fields:
+            break
+        fields[name] = value
+        if name == "ElementDataFile":
+            break
+    if "ElementDataFile" not in fields:
+        raise _not_that(doing, "a MetaImage header of lines NAME = VALUE, each name once", "other text")
+    axes = _axes(fields.get("NDims", ""), doing)
+    _require_sizes(fields.get("DimSize", ""), axes, doing)
+    for name, value in fields.items():
+        count = 1 if name in _META_WHOLE else axes if name in _META_PER_AXIS else axes**2
+        if name in (*_META_WHOLE, *_META_PER_AXIS, *_META_MATRICES):
+            _require_numbers(name, value.split(), count, doing, whole=name in _META_WHOLE)
+    return fields
+
+
+def _nrrd_fields(text: str, doing: str) -> Mapping[str, str]:
+    """The fields of a NRRD header, which ends with an empty line; names in small letters."""
+    if not text.startswith("NRRD"):
+        raise _not_that(doing, "an NRRD file", "a file that does not begin with NRRD")
+    head, end, _ = text.replace("\r\n", "\n").partition("\n\n")
+    if not end:  # without one there is only a header, and the voxels are elsewhere
+        head = head.rstrip("\n")
+    fields: dict[str, str] = {}
+    for line in head.split("\n")[1:]:
+        if line.startswith("#") or ":=" in line:  # comments, and keys with values of a user's own
+            continue
+        name, sign, value = (part.strip() for part in line.partition(":"))
+        if not sign or not _FIELD_NAME.fullmatch(name) or name.lower() in fields:
+            raise _not_that(doing, "an NRRD header of lines NAME: VALUE, each name once", "other text")
+        fields[name.lower()] = value
+    if "data file" in fields and "datafile" in fields:
+        raise _not_that(doing, "an NRRD header that names one data file", "two")
+    axes = _axes(fields.get("dimension", ""), doing)
+    _require_sizes(fields.get("sizes", ""), axes, doing)
+    for name in _NRRD_WHOLE:
+        if name in fields:
+            _require_numbers(name, [fields[name]], 1, doing, whole=True)
+    return fields
+
+
+def _axes(value: str, doing: str) -> int:
+    if not _WHOLE.fullmatch(value) or not 1 <= int(value) <= _MOST_AXES:
+        raise _not_that(doing, f"a header of 1 to {_MOST_AXES} axes", f"{value[:40]!r}")
+    return int(value)
+
+
+def _require_sizes(value: str, axes: int, doing: str) -> None:
+    sizes = value.split()
+    if len(sizes) != axes or not all(_WHOLE.fullmatch(one) and 0 < int(one) <= _LARGEST_SIZE_VOX for one in sizes):
+        raise _not_that(doing, f"{axes} sizes in the header", f"{value[:80]!r}")
+
+
+def _require_numbers(name: str, values: Sequence[str], count: int, doing: str, *, whole: bool) -> None:
+    if len(values) != count or not all(_WHOLE.fullmatch(one) if whole else _is_finite(one) for one in values):
+        kind = "whole number" if whole else "finite number"
+        raise _not_that(doing, f"{count} {kind}{'s' * (count > 1)} as {name}", f"{' '.join(values)[:80]!r}")
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _data_file(path: Path, name: str, doing: str) -> Path:
+    if name.lower() == "local":
+        return path
+    # "LIST" and names with spaces or signs stand for several files, which the header names one after the other.
+    several = name.upper().startswith("LIST") or "%" in name
+    if (
+        several
+        or PurePath(name).name != name
+        or "\\" in name
+        or len(name) > _LONGEST_NAME
+        or not (beside := path.parent / name).is_file()
+    ):
+        raise _not_that(doing, "voxels in the file or in one beside it", f"the data file {name[:200]!r}")
+    return beside
+
+
+def _not_that(doing: str, expected: str, got: str) -> ReadError:
+    return ReadError(doing, expected=expected, got=got, remedy="Check the file, or export the scan again as NIfTI")

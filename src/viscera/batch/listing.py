@@ -1,0 +1,323 @@
+"""The scans of a batch, from lists, folders, BIDS data sets and trees of DICOM studies.
+
+Nothing is opened but tables, descriptions of data sets and the headers of DICOM images. A scan that turns out not to be
+readable is a case that fails, not an error of the list.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from viscera.adapters.dicom_files import dicom_sources, is_dicom_file
+from viscera.adapters.dicom_series import FEWEST_PLACES, HU_TYPES, NoCtSeriesError, Series, ct_series
+from viscera.bids import DESCRIPTION
+from viscera.errors import ConfigError, ReadError
+from viscera.read import NIFTI_SUFFIXES, find_inputs
+
+# A series that covers less of the body's length than this shows less than two thirds of a liver.
+LEAST_EXTENT_MM = 100.0
+# Room for endings in a file's name, which may have 255 bytes.
+_LONGEST_NAME_BYTES = 180
+_COLUMNS = ("path", "name", "series")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """A CT to work on.
+
+    Attributes:
+        path: The file or folder it is read from, absolute.
+        name: What its outputs and its entry are called.
+        series: The UID of the series in a DICOM folder; None where `path` says it all.
+    """
+
+    path: Path
+    name: str
+    series: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The scans found, with names that differ, and how many CT series of DICOM trees are not worth segmenting."""
+
+    scans: tuple[Scan, ...]
+    passed_over: int = 0
+
+
+def list_scans(inputs: Sequence[Path]) -> Listing:
+    """The scans that `inputs` stand for, in order.
+
+    A file that ends in .csv is a list: a column `path`, relative to the list's own folder, and if wanted `name` and
+    `series`; other columns are passed over. A folder with the description of a BIDS data set stands for its images with
+    the suffix ct, in any folder of a subject. In any other folder each NIfTI, NRRD, MetaImage or zip file directly
+    within is a scan, and of the DICOM images at any depth each series worth segmenting is: CT, axial, in HU, of
+    `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its path is the deepest folder that holds all of it.
+    Any other file, and what cannot be listed, is a scan itself.
+
+    Scans whose names agree are told apart by the folder they are in, then by numbers.
+
+    Raises:
+        ReadError: If a list cannot be read, or a data set or folder has no scan.
+        ConfigError: If a name in a list is given twice or cannot be a file's.
+    """
+    found: list[Scan] = []
+    passed_over = 0
+    for path in dict.fromkeys(one.absolute() for one in inputs):
+        if path.is_dir():
+            scans, others = _folder(path)
+            found += scans
+            passed_over += others
+        else:
+            found += _listed(path) if path.suffix.lower() == ".csv" else [_single(path)]
+    return Listing(scans=tuple(_distinct(found)), passed_over=passed_over)
+
+
+def listing_csv(scans: Sequence[Scan]) -> str:
+    """The list that `list_scans` reads: path, name and series of every scan."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows((scan.path, scan.name, scan.series or "") for scan in scans)
+    return text.getvalue()
+
+
+def _listed(path: Path) -> list[Scan]:
+    doing = f"reading the list {path}"
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReadError(doing, expected="a CSV in UTF-8", got=str(error), remedy="Correct the file") from error
+    scans = []
+    for number, row in enumerate(rows, 2):
+        if not (text := (row.get("path") or "").strip()):
+            raise ReadError(
+                doing,
+                expected="a column `path` with a value in every row",
+                got=f"none in line {number}",
+                remedy="Add it",
+            )
+        place = Path(os.path.normpath(path.parent / text))
+        name = (row.get("name") or "").strip()
+        series = (row.get("series") or "").strip()
+        scans.append(Scan(path=place, name=name or _single(place).name, series=series or None))
+        if name:
+            _require_name(name, doing)
+    if not scans:
+        raise ReadError(doing, expected="at least one row", got="none", remedy="Give a list with scans")
+    given = Counter(name.casefold() for row in rows if (name := (row.get("name") or "").strip()))
+    if given and (twice := given.most_common(1)[0])[1] > 1:
+        raise ConfigError(doing, expected="names that differ", got=f"{twice[0]!r} twice", remedy="Rename one")
+    return scans
+
+
+def _require_name(name: str, doing: str) -> None:
+    if name.startswith(".") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name) or _too_long(name):
+        raise ConfigError(
+            doing,
+            expected=f"names that files can have, of at most {_LONGEST_NAME_BYTES} bytes",
+            got=repr(name[:80]),
+            remedy="Rename it",
+        )
+
+
+def _folder(path: Path) -> tuple[list[Scan], int]:
+    if (path / DESCRIPTION).is_file() and not _derivative(path):
+        return _data_set(path), 0
+    series, passed_over = _dicom_tree(path)
+    files = [] if any(map(is_dicom_file, _files(path))) else _image_files(path)
+    if not files and not series:
+        return [_single(path)] if not passed_over else _none_worth(path, passed_over), passed_over
+    return [*files, *series], passed_over
+
+
+def _none_worth(path: Path, passed_over: int) -> list[Scan]:
+    raise ReadError(
+        f"looking for CTs in {path}",
+        expected=f"an axial CT series in HU, of {FEWEST_PLACES} slices at least over {LEAST_EXTENT_MM:g} mm",
+        got=f"{passed_over} other CT series",
+        remedy="Give one you want all the same in a CSV with the columns path, name, series",
+    )
+
+
+def _derivative(path: Path) -> bool:
+    try:
+        values = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("DatasetType") == "derivative"
+
+
+def _data_set(path: Path) -> list[Scan]:
+    images = [
+        file
+        for subject in sorted(path.glob("sub-*"))
+        for file in sorted(subject.rglob("*"))
+        if file.name.lower().endswith(tuple(f"_ct{suffix}" for suffix in NIFTI_SUFFIXES))
+    ]
+    if not images:
+        raise ReadError(
+            f"looking for CTs in the BIDS data set {path}",
+            expected="images such as sub-01/ct/sub-01_ct.nii.gz",
+            got="none with the suffix ct",
+            remedy="Give the images, or a CSV that lists them",
+        )
+    return [_single(file) for file in images]
+
+
+def _image_files(path: Path) -> list[Scan]:
+    try:
+        cases = find_inputs([path])
+    except ReadError:
+        return []
+    return [Scan(path=case.path, name=case.name) for case in cases if case.path.is_file()]
+
+
+def _single(path: Path) -> Scan:
+    try:
+        (case,) = find_inputs([path])
+    except (ReadError, ValueError):  # nothing there, or nothing of its kind: reading it will say so
+        name = path.name.removesuffix(".gz").removesuffix(".nii") or "case"
+        return Scan(path=path, name=name)
+    return Scan(path=case.path, name=case.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one folder holds of a series."""
+
+    folder: Path
+    uid: str
+    number: str
+    places: int
+    ends_mm: tuple[float, float]
+    suits: bool
+
+
+def _dicom_tree(root: Path) -> tuple[list[Scan], int]:
+    """The series worth segmenting in order of their paths, and how many CT series are not."""
+    series: dict[tuple[str, str], list[_Part]] = {}
+    broken: list[Path] = []
+    for folder in _folders(root):
+        try:
+            for part in _parts(folder):
+                series.setdefault((part.uid, "" if part.uid else str(folder)), []).append(part)
+        except ReadError:
+            broken.append(folder)
+    worth = {key: parts for key, parts in series.items() if _worth(parts)}
+    places = {key: Path(os.path.commonpath([part.folder for part in parts])) for key, parts in worth.items()}
+    shared = Counter(places.values())
+    scans: list[Scan] = []
+    for key, path in places.items():
+        name = _tree_name(path, root)
+        # A folder given without a series is read with all that is below it.
+        scans.append(
+            Scan(
+                path=path,
+                name=f"{name}_s{worth[key][0].number or _next_number(scans, path)}" if shared[path] > 1 else name,
+                series=key[0] or None,
+            )
+        )
+    scans += [Scan(path=folder, name=_tree_name(folder, root)) for folder in broken]
+    return sorted(scans, key=lambda scan: (scan.path, scan.name)), len(series) - len(worth)
+
+
+def _next_number(scans: Sequence[Scan], path: Path) -> int:
+    """The number, from 1, of the next scan in `path`."""
+    return 1 + sum(scan.path == path for scan in scans)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    for parent, folders, _ in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(parent)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+
+
+def _parts(folder: Path) -> list[_Part]:
+    """The CT series of the images directly in `folder`, of each the best part.
+
+    Raises:
+        ReadError: If an image is damaged.
+    """
+    sources = []
+    for file in _files(folder):
+        if is_dicom_file(file):
+            with dicom_sources(file) as found:
+                sources += found
+    if not sources:
+        return []
+    try:
+        ranked = ct_series(sources, f"listing {folder}")
+    except NoCtSeriesError:
+        return []
+    best: dict[str, Series] = {}
+    for one in ranked:
+        best.setdefault(one.uid, one)
+    return [_part(one, folder) for one in best.values()]
+
+
+def _part(series: Series, folder: Path) -> _Part:
+    normal = series.slices[0].normal
+    along = [float(np.dot(one.position_xyz_mm, normal)) for one in series.slices]
+    return _Part(
+        folder=folder,
+        uid=series.uid,
+        number=series.number,
+        places=series.places,
+        ends_mm=(min(along), max(along)),
+        suits=series.axial and series.rescale_type in HU_TYPES,
+    )
+
+
+def _worth(parts: Sequence[_Part]) -> bool:
+    extent = max(part.ends_mm[1] for part in parts) - min(part.ends_mm[0] for part in parts)
+    enough = sum(part.places for part in parts) >= FEWEST_PLACES and extent >= LEAST_EXTENT_MM
+    return enough and all(part.suits for part in parts)
+
+
+def _tree_name(path: Path, root: Path) -> str:
+    return "_".join(path.relative_to(root).parts) or path.name or "case"
+
+
+def _too_long(name: str) -> bool:
+    return len(name.encode(errors="surrogateescape")) > _LONGEST_NAME_BYTES
+
+
+def _short(name: str) -> str:
+    """The name, or its beginning and a hash where it is too long for a file's."""
+    if not _too_long(name):
+        return name
+    data = name.encode(errors="surrogateescape")
+    beginning = data[: _LONGEST_NAME_BYTES - 20].decode(errors="ignore")
+    return f"{beginning}_{hashlib.sha256(data).hexdigest()[:12]}"
+
+
+def _distinct(scans: Sequence[Scan]) -> Iterator[Scan]:
+    """The scans, each once, with names that differ also where case does not count."""
+    once = list(dict.fromkeys((scan.path, scan.series) for scan in scans))
+    first = {(scan.path, scan.series): scan for scan in reversed(scans)}
+    kept = [first[key] for key in once]
+    common = Counter(scan.name.casefold() for scan in kept)
+    taken: set[str] = set()
+    for scan in kept:
+        again = common[scan.name.casefold()] > 1
+        name = _short(f"{scan.path.parent.name}_{scan.name}" if again else scan.name)
+        number, numbered = 1, name
+        while numbered.casefold() in taken:
+            number += 1
+            numbered = f"{name}_{number}"
+        taken.add(numbered.casefold())
+        yield replace(scan, name=numbered)

@@ -1,0 +1,67 @@
+"""`viscera batch`: the ledger, going on from it, and worker processes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from viscera.cli import main
+
+
+@pytest.fixture
+def scans(tiny_scan: Path, other_scan: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name, scan in (("a", tiny_scan), ("b", other_scan)):
+        (folder / f"{name}.nii.gz").write_bytes(scan.read_bytes())
+    return folder
+
+
+def batch(scans: Path, out: Path, bundle: Path, *options: str) -> int:
+    return main(["batch", str(scans), "-o", str(out), "--bundle", str(bundle), "--device", "cpu", "-q", *options])
+
+
+def entries(out: Path) -> dict[str, dict[str, object]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((out / "ledger").glob("*.json"))}
+
+
+def test_every_case_has_labels_and_an_entry(scans: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert batch(scans, out, tiny_bundle) == 0
+    found = entries(out)
+    assert {name: entry["status"] for name, entry in found.items()} == {"a": "done", "b": "done"}
+    assert (out / "a.nii.gz").is_file()
+    assert (out / "b.nii.gz").is_file()
+
+
+def test_what_is_done_is_kept_and_what_was_altered_is_done_again(
+    scans: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert batch(scans, out, tiny_bundle) == 0
+    kept, before = out / "a.nii.gz", (out / "b.nii.gz").read_bytes()
+    untouched = kept.stat().st_mtime_ns
+    (out / "b.nii.gz").write_bytes(b"altered")
+    assert batch(scans, out, tiny_bundle) == 0
+    assert kept.stat().st_mtime_ns == untouched
+    assert (out / "b.nii.gz").read_bytes() == before
+
+
+def test_a_case_that_fails_is_listed_and_the_others_are_done(scans: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (scans / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
+    out = tmp_path / "out"
+    assert batch(scans, out, tiny_bundle, "--retries", "1") == 1
+    assert {name: entry["status"] for name, entry in entries(out).items()} == {
+        "a": "done",
+        "b": "done",
+        "broken": "failed",
+    }
+
+
+def test_worker_processes_do_the_same(scans: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    assert batch(scans, tmp_path / "one", tiny_bundle) == 0
+    assert batch(scans, tmp_path / "two", tiny_bundle, "--workers", "2") == 0
+    for name in ("a", "b"):
+        one, two = ((tmp_path / out / f"{name}.nii.gz").read_bytes() for out in ("one", "two"))
+        assert one == two
