@@ -38,6 +38,6 @@ def test_other_values_are_refused(tmp_path, value, dtype):
         read_label_map(save(tmp_path, array))
 
 
-def test_dicom_is_refused(tmp_path):
-    with pytest.raises(ReadError, match="got DICOM"):
+def test_a_folder_without_a_dicom_seg_is_refused(tmp_path):
+    with pytest.raises(ReadError, match=r"expected one DICOM segmentation \(SEG\), got no DICOM object"):
         read_label_map(tmp_path)

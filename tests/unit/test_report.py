@@ -69,6 +69,7 @@ def test_the_text_is_json_with_its_schema() -> None:
         "input": "in/a.nii",
         "status": "waiting",
         "output": None,
+        "outputs": {},
         "preview": None,
         "error": None,
         "notes": [],
