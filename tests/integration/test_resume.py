@@ -108,10 +108,13 @@ def assert_same_end(run: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize(("stage", "step"), [("localise", 1), ("localise", 4), ("segment", 3), ("segment", 5)])
 def test_interrupted_and_continued_is_uninterrupted(stage, step, run_to_end, whole, tmp_path, monkeypatch):
+    # Python's own handler, whatever other tests and their libraries have left: the system's would end the tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         stop_after(patch, step, ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             run_to_end(stage, tmp_path)
+    signal.signal(signal.SIGINT, before)
     assert checkpoint_iterations(tmp_path)[-1] == step
     assert not (tmp_path / "card.json").exists()
     torch.manual_seed(step)  # what else draws numbers must not matter
