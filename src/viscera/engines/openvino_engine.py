@@ -31,6 +31,7 @@ from viscera.memory import require_memory, resident_bytes
 COMFORTABLE_BYTES = 512 * 10**6
 # A large scan leaves it less, as far as it can do with less.
 COMFORTABLE_PROCESS_BYTES = 1100 * 10**6
+LEAST_BYTES = 300 * 10**6
 
 # OpenVINO's Python package loads this converter, which reports each import to a web analytics service and needs as
 # much time as the rest of the import. Graphs are read without it.
@@ -121,21 +122,20 @@ class OpenVinoEngine:
 
     def _made(self, stage: Stage, shape: Shape) -> _Network:
         """The stage's network for images of `shape`: whole if there is memory for it, else in windows."""
-        parts, graph = layout(stage, self._bundle.card.model), self._graphs[stage]
+        parts, graph = layout(stage, self._bundle.card.model), self._graphs[stage].clone()
+        graph.reshape(list(shape))
+        self._require_outputs(stage, graph, shape)
         budget = self._budget(stage, shape)
         if whole_bytes(parts, shape, self._itemsize) <= budget:
-            graph = graph.clone()
-            graph.reshape(list(shape))
-            self._require_outputs(stage, graph, shape)
             return WholeNetwork(self._compiled(graph))
-        planes = fitting_planes(parts, shape, budget, self._itemsize)
-        return WindowedNetwork(graph, self._bundle.graph(stage), parts, planes or parts.multiple, self._compiled)
+        planes = fitting_planes(parts, shape, budget, self._itemsize) or parts.multiple
+        return WindowedNetwork(self._graphs[stage], self._bundle.graph(stage), parts, planes, self._compiled)
 
     def _budget(self, stage: Stage, shape: Shape) -> int:
         """Bytes the network may take: what the limit leaves, else what is both fast and lean."""
         held = resident_bytes() or 0
         if self._memory_limit is None:
-            return min(COMFORTABLE_BYTES, COMFORTABLE_PROCESS_BYTES - held)
+            return min(COMFORTABLE_BYTES, max(COMFORTABLE_PROCESS_BYTES - held, LEAST_BYTES))
         self._require_memory(stage, shape)
         return self._memory_limit - held
 
