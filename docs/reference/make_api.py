@@ -81,7 +81,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_TITLES = {"Args": "Takes", "Attributes": "Has", "Returns": "Returns", "Raises": "Raises"}
+_TITLES = {"Args": "Takes", "Attributes": "Has", "Returns": "Returns", "Raises": "Raises", "Example": "Example"}
 
 
 def api_text() -> str:
@@ -170,12 +170,15 @@ def annotation(hint: Any) -> str:
 def described(thing: Any) -> str:
     """A docstring as Markdown: its text, and what it takes, has, returns and raises as lists."""
     text = inspect.cleandoc(thing.__doc__ or "")
-    parts = re.split(r"\n\n(?=(?:Args|Attributes|Returns|Raises):\n)", text)
+    parts = re.split(r"\n\n(?=(?:Args|Attributes|Returns|Raises|Example):\n)", text)
     lines = [parts[0]]
     for part in parts[1:]:
         title, _, body = part.partition(":\n")
-        entries = re.split(r"\n(?=    \S)", "\n" + body)[1:]
         lines += ["", f"{_TITLES[title]}:", ""]
+        if title == "Example":
+            lines += ["```text", inspect.cleandoc("\n" + body), "```"]
+            continue
+        entries = re.split(r"\n(?=    \S)", "\n" + body)[1:]
         lines += [item(one, title) for one in entries]
     return "\n".join(lines)
 

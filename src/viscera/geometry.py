@@ -40,6 +40,13 @@ class Box:
     """A half-open box in mm along the axes of a grid, from the outer corner of that grid's first voxel.
 
     Voxels [a, b) of an axis with spacing s span [a * s, b * s): a box runs over voxel faces, not centres.
+
+    Example:
+        >>> box = Box(lower_zyx_mm=(10, 0, 20), upper_zyx_mm=(30, 40, 60))
+        >>> box.extent_zyx_mm
+        (20.0, 40.0, 40.0)
+        >>> box.grown(5).lower_zyx_mm
+        (5.0, -5.0, 15.0)
     """
 
     lower_zyx_mm: Vector
@@ -183,6 +190,20 @@ class Grid:
             spacing_zyx_mm: Spacing along each array axis.
             direction_zyx: 3x3; column k is the world (x, y, z) direction of array axis k.
             origin_xyz_mm: World position of the first voxel's centre.
+
+        Example:
+            Slices of 512 x 512 voxels, axes to the head, the back and the left:
+
+            >>> axes = np.eye(3)[[2, 1, 0]]
+            >>> grid = Grid.from_axes(
+            ...     (40, 512, 512), spacing_zyx_mm=(5, 0.8, 0.8), direction_zyx=axes, origin_xyz_mm=(-200, -150, 30)
+            ... )
+            >>> grid.spacing_zyx_mm
+            (5.0, 0.8, 0.8)
+            >>> grid.extent_zyx_mm
+            (200.0, 409.6, 409.6)
+            >>> grid.world(np.array([1, 0, 2])).tolist()  # one slice up, two voxels to the left
+            [-198.4, -150.0, 35.0]
         """
         affine = np.eye(4)
         affine[:3, :3] = np.asarray(direction_zyx, dtype=np.float64) * np.asarray(spacing_zyx_mm)

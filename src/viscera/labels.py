@@ -67,7 +67,14 @@ _CODE_LENGTH = 16
 
 
 def named_organ(index: int, name: str) -> Organ:
-    """The organ of `ORGANS` with that name, numbered `index`, or a new one with another colour and a private code."""
+    """The organ of `ORGANS` with that name, numbered `index`, or a new one with another colour and a private code.
+
+    Example:
+        >>> named_organ(1, "spleen").code.meaning
+        'Spleen'
+        >>> named_organ(2, "gallbladder").code
+        Code(value='GALLBLADDER', meaning='gallbladder', scheme='99VISCERA')
+    """
     for organ in ORGANS:
         if organ.name == name:
             return replace(organ, index=index)
@@ -80,6 +87,12 @@ def organ_table_fault(organs: Sequence[Organ]) -> str | None:
 
     Indices count from 1 without a gap, as they are the channels of the segmentation network after the background;
     names are different from each other, short and plain; colours are three values of 0 to 255.
+
+    Example:
+        >>> organ_table_fault(ORGANS) is None
+        True
+        >>> organ_table_fault(ORGANS[1:])
+        'the indices [2, 3, 4]'
     """
     if not 1 <= len(organs) <= _LARGEST_INDEX:
         return f"{len(organs)} organs"

@@ -18,6 +18,10 @@ def parse_bytes(text: str) -> int:
 
     Raises:
         ConfigError: If it means none, or 0.
+
+    Example:
+        >>> parse_bytes("1.2 GB"), parse_bytes("800MiB"), parse_bytes("4096")
+        (1200000000, 838860800, 4096)
     """
     found = _SIZE.fullmatch(text)
     size = int(float(found[1]) * _UNITS[(found[2] or "").lower()]) if found else 0
@@ -61,7 +65,12 @@ def require_memory(doing: str, needed: int, limit: int, *, held: int = 0) -> Non
 
 
 def in_megabytes(size: int) -> str:
-    """`size` bytes in whole MB, rounded up."""
+    """`size` bytes in whole MB, rounded up.
+
+    Example:
+        >>> in_megabytes(1_000_001)
+        '2 MB'
+    """
     return f"{-(-size // 10**6)} MB"
 
 

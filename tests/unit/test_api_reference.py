@@ -76,6 +76,20 @@ def test_a_docstring_becomes_markdown(script: ModuleType) -> None:
     assert script.described(Example.half) == expected
 
 
+def test_an_example_is_shown_as_it_stands(script: ModuleType) -> None:
+    class Shown:
+        """Something.
+
+        Example:
+            In words:
+
+            >>> 1 + 1
+            2
+        """
+
+    assert script.described(Shown) == "Something.\n\nExample:\n\n```text\nIn words:\n\n>>> 1 + 1\n2\n```"
+
+
 def test_signatures_are_the_codes(script: ModuleType) -> None:
     assert script.signature("Example", Example) == "Example(*, one: float = 1e-06, two: str = 'x')"
     assert script.signature("half", Example.half) == "half(by: int, *, least: int | None = None) -> float"

@@ -136,6 +136,14 @@ def dice(reference: NDArray[Any], prediction: NDArray[Any], *, empty: EmptyRule 
     Raises:
         GeometryError: If the shapes differ.
         ConfigError: For an unknown rule.
+
+    Example:
+        Two voxels each, one of them shared; then an organ that only one of them shows:
+
+        >>> dice(np.array([[[1, 1, 0]]]), np.array([[[0, 1, 1]]]))
+        0.5
+        >>> dice(np.array([[[0, 0, 0]]]), np.array([[[0, 1, 1]]]))
+        0.0
     """
     reference, prediction = _masks(reference, prediction)
     size, predicted = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
