@@ -25,6 +25,10 @@ DENSE_SHARE = 0.25
 GAS_HU = -200
 # More voxels than any scanner's volume; a header that claims them is wrong.
 LARGEST_VOLUME_VOX = 2**31
+# A GiB of HU: 2000 slices of 512 x 512. Larger volumes must not unfold from next to nothing: CT shrinks two- or
+# threefold, tenfold where what surrounds the patient was blanked, and label maps of this size a hundredfold.
+LARGEST_UNDOUBTED_VOX = 2**29
+LARGEST_RATIO = 200
 
 _SAMPLED_VOX = 4_000_000
 _REMEDY = "Give a CT in Hounsfield units; if this one was stored with an offset, name it with --hu-offset"
@@ -53,6 +57,22 @@ def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str) -> NDArray[A
             got="none left",
             remedy="Close other programs or use a machine with more memory",
         ) from error
+
+
+def require_likely(shape_zyx: Size, stored_bytes: int, doing: str) -> None:
+    """Nothing, unless a volume of `shape_zyx` is very large and would unfold from very few bytes, as no scan does.
+
+    Raises:
+        ReadError: If so; it is made to use up memory.
+    """
+    voxels = math.prod(shape_zyx)
+    if voxels > LARGEST_UNDOUBTED_VOX and voxels > LARGEST_RATIO * stored_bytes:
+        raise ReadError(
+            doing,
+            expected=f"at most {LARGEST_RATIO} voxels for each stored byte in a volume of this size",
+            got=f"{' x '.join(map(str, shape_zyx))} (z, y, x) in {stored_bytes} bytes",
+            remedy="Check where the file comes from; if you trust it, store it uncompressed",
+        )
 
 
 def require_offset(hu_offset: int) -> None:

@@ -1,6 +1,7 @@
 """Reading DICOM: synthetic series in every shape they come in, and every reason to refuse."""
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -495,3 +496,49 @@ def test_deflated_ct_is_refused_before_inflating(tmp_path):
     one.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     with pytest.raises(ReadError, match="deflated transfer syntax"):
         read_dicom(save(tmp_path, [one]))
+
+
+def test_a_compressed_image_of_another_size_is_refused(tmp_path):
+    one = series()[0]
+    one.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    sized = b"\xff\xd8\xff\xc3\x00\x0b\x10\xff\xff\xff\xff\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00"
+    one.PixelData = pydicom.encaps.encapsulate([sized + b"\0\xff\xd9"])
+    one["PixelData"].VR = "OB"
+    with pytest.raises(ReadError, match="header says"):
+        read_dicom(save(tmp_path, [one, *series()[1:]]))
+
+
+def test_a_zip_with_a_member_without_a_name_is_read(tmp_path):
+    save(tmp_path / "series", series())
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w") as archive:
+        for path in (tmp_path / "series").iterdir():
+            archive.write(path, path.name)
+        nameless = zipfile.ZipInfo("x")
+        nameless.filename = ""
+        archive.writestr(nameless, b"")
+    np.testing.assert_array_equal(read_dicom(tmp_path / "ct.zip").hu, ct())
+
+
+def test_a_zip_with_a_directory_of_many_megabytes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("viscera.adapters.dicom_files._ZipFile.largest_read", 100)
+    save(tmp_path / "series", series())
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w") as archive:
+        for path in (tmp_path / "series").iterdir():
+            archive.write(path, path.name)
+    with pytest.raises(ReadError, match="a damaged one"):
+        read_dicom(tmp_path / "ct.zip")
+
+
+def test_a_large_member_of_a_zip_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("0", bytes(11 * 2**20))  # so that the ratio is no reason
+        archive.writestr("1", b"")
+        archive.infolist()[-1].file_size = 2**30 + 1
+    with pytest.raises(ReadError, match="in the zip, got a larger one"):
+        read_dicom(tmp_path / "ct.zip")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+def test_a_pipe_in_the_folder_is_passed_over(tmp_path):
+    os.mkfifo(save(tmp_path, series()) / "A_pipe")
+    np.testing.assert_array_equal(read_dicom(tmp_path).hu, ct())

@@ -117,3 +117,58 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(MissingExtraError, match=r"viscera\[itk\]"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("axes", ["4294967296", "-1", "999999999", "1e308", ""])
+def test_a_number_of_axes_that_ends_the_process_is_refused(tmp_path, axes):
+    path = save(tmp_path / "ct.mha", ct_zyx())
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", f"NDims = {axes}".encode()))
+    with pytest.raises(ReadError, match="a header of 1 to 4 axes"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "ElementDataFile = ../ct.zraw\nElementDataFile = LOCAL",
+        "ElementDataFile : ../ct.zraw",
+        "ElementDataFile = LIST\n../ct.zraw",
+        "ElementDataFile = %d.zraw 1 10 1",
+        "ElementDataFile = " + "A" * 300,
+    ],
+)
+def test_no_spelling_leads_to_a_file_elsewhere(tmp_path, lines):
+    (tmp_path / "inner").mkdir()
+    path = save(tmp_path / "inner" / "ct.mhd", ct_zyx())
+    (tmp_path / "inner" / "ct.zraw").rename(tmp_path / "ct.zraw")
+    (tmp_path / "inner" / "LIST").touch()
+    path.write_text(path.read_text().replace("ElementDataFile = ct.zraw", lines))
+    with pytest.raises(ReadError):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("line", ["data file: ../ct.raw", "datafile: ../ct.raw", "DATA FILE: LIST"])
+def test_no_spelling_leads_from_an_nrrd_to_a_file_elsewhere(tmp_path, line):
+    head = save(tmp_path / "ct.nrrd", ct_zyx()).read_bytes().partition(b"\n\n")[0].replace(b"gzip", b"raw")
+    (tmp_path / "ct.raw").write_bytes(ct_zyx().tobytes())
+    (tmp_path / "inner").mkdir()
+    path = tmp_path / "inner" / "ct.nrrd"
+    path.write_bytes(head + b"\n" + line.encode() + b"\n\n")
+    with pytest.raises(ReadError, match="in one beside it"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
+def test_a_field_given_twice_is_refused(tmp_path, name):
+    path = save(tmp_path / name, ct_zyx())
+    line = b"type: short\n" if name == "ct.nrrd" else b"DimSize = 12 11 10\n"
+    assert line in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(line, line + line))
+    with pytest.raises(ReadError, match="each name once"):
+        read_volume(path)
+
+
+def test_other_fields_of_other_programs_are_read(tmp_path):
+    path = save(tmp_path / "ct.mha", ct_zyx())
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3\n", b"NDims = 3\nName = a scan: of mine\nComment = x\n"))
+    np.testing.assert_array_equal(read_volume(path).hu, ct_zyx())

@@ -398,3 +398,21 @@ def test_memory_is_the_volume_and_little_more(tmp_path, dtype):
     finally:
         tracemalloc.stop()
     assert peak < volume.hu.nbytes + 16 * 2**20  # 20 MiB and slabs; a second copy would be 20 or 40 MiB more
+
+
+def test_gigabytes_out_of_next_to_nothing_are_refused_before_they_unfold(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((1024, 1024, 1024))
+    header.set_data_dtype(np.uint8)
+    header.set_sform(np.eye(4), code=1)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    # 2 MiB could hold 2 GiB, as far as deflate goes.
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)) + bytes(2**21))
+    with pytest.raises(ReadError, match="at most 200 voxels for each stored byte"):
+        read_volume(tmp_path / "ct.nii.gz")
+
+
+def test_voxels_that_begin_far_behind_the_header_are_refused(tmp_path):
+    path = patched(save(tmp_path, ct_ijk(), name="ct.nii"), 108, "f", 2.0**29)
+    with pytest.raises(ReadError, match="begin at byte"):
+        read_volume(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
@@ -17,12 +18,16 @@ _JPEG_START, _JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
 # Some writers wrap JPEG 2000 into boxes, which DICOM does not allow; they are short.
 _BOXES_BYTES = 4096
 _START_OF_SCAN = 0xDA
+_SIZ, _START_OF_TILE = 0x51, 0x90
+# Of the SIZ segment and its mark, up to what follows for each component.
+_SIZ_BYTES = 42
 # Start-of-frame segments of JPEG (ISO 10918-1, table B.1, without DHT, JPG and DAC) and of JPEG-LS (ISO 14495-1).
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 # Markers that stand alone, none of which belongs between the segments before the scan.
-_ALONE = {0x01, *range(0xD0, 0xDA)}
+_ALONE = {0x00, 0x01, *range(0xD0, 0xDA)}
 # JPEG 2000 numbers tiles with 16 bits.
 _MOST_TILES = 65535
+_MOST_BITS = 16
 
 
 def require_codestream(image: bytes, syntax: str, shape: tuple[int, int, int]) -> None:
@@ -42,42 +47,58 @@ def require_codestream(image: bytes, syntax: str, shape: tuple[int, int, int]) -
 
 
 def _jpeg_shape(image: bytes) -> tuple[int, int, int]:
-    """Rows, columns, samples of a JPEG or JPEG-LS image, whose segments follow each other without a gap."""
-    shape: tuple[int, int, int] | None = None
-    place = len(_JPEG_START)
+    """Rows, columns, samples of a JPEG or JPEG-LS image."""
     if not image.startswith(_JPEG_START):
         raise ValueError("a compressed image without its first mark")
-    while True:
-        while image[place : place + 2] == b"\xff\xff":  # filling is allowed
-            place += 1
-        if image[place : place + 1] != b"\xff" or len(image) < place + 4:
-            raise ValueError("a compressed image with other bytes between its segments")
-        marker, length = image[place + 1], int.from_bytes(image[place + 2 : place + 4], "big")
-        if marker in _ALONE or marker == 0 or length < 2 or place + 2 + length > len(image):
-            raise ValueError("a compressed image with a damaged segment")
+    shapes = []
+    for marker, place in _segments(image, len(_JPEG_START), last=_START_OF_SCAN):
         if marker in _FRAMES:
-            if shape is not None or length < 8:
-                raise ValueError("a compressed image with two sizes")
-            _, rows, columns, samples = struct.unpack_from(">BHHB", image, place + 4)
-            shape = (rows, columns, samples)
-        if marker == _START_OF_SCAN:
-            if shape is None:
-                raise ValueError("a compressed image without a size")
-            return shape
-        place += 2 + length
+            precision, rows, columns, samples = struct.unpack_from(">BHHB", image, place + 4)
+            _require_precision(precision)
+            shapes.append((rows, columns, samples))
+    if len(shapes) != 1:
+        raise ValueError(f"a compressed image of {len(shapes)} sizes")
+    return shapes[0]
 
 
 def _jpeg_2000_shape(image: bytes) -> tuple[int, int, int]:
     """Rows, columns, samples of a JPEG 2000 image (ISO 15444-1, A.5.1: the SIZ segment)."""
     start = image.find(_JPEG_2000_START, 0, _BOXES_BYTES)
-    if start < 0 or len(image) < start + 42:
+    if start < 0 or len(image) < start + _SIZ_BYTES:
         raise ValueError("a compressed image without its first mark")
     width, height, left, top, tile_width, tile_height, tile_left, tile_top, samples = struct.unpack_from(
         ">8IH", image, start + 8
     )
-    if not (tile_width > 0 and tile_height > 0 and tile_left <= left < width and tile_top <= top < height):
+    if not (tile_left <= left < width and tile_top <= top < height and min(tile_width, tile_height) > 0):
         raise ValueError("a compressed image with damaged sizes")
     tiles = math.ceil((width - tile_left) / tile_width) * math.ceil((height - tile_top) / tile_height)
     if tiles > _MOST_TILES:
         raise ValueError("a compressed image with too many tiles")
+    components = image[start + _SIZ_BYTES :][: 3 * samples]
+    for depth, across, down in zip(*[iter(components)] * 3, strict=False):
+        _require_precision((depth & 0x7F) + 1)  # the first bit is the sign
+        if (across, down) != (1, 1):
+            raise ValueError("a compressed image whose samples are of several sizes")
+    if [marker for marker, _ in _segments(image, start + 2, last=_START_OF_TILE)].count(_SIZ) != 1:
+        raise ValueError("a compressed image of several sizes")
     return height - top, width - left, samples
+
+
+def _segments(image: bytes, place: int, *, last: int) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment from `place` to the one marked `last`; they must follow without a gap."""
+    marker = -1
+    while marker != last:
+        while image[place : place + 2] == b"\xff\xff":  # filling is allowed
+            place += 1
+        if image[place : place + 1] != b"\xff" or len(image) < place + 4:
+            raise ValueError("a compressed image with other bytes between its segments")
+        marker, length = image[place + 1], int.from_bytes(image[place + 2 : place + 4], "big")
+        if marker in _ALONE or length < 2 or place + 2 + length > len(image):
+            raise ValueError("a compressed image with a damaged segment")
+        yield marker, place
+        place += 2 + length
+
+
+def _require_precision(bits: int) -> None:
+    if not 1 < bits <= _MOST_BITS:
+        raise ValueError(f"a compressed image of {bits} bits")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +23,8 @@ LARGEST_ZIP_BYTES = 8 * 2**30
 LARGEST_ZIP_RATIO = 100
 # A member is held in memory while it is read; a multi-frame CT of 2000 slices fits.
 LARGEST_MEMBER_BYTES = 2**30
+# Of the list at a zip's end, 46 bytes and a name for each member; in memory an entry takes ten times as much.
+LARGEST_DIRECTORY_BYTES = 300 * LARGEST_FILE_COUNT
 
 _SNIFFED_BYTES = 136
 # What pydicom begins with when the 128-byte preamble is missing: group 0002 or 0008, a small element number, and a
@@ -98,11 +102,7 @@ def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
         yield [_file_source(file, file.name) for file in files_below(path) if is_dicom_file(file)]
     elif is_zip_file(path):
         doing = f"reading {path}"
-        try:
-            archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
-            raise _bad_zip(doing, "a damaged one") from error
-        with archive:
+        with _opened_zip(path, doing) as archive:
             yield [
                 _zip_source(archive, member, number, doing)
                 for number, member in enumerate(_checked_members(archive, path, doing), 1)
@@ -110,6 +110,34 @@ def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
             ]
     else:
         yield [_file_source(path, path.name)]
+
+
+class _ZipFile(io.FileIO):
+    """A zip file whose directory is read only if it is not too large; zipfile itself holds all of it in memory."""
+
+    largest_read = LARGEST_DIRECTORY_BYTES
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Bytes as `io.FileIO.read` gives them; raises BadZipFile if more than `largest_read` are asked for."""
+        if size is not None and size > self.largest_read:
+            raise zipfile.BadZipFile("too large a directory")
+        return super().read(size) or b""
+
+
+@contextmanager
+def _opened_zip(path: Path, doing: str) -> Iterator[zipfile.ZipFile]:
+    try:
+        file = _ZipFile(path)
+    except OSError as error:
+        raise _bad_zip(doing, "one that cannot be opened") from error
+    with file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
+            raise _bad_zip(doing, "a damaged one") from error
+        file.largest_read = sys.maxsize  # members are checked one by one
+        with archive:
+            yield archive
 
 
 def is_zip_file(path: Path) -> bool:

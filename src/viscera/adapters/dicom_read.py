@@ -16,7 +16,7 @@ from viscera.adapters.dicom_pixels import file_images
 from viscera.adapters.dicom_series import DICOM_FAULTS, HU_TYPES, Series, Slice, ct_series
 from viscera.errors import GeometryError, ReadError
 from viscera.geometry import Grid
-from viscera.hounsfield import allocated, fill_hu, require_hu, require_offset
+from viscera.hounsfield import allocated, fill_hu, require_hu, require_likely, require_offset
 from viscera.volume import Volume
 
 # A slice may lie this part of the spacing away from where equal steps put it: scanners round positions to 0.1 mm at
@@ -237,6 +237,7 @@ def _require_room(ordered: Sequence[Slice], doing: str) -> None:
             got=f"{size} bytes",
             remedy="Copy the series again from its archive",
         )
+    require_likely((len(ordered), *ordered[0].size_vox), size, doing)
 
 
 def _pixels(source: DicomSource, frames: list[int]) -> Iterator[NDArray[Any]]:

@@ -16,7 +16,7 @@ from viscera.adapters.nifti_read import DEFLATE_LARGEST_RATIO
 from viscera.adapters.raster import Raster, slab_slices
 from viscera.errors import MissingExtraError, ReadError
 from viscera.geometry import Grid
-from viscera.hounsfield import LARGEST_VOLUME_VOX
+from viscera.hounsfield import LARGEST_VOLUME_VOX, require_likely
 
 
 def open_itk(path: Path) -> Raster:
@@ -98,6 +98,8 @@ def _require_room(reader: Any, sitk: Any, header: TextHeader, doing: str) -> Non
             got=f"a file of {stored} bytes",
             remedy="The file is cut off or damaged: copy or convert it again",
         )
+    width, height, depth = reader.GetSize()[:3]
+    require_likely((depth, height, width), stored, doing)
 
 
 def _last_line(text: str) -> str:

@@ -19,6 +19,8 @@ from viscera.geometry import Grid
 
 # The longer of the two headers, version 2.
 HEADER_2_BYTES = 540
+# Far more than any extension before the voxels; what is to be passed over is to be unfolded first.
+LARGEST_OFFSET_BYTES = 2**28
 
 # Axes within this of orthogonal can be stored as a quaternion.
 ORTHONORMAL_TOLERANCE = 1e-5
@@ -66,7 +68,7 @@ def parsed_header(raw: bytes, doing: str) -> NiftiHeader:
     affine, notes = stored_affine(header, shape_ijk, doing)
     slope, intercept = _scaling(header, doing)
     first_byte = header["vox_offset"].item()
-    if not (math.isfinite(first_byte) and header.single_vox_offset <= first_byte < 2**40):
+    if not (math.isfinite(first_byte) and header.single_vox_offset <= first_byte <= LARGEST_OFFSET_BYTES):
         raise _broken(doing, f"data that begin at byte {first_byte}")
     return NiftiHeader(
         grid=Grid.from_nifti(shape_ijk, affine),

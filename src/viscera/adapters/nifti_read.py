@@ -14,6 +14,7 @@ from viscera.adapters.deflate import FAULTS, gzip_decompressor
 from viscera.adapters.nifti_header import HEADER_2_BYTES, NiftiHeader, parsed_header
 from viscera.adapters.raster import Raster, slab_slices
 from viscera.errors import ReadError
+from viscera.hounsfield import require_likely
 
 GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot shrink anything further than this (zlib's technical details).
@@ -58,6 +59,7 @@ def _require_room(header: NiftiHeader, path: Path, doing: str) -> None:
             got=f"a file of {size} {kind}",
             remedy="The file is cut off or damaged: copy or convert it again",
         )
+    require_likely(header.grid.shape_zyx, size, doing)
 
 
 def _slabs(stream: _Stream, header: NiftiHeader, head: bytes) -> Iterator[NDArray[Any]]:
