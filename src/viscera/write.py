@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,9 @@ from viscera.volume import LabelMap, Volume
 LARGEST_SIZE_VOX = 32767
 # The standard's intent code of images whose values are labels.
 _LABEL_INTENT = 1002
+# What a file is called until it is whole, and after how long without a write its process must have been killed.
+_PASSING = ".viscera-{}.part"
+_LEFT_SECONDS = 3600.0
 
 
 def write_label_map(label_map: LabelMap, path: Path, organs: Sequence[Organ] = ORGANS) -> None:
@@ -63,6 +67,19 @@ def write_bytes(data: bytes, path: Path) -> None:
         file.write(data)
 
 
+def remove_left_files(folders: Iterable[Path]) -> None:
+    """Nothing; removes from `folders` the passing files of killed processes, those not written to for an hour.
+
+    A file that is being written is touched by every write. One that cannot be removed, or that a wrong clock dates into
+    the future, stays; it is in nobody's way.
+    """
+    for folder in set(folders):
+        for path in folder.glob(_PASSING.format("*")):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
+                    path.unlink()
+
+
 def _write_nifti(array: NDArray[Any], grid: Grid, path: Path, *, extension: bytes = b"", intent: int = 0) -> None:
     name = path.name.lower()
     if not name.endswith((".nii", ".nii.gz")):
@@ -99,7 +116,7 @@ def _write_image(file: BinaryIO, header: bytes, array: NDArray[Any], dtype: np.d
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` only if all goes well."""
     # In the same folder, as only a rename within one disk is atomic.
-    temporary = path.parent / f".viscera-{secrets.token_hex(8)}.part"
+    temporary = path.parent / _PASSING.format(secrets.token_hex(8))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:

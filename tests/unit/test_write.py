@@ -1,5 +1,7 @@
 """Writing: the grid and values arrive exactly, and a file is whole or absent."""
 
+import os
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from viscera import write
 from viscera.errors import WriteError
 from viscera.geometry import Grid
 from viscera.volume import LabelMap, Volume
-from viscera.write import write_bytes, write_label_map, write_text, write_volume
+from viscera.write import remove_left_files, write_bytes, write_label_map, write_text, write_volume
 
 OBLIQUE = np.array([[0.0, 0.6, 0.8], [0.0, 0.8, -0.6], [1.0, 0.0, 0.0]])  # columns: z, y, x
 
@@ -150,3 +152,12 @@ def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", lambda self, mode: real(Path("/dev/full"), "wb", buffering=0))
     with pytest.raises(WriteError, match="No space left on device"):
         write_bytes(b"x", tmp_path / "out")
+
+
+def test_files_of_killed_processes_are_removed_after_an_hour(tmp_path):
+    ages = {".viscera-aa.part": 3700, ".viscera-bb.part": 3500, ".viscera-cc.part": -86400, "mine.part": 86400}
+    for name, age in ages.items():
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    remove_left_files([tmp_path, tmp_path, tmp_path / "not there"])
+    assert {path.name for path in tmp_path.iterdir()} == ages.keys() - {".viscera-aa.part"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from viscera.quality import OrganQuality
 from viscera.read import read_label_map, read_volume
 from viscera.report import CaseEntry, Failure, Machinery, RunReport, Status, peak_memory_mib, utc_now
 from viscera.statistics import OrganStatistics, organ_statistics
-from viscera.write import write_text
+from viscera.write import remove_left_files, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ class Batch:
             try:
                 self._save()
                 make_folder(self.plan.folder)
+                remove_left_files([self.plan.folder, *self._folders()])
                 for path, text in self.plan.common.items():
                     write_text(text, path)
                 self._work(load)
@@ -81,6 +82,9 @@ class Batch:
         if len(self.plan.cases) > 1:
             self.console.say(self._tally())
         return 1 if self.report.count(Status.FAILED) else 0
+
+    def _folders(self) -> Iterator[Path]:
+        return (case.output.parent for case in self.plan.cases if case.error is None)
 
     def _work(self, load: Callable[[], Segmenter]) -> None:
         segmenter: Segmenter | None = None

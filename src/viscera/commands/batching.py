@@ -102,7 +102,7 @@ def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
         BundleError: If the bundle is missing or altered.
         WriteError: If OUT cannot be written.
     """
-    from viscera.batch.sweep import remove_left_files
+    from viscera.batch.ledger import FOLDER
     from viscera.batch.work import Order
     from viscera.case import preview_path
     from viscera.commands.batch import make_folder
@@ -111,7 +111,7 @@ def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
     from viscera.commands.plan import refuse_overwriting
     from viscera.formats import LabelOutputs, require_formats
     from viscera.read import CaseInput
-    from viscera.write import write_text
+    from viscera.write import remove_left_files, write_text
 
     layout, folder = LAYOUTS[args.layout], args.output.absolute()
     _require_folder(args.output)
@@ -138,7 +138,7 @@ def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
     make_folder(folder)
     for path, text in common.items():
         write_text(text, path)
-    remove_left_files(folder, {order.output.parent for order in chosen})
+    remove_left_files([folder, folder / FOLDER, *(order.output.parent for order in chosen)])
     return chosen
 
 
