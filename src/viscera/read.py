@@ -90,13 +90,14 @@ def read_volume(
     return Volume(hu=volume.hu, grid=volume.grid, notes=(*volume.notes, note))
 
 
-def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
+def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid | None = None) -> LabelMap:
     """The label map at `path` on its own grid: uint8 0..255, any of them, read-only.
 
     Args:
         path: NIfTI, NRRD or MetaImage file of whole numbers, stored in any type; or a DICOM SEG, in a file of its own
             or with others in a folder or a zip, see `viscera.adapters.dicom_seg_read`.
         organs: Which codes of a DICOM SEG become which labels; other formats are read as they are.
+        within: The grid of the CT or of other labels. A DICOM SEG that left out empty slices of it is put onto it.
 
     Raises:
         ReadError: If it is missing, damaged, not one volume, or a value is no whole number in 0..255; for a DICOM SEG
@@ -108,11 +109,11 @@ def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
     doing = f"reading {path}"
     kind = _require_kind(path)
     if kind == "dicom":
-        from viscera.adapters.dicom_seg_read import read_dicom_seg
+        from viscera.adapters.dicom_seg_read import extended_to, read_dicom_seg
 
         label_map = read_dicom_seg(path, organs)
         _require_spacing(label_map.grid, path)
-        return label_map
+        return label_map if within is None else extended_to(label_map, within)
     raster = _opened(path, kind)
     _require_spacing(raster.grid, path)
     labels: NDArray[np.uint8] = allocated(raster.grid.shape_zyx, np.uint8, doing)

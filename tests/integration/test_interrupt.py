@@ -67,7 +67,9 @@ def test_a_signal_leaves_whole_files_and_the_next_run_goes_on(
     _, err = process.communicate(timeout=60)
 
     assert process.returncode == code
-    assert told(err) == [f"viscera: {word}"]
+    # Behind whatever line the signal came in.
+    assert err.endswith(f"viscera: {word}\n")
+    assert "Traceback" not in err
     values = json.loads(report.read_text(encoding="utf-8"))
     assert values["status"] == "interrupted"
     fates = [case["status"] for case in values["cases"]]

@@ -14,7 +14,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 import viscera
 from viscera.adapters.dicom_source import OPTIONAL_COPIES, REQUIRED_COPIES, SourceImages
+from viscera.errors import WriteError
 from viscera.labels import PRIVATE_SCHEME, Organ
+from viscera.origin import Origin
+from viscera.volume import LabelMap
 from viscera.write import write_bytes
 
 # Short enough for any text field of DICOM (LO: 64 characters).
@@ -51,6 +54,17 @@ def copied_attributes(source: SourceImages) -> Dataset:
 def private_codes_used(organs: Sequence[Organ]) -> bool:
     """Whether an organ's code is viscera's own, which DICOM wants explained."""
     return any(organ.code.scheme == PRIVATE_SCHEME for organ in organs)
+
+
+def require_described(label_map: LabelMap, origin: Origin, doing: str) -> None:
+    """Raises WriteError if a label is none of the origin's organs; returns nothing."""
+    if (largest := int(label_map.labels.max())) > len(origin.organs):
+        raise WriteError(
+            doing,
+            expected=f"labels of the bundle's {len(origin.organs)} organs",
+            got=f"a label {largest}",
+            remedy="Give the bundle whose organs the labels are",
+        )
 
 
 def file_meta(sop_class: str, instance: str) -> FileMetaDataset:

@@ -18,6 +18,7 @@ from viscera.adapters.dicom_result import (
     copied_attributes,
     file_meta,
     private_codes_used,
+    require_described,
     save,
 )
 from viscera.adapters.dicom_source import SourceImages
@@ -55,7 +56,7 @@ def write_dicom_seg(
     doing = f"writing {path}"
     import_highdicom()
     source.require_grid(label_map.grid, doing)
-    _require_described(label_map, origin, doing)
+    require_described(label_map, origin, doing)
     if source.multi_frame and len(source.images) > 1:
         raise _refused(doing, "one multi-frame object", f"{len(source.images)}", "Ask for an RTSTRUCT or NIfTI")
     # The patient's data are the archive's own and are copied as they are, valid or not.
@@ -190,13 +191,6 @@ def _date(dataset: Any, origin: Origin) -> None:
     for part in ("Series", "Content", "InstanceCreation"):
         setattr(dataset, f"{part}Date", date)
         setattr(dataset, f"{part}Time", time)
-
-
-def _require_described(label_map: LabelMap, origin: Origin, doing: str) -> None:
-    if (largest := int(label_map.labels.max())) > len(origin.organs):
-        raise _refused(
-            doing, f"labels of the bundle's {len(origin.organs)} organs", f"a label {largest}", "Name that organ"
-        )
 
 
 def _refused(doing: str, expected: str, got: str, remedy: str) -> WriteError:

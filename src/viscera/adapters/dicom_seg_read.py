@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,26 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels.utils import iter_pixels
 
 from viscera.adapters.dicom_files import DicomSource, dicom_sources
+from viscera.adapters.dicom_pixels import dataset_images
 from viscera.adapters.dicom_read import LARGEST_IMAGE_RATIO, SLICE_TOLERANCE, line_through
-from viscera.adapters.dicom_series import DICOM_FAULTS, LARGEST_MATRIX_VOX, ORIENTATION_TOLERANCE
+from viscera.adapters.dicom_series import (
+    DEFLATED,
+    DICOM_FAULTS,
+    LARGEST_MATRIX_VOX,
+    META_BYTES,
+    ORIENTATION_TOLERANCE,
+)
 from viscera.errors import GeometryError, ReadError
-from viscera.geometry import Grid
+from viscera.geometry import Grid, Reorientation
 from viscera.hounsfield import allocated
 from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.volume import LabelMap
 
 _SEGMENTATION, _LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+# Segment numbers are unsigned and of 16 bits.
+_LARGEST_SEGMENT = 65535
 # What is segmented, in other codes than the organ table's: one side of a pair, and the codes of SNOMED RT that programs
 # wrote before DICOM changed to SNOMED CT (PS3.16, annex O).
 _KIDNEY, _LIVER, _SPLEEN, _PANCREAS = "64033007", "10200004", "78961009", "15776009"
@@ -95,6 +103,10 @@ def _only_seg(sources: Sequence[DicomSource], doing: str) -> DicomSource:
     for source in sources:
         try:
             with source.opened() as file:
+                if DEFLATED in file.read(META_BYTES):  # inflating it has no limit, and hardly anybody deflates
+                    kinds["the deflated transfer syntax"] += 1
+                    continue
+                file.seek(0)
                 header = pydicom.dcmread(
                     file, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality"], force=True
                 )
@@ -256,20 +268,19 @@ def _fill(
 ) -> None:
     """Writes every frame's voxels of organs into `labels`."""
     overlapping = 0
-    for (place, frame), image in zip(places, _images(dataset), strict=True):
+    by_segment = np.full(_LARGEST_SEGMENT + 1, BACKGROUND, dtype=np.uint8)
+    for segment, index in indices.items():
+        by_segment[segment] = index
+    for (place, frame), image in zip(places, dataset_images(dataset, range(len(places))), strict=True):
         if image.shape != labels.shape[1:]:
             raise _damaged(doing, f"a frame of {image.shape} voxels")
         target = labels[place]
         if dataset.SegmentationType == "LABELMAP":
-            table = np.zeros(int(np.iinfo(image.dtype).max) + 1, dtype=np.uint8)
-            for segment, index in indices.items():
-                table[segment] = index
-            found = table[image]
+            found = by_segment[image]
         else:
             if frame.segment is None:
                 raise _damaged(doing, "a frame without a segment")
-            index = indices.get(frame.segment, BACKGROUND)
-            found = np.where(image > 0, np.uint8(index), np.uint8(BACKGROUND))
+            found = np.where(image > 0, by_segment[frame.segment], np.uint8(BACKGROUND))
         inside = found != BACKGROUND
         overlapping += int(np.count_nonzero(inside & (target != BACKGROUND) & (target != found)))
         target[inside] = found[inside]
@@ -280,11 +291,6 @@ def _fill(
             got=f"{overlapping} voxels with two",
             remedy="Separate the segments in the program that made them",
         )
-
-
-def _images(dataset: Any) -> Iterator[NDArray[Any]]:
-    # A single frame comes without an axis of frames.
-    yield from iter_pixels(dataset, raw=True)
 
 
 def _damaged(doing: str, got: str) -> ReadError:
@@ -298,3 +304,25 @@ def _irregular(doing: str, got: str) -> GeometryError:
         got=got,
         remedy="Resample the segmentation onto its CT in the program that made it",
     )
+
+
+def extended_to(label_map: LabelMap, grid: Grid) -> LabelMap:
+    """The label map of a SEG that left out empty slices, on `grid` if its slices are some of that grid's; else itself.
+
+    Only slices are added, all of them background. `grid` may count them the other way round.
+    """
+    tolerance_mm = SLICE_TOLERANCE * min(grid.spacing_zyx_mm)
+    for upside_down in (False, True):
+        turn = Reorientation(axes=(0, 1, 2), flipped=(upside_down, False, False))
+        own = turn.apply_to_grid(label_map.grid)
+        place = int(np.rint(np.linalg.solve(grid.affine, own.affine[:, 3])[0]))
+        if not 0 <= place <= grid.shape_zyx[0] - own.shape_zyx[0]:
+            continue
+        origin = grid.world(np.array([place, 0, 0]))
+        affine = np.column_stack([grid.affine[:, :3], [*origin, 1.0]])
+        part = Grid(shape_zyx=(own.shape_zyx[0], *grid.shape_zyx[1:]), affine=affine)
+        if own.matches(part, tolerance_mm):
+            labels = np.full(grid.shape_zyx, BACKGROUND, dtype=np.uint8)
+            labels[place : place + own.shape_zyx[0]] = turn.apply(label_map.labels)
+            return LabelMap(labels=labels, grid=grid)
+    return label_map

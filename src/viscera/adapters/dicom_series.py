@@ -37,9 +37,9 @@ HU_TYPES = ("", "HU", "HU_MOD", "US", "NONE")
 ABDOMEN_HINTS = ("ABD", "LIVER", "PANCREAS", "KIDNEY", "SPLEEN", "BODY", "TRUNK", "TORSO", "WHOLEBODY")
 
 # Inflating an object has no limit on what comes out, and nobody deflates CT (reports, yes: they are passed over).
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
 _CT_CLASSES = b"1.2.840.10008.5.1.4.1.1.2"
-_META_BYTES = 4096
+META_BYTES = 4096
 # Only these are kept in memory, so nothing about a person can reach a message.
 _TAGS = [
     "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "SeriesNumber", "SeriesDescription",
@@ -156,9 +156,9 @@ def ct_series(sources: Sequence[DicomSource], doing: str) -> list[Series]:
 def _header(source: DicomSource, doing: str) -> Any | None:
     """The few fields of interest; None for bytes that only look like DICOM."""
     with source.opened() as file:
-        head = file.read(_META_BYTES)
+        head = file.read(META_BYTES)
         marked = head[128:132] == b"DICM"
-        if marked and _DEFLATED in head:
+        if marked and DEFLATED in head:
             if _CT_CLASSES not in head:
                 return None
             raise _unreadable(doing, source, "the deflated transfer syntax, which is not supported")

@@ -84,7 +84,8 @@ class SourceImages:
 def source_images(path: Path, *, series: str | None = None) -> SourceImages:
     """The images of the very series that `read_volume` takes from `path` for the same `series`; no pixels are read.
 
-    Text that DICOM does not allow for a date, a time or a sex is left out of the headers.
+    Text that DICOM does not allow for a date, a time or a sex is left out of the headers; a slice thickness that is not
+    said is the distance of the slices.
 
     Args:
         path: A folder, a zip of one, or a multi-frame file.
@@ -108,6 +109,9 @@ def source_images(path: Path, *, series: str | None = None) -> SourceImages:
         objects = list(dict.fromkeys(one.source for one in stack.slices))
         images = tuple(_header(source, doing) for source in objects)
     _require_one_frame_of_reference(images, doing)
+    for image in images:
+        if not image.get("SliceThickness"):
+            image.SliceThickness = round(stack.grid.spacing_zyx_mm[0], 4)
     return SourceImages(
         images=images,
         places=_places(stack, objects),

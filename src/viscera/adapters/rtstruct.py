@@ -22,6 +22,7 @@ from viscera.adapters.dicom_result import (
     copied_attributes,
     file_meta,
     private_codes_used,
+    require_described,
     save,
 )
 from viscera.adapters.dicom_source import SourceImages
@@ -57,11 +58,12 @@ def write_rtstruct(label_map: LabelMap, source: SourceImages, path: Path, origin
 
     Raises:
         GeometryError: If the labels lie on another grid than the images.
-        WriteError: If the file cannot be written.
+        WriteError: If a label is no organ's, or the file cannot be written.
         MissingExtraError: If contourpy is not installed.
     """
     import_contourpy()
     source.require_grid(label_map.grid, f"writing {path}")
+    require_described(label_map, origin, f"writing {path}")
     # The patient's data are the archive's own and are copied as they are, valid or not.
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values

@@ -69,7 +69,8 @@ def read_inputs(args: argparse.Namespace) -> Looked:
     notes = (*volume.notes, *shape_notes(volume.grid))
     if args.labels is None:
         return Looked(volume=volume, label_map=None, organs=organs, rows=(), notes=notes, run=None)
-    label_map, unknown = known_labels(on_grid(read_label_map(args.labels), volume.grid), organs)
+    labels = read_label_map(args.labels, organs, within=volume.grid)
+    label_map, unknown = known_labels(on_grid(labels, volume.grid), organs)
     rows = organ_rows(volume, label_map, organs)
     run = None if args.run is None else read_run_facts(args.run, [row.statistics for row in rows])
     if run is not None:

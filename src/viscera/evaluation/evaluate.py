@@ -177,7 +177,11 @@ def _scored_files(case: str, reference: Path, prediction: Path | None, *, config
     try:
         if prediction is None:
             raise _missing((case,), 1)
-        maps = read_label_map(reference), read_label_map(prediction)
+        expected = read_label_map(reference, config.organs)
+        found = read_label_map(prediction, config.organs, within=expected.grid)
+        if found.grid.shape_zyx != expected.grid.shape_zyx:
+            expected = read_label_map(reference, config.organs, within=found.grid)
+        maps = expected, found
         return Outcome(case=case, scores=evaluate_label_maps(*maps, case=case, config=config))
     except VisceraError as error:
         return Outcome(case=case, error=error)

@@ -9,6 +9,8 @@ from pathlib import Path
 from viscera.errors import ReadError
 
 _SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+# What `viscera segment` calls a DICOM SEG; of a case that has another label map, too, that one is taken.
+_SEG_ENDING = "_seg.dcm"
 # A file may end in one of these without it being part of the case's name.
 _ROLES = ("_labels", "_label", "_seg", "_segmentation", "_dseg")
 
@@ -36,7 +38,8 @@ class Pairs:
 def pair_files(references: Files, predictions: Files) -> Pairs:
     """The pairs of two folders, two files or two mappings from case names to files, sorted by name.
 
-    In a folder, a case's name is `case_name`. One file is paired with one file whatever their names.
+    In a folder, a case's name is `case_name`; a DICOM SEG (_seg.dcm) counts where its case has no other file. One file
+    is paired with one file whatever their names.
 
     Raises:
         ReadError: If there are no references or predictions, or two files of a folder have one case name.
@@ -53,7 +56,7 @@ def pair_files(references: Files, predictions: Files) -> Pairs:
 
 def case_name(path: Path) -> str:
     """The name of the case a label map belongs to: `case7` for `case7.nii.gz` and `case7_seg.nrrd`."""
-    suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), "")
+    suffix = next((suffix for suffix in (*_SUFFIXES, ".dcm") if path.name.lower().endswith(suffix)), "")
     stem = path.name.removesuffix(path.name[len(path.name) - len(suffix) :]) if suffix else path.name
     role = next((role for role in _ROLES if stem.endswith(role) and stem != role), "")
     return stem.removesuffix(role)
@@ -63,7 +66,11 @@ def _by_case(files: Files, what: str) -> dict[str, Path]:
     if isinstance(files, Mapping):
         listed = [(name, Path(path)) for name, path in files.items()]
     elif files.is_dir():
-        listed = [(case_name(path), path) for path in sorted(files.iterdir()) if path.name.lower().endswith(_SUFFIXES)]
+        names = sorted(files.iterdir())
+        listed = [(case_name(path), path) for path in names if path.name.lower().endswith(_SUFFIXES)]
+        known = {name for name, _ in listed}
+        segs = [(case_name(path), path) for path in names if path.name.lower().endswith(_SEG_ENDING)]
+        listed += [(name, path) for name, path in segs if name not in known]
     else:
         listed = [(case_name(files), files)]
     by_case: dict[str, Path] = {}
@@ -79,7 +86,7 @@ def _by_case(files: Files, what: str) -> dict[str, Path]:
     if not by_case:
         raise ReadError(
             f"listing {what} in {files}",
-            expected=f"files ending in {', '.join(_SUFFIXES)}",
+            expected=f"files ending in {', '.join((*_SUFFIXES, _SEG_ENDING))}",
             got="none",
             remedy="Give the folder the label maps lie in",
         )
