@@ -74,6 +74,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, stop: object) -> None
         return outcome
 
     monkeypatch.setattr(Trainer, "step", stepping)
+    monkeypatch.setattr(signal, "raise_signal", ctrl_c)
 
 
 def ctrl_c(number: int = signal.SIGINT) -> None:
@@ -83,8 +84,7 @@ def ctrl_c(number: int = signal.SIGINT) -> None:
     Real signals are sent to processes of their own, in the tests of the trainer and of the command line.
     """
     handler = signal.getsignal(number)
-    assert callable(handler)
-    handler(number, None)
+    (handler if callable(handler) else signal.default_int_handler)(number, None)
 
 
 def crash() -> None:
@@ -115,14 +115,10 @@ def assert_same_end(run: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize(("stage", "step"), [("localise", 1), ("localise", 4), ("segment", 3), ("segment", 5)])
 def test_interrupted_and_continued_is_uninterrupted(stage, step, run_to_end, whole, tmp_path, monkeypatch):
-    # Python's own handler, whatever other tests and their libraries have left: the system's would end the tests.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
-        patch.setattr(signal, "raise_signal", ctrl_c)
         stop_after(patch, step, ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             run_to_end(stage, tmp_path)
-    signal.signal(signal.SIGINT, before)
     assert checkpoint_iterations(tmp_path)[-1] == step
     assert not (tmp_path / "card.json").exists()
     torch.manual_seed(step)  # what else draws numbers must not matter
