@@ -17,7 +17,7 @@ from typing import Any
 
 from viscera.commands import (
     anatomies,
-    batching,
+    batch,
     bundle,
     crossval,
     demo,
@@ -41,7 +41,7 @@ from viscera.errors import VisceraError
 
 VERBS: dict[str, ModuleType] = {
     "segment": segment,
-    "batch": batching,
+    "batch": batch,
     "view": view,
     "report": report,
     "labels": labels,

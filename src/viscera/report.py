@@ -140,7 +140,7 @@ class RunReport:
     def text(self) -> str:
         """The report as JSON in ASCII, with a final newline; a number that is not finite becomes null (RFC 8259)."""
         values = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        return json.dumps(_plain(values), indent=2, allow_nan=False) + "\n"
+        return json.dumps(plain_values(values), indent=2, allow_nan=False) + "\n"
 
     def save(self, path: Path | None) -> None:
         """Writes the report to `path` atomically, or does nothing for None.
@@ -165,11 +165,12 @@ def peak_memory_mib() -> float | None:
     return None if peak is None else round(peak / 2**20, 1)
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """`value` in what JSON knows: tuples as lists, numbers with six decimals, what is not finite as None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

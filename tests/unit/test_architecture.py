@@ -44,7 +44,7 @@ LAYER_OF = {name: row for row, names in enumerate(LAYERS) for name in names}
 
 # The places where an unforeseen error is caught: a broken case must not end the others.
 BROAD_EXCEPT_ALLOWED = {
-    ("commands.batch", "_segment"),
+    ("commands.cases", "_segment"),
     ("adapters.pacs_work", "_segment"),
     ("batch.dask_pool", "ended"),
     ("batch.work", "_worked"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from viscera.adapters.pacs_database import flush_to_disk
 from viscera.digests import path_digest
 from viscera.errors import ReadError, WriteError
-from viscera.report import Failure
+from viscera.report import Failure, plain_values
 
 SCHEMA = "viscera.ledger/1"
 FOLDER = "ledger"
@@ -91,7 +90,9 @@ class Entry:
 
     def text(self) -> str:
         """The entry as JSON in ASCII with a final newline; numbers that are not finite become null."""
-        return json.dumps(_plain({"schema": SCHEMA, **dataclasses.asdict(self)}), indent=1, allow_nan=False) + "\n"
+        return (
+            json.dumps(plain_values({"schema": SCHEMA, **dataclasses.asdict(self)}), indent=1, allow_nan=False) + "\n"
+        )
 
 
 class Ledger:
@@ -182,13 +183,3 @@ def _entry(values: dict[str, Any]) -> Entry | None:
     for name in ("notes", "organs", "shape_zyx_vox", "spacing_zyx_mm"):
         values[name] = values[name] if values[name] is None else tuple(values[name])
     return Entry(**values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value

@@ -1,260 +1,233 @@
-"""The cases of `viscera segment`, one after the other: one that fails is told and reported, and the rest go on."""
+"""`viscera batch`: organ labels for thousands of CTs, on this machine or a cluster, with a ledger to go on from."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import viscera
-from viscera.bundle import CARD
-from viscera.case import STAGES, CaseOptions, SegmentedCase, Segmenter
-from viscera.commands.console import Console, Progress
+from viscera.commands.console import Console
 from viscera.commands.interrupt import clean_end
-from viscera.commands.plan import Plan, PlannedCase
-from viscera.commands.tables import cases_csv, cases_json, summary
-from viscera.errors import VisceraError, WriteError
-from viscera.formats import LabelOutputs
-from viscera.quality import OrganQuality
-from viscera.read import read_label_map, read_volume
-from viscera.report import CaseEntry, Failure, Machinery, RunReport, Status, peak_memory_mib, utc_now
-from viscera.statistics import OrganStatistics, organ_statistics
-from viscera.write import remove_left_files, write_text
+from viscera.commands.options import add_machinery, add_writing, cache_folder, positive
+from viscera.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from viscera.batch.listing import Scan
+    from viscera.batch.pools import Pool
+    from viscera.batch.work import Model, Order
+    from viscera.case import CaseOptions
+
+HELP = "label the organs of thousands of CTs, with a ledger to go on from"
+DESCRIPTION = """\
+Labels every CT as `viscera segment` does, in this process or in many, and keeps a ledger in OUT/ledger, one file for
+each case. Run again, it keeps what is done and unchanged by its hashes, and does the rest. Failed cases are tried
+again, then listed. Several runs on the same OUT share the work."""
+EXAMPLE = "viscera batch archive/ -o labels/ --workers 4"
+
+_SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asked for.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments to `parser`."""
+    parser.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        type=Path,
+        help="a folder of CTs, a tree of DICOM studies, a BIDS data set, a CSV (path[,name[,series]]), or a CT",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, type=Path, help="a folder for NAME.nii.gz and the ledger"
+    )
+    where = parser.add_argument_group("where to work (default: in this process, one case after the other)")
+    place = where.add_mutually_exclusive_group()
+    place.add_argument("--workers", metavar="N", type=positive, help="N processes on this machine, sharing its cores")
+    place.add_argument("--scheduler", metavar="ADDRESS", help="workers of a dask scheduler you trust, tcp://HOST:PORT")
+    where.add_argument(
+        "--retries",
+        metavar="N",
+        type=_count,
+        default=2,
+        help="further attempts on a failed case (default: %(default)s)",
+    )
+    which = parser.add_argument_group("which cases")
+    which.add_argument("--only", metavar="K/N", type=_shard, help="the K-th of N parts of the cases, K from 1")
+    which.add_argument("--case", metavar="NAME", action="append", help="this case (repeatable)")
+    which.add_argument(
+        "--list", metavar="FILE.csv", type=Path, help="write the list of cases, which can be an INPUT, and end"
+    )
+    add_machinery(parser)
+    parser.add_argument_group("reading").add_argument(
+        "--hu-offset", metavar="HU", type=int, default=0, help="add this to every voxel, e.g. -1024 for a shifted scale"
+    )
+    add_writing(parser.add_argument_group("writing"))
 
-    Attributes:
-        options: For every case.
-        skip_existing: Keep label files that are there.
-        statistics: Write the tables of all cases.
-        report: The report's file, or None.
-        given: The options as the report shows them.
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Works on the cases and returns the exit code."""
+    from viscera.batch.drive import Drive
+    from viscera.batch.listing import list_scans, listing_csv
+    from viscera.commands.batch_board import Board, closing_table
+    from viscera.write import write_text
+
+    begun = time.monotonic()
+    with clean_end():
+        listing = list_scans(args.inputs)
+        if listing.passed_over:
+            console.note(f"{listing.passed_over} CT series are not worth segmenting: short, not axial, or not in HU")
+        if args.list is not None:
+            write_text(listing_csv(listing.scans), args.list)
+            console.say(f"{args.list}: {len(listing.scans)} cases")
+            return 0
+        orders = _orders(listing.scans, args)
+        with _pool(args) as pool, Board(console) as board:
+            tally = Drive(orders, pool, retries=args.retries, watcher=board).run()
+    for line in closing_table(tally, time.monotonic() - begun):
+        console.say(line)
+    return 1 if tally.failed else 0
+
+
+def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
+    """The cases to work on, and the folder made ready for them.
+
+    Raises:
+        ConfigError: If OUT or a choice of cases cannot be used.
+        BundleError: If the bundle is missing or altered.
+        WriteError: If OUT cannot be written.
     """
+    from viscera.batch.ledger import FOLDER
+    from viscera.batch.work import Order
+    from viscera.case import preview_path
+    from viscera.commands.cases import make_folder
+    from viscera.commands.layouts import LAYOUTS
+    from viscera.commands.options import case_options
+    from viscera.commands.plan import refuse_overwriting
+    from viscera.formats import LabelOutputs, require_formats
+    from viscera.read import CaseInput
+    from viscera.write import remove_left_files, write_text
 
-    options: CaseOptions
-    skip_existing: bool = False
-    statistics: bool = False
-    report: Path | None = None
-    given: Mapping[str, Any]
-
-
-class Batch:
-    """One run over the cases of a plan; `run` may be called once."""
-
-    def __init__(self, plan: Plan, request: Request, console: Console) -> None:
-        self.plan = plan
-        self.request = request
-        self.console = console
-        self.steps = len(STAGES) * len(plan.cases)
-        self.statistics: dict[str, tuple[OrganStatistics, ...]] = {}
-        cases = tuple(CaseEntry(name=case.name, input=str(case.source)) for case in plan.cases)
-        self.report = RunReport(viscera=viscera.__version__, options=request.given, started=utc_now(), cases=cases)
-
-    def run(self, load: Callable[[], Segmenter]) -> int:
-        """Works on every case and returns the exit code; `load` is called if a case is left to segment or measure.
-
-        Raises:
-            VisceraError: If the bundle cannot be loaded or the report cannot be written; the report tells.
-            KeyboardInterrupt: On Ctrl-C or SIGTERM, after the report is written.
-        """
-        with clean_end():
-            try:
-                self._save()
-                make_folder(self.plan.folder)
-                remove_left_files([self.plan.folder, *self._folders()])
-                for path, text in self.plan.common.items():
-                    write_text(text, path)
-                self._work(load)
-                self._write_statistics()
-            except KeyboardInterrupt:
-                self._end(interrupted=True)
-                self._write_statistics()
-                raise
-            except VisceraError as error:
-                self._end(error=error)
-                raise
-            self._end()
-        if len(self.plan.cases) > 1:
-            self.console.say(self._tally())
-        return 1 if self.report.count(Status.FAILED) else 0
-
-    def _folders(self) -> Iterator[Path]:
-        return (case.output.parent for case in self.plan.cases if case.error is None)
-
-    def _work(self, load: Callable[[], Segmenter]) -> None:
-        segmenter: Segmenter | None = None
-        with self.console.progress() as progress:
-            for index, case in enumerate(self.plan.cases):
-                if case.error is not None:
-                    self._failed(index, case.error, progress)
-                elif self.request.skip_existing and self._finished(case):
-                    if self.request.statistics:  # what the labels are called stands in the bundle
-                        segmenter = segmenter or load()
-                    self._skip(index, case, segmenter, progress)
-                else:
-                    progress.begin(f"{case.name}: read")
-                    segmenter = segmenter or load()
-                    self._segment(index, case, segmenter, progress)
-                progress.reach(len(STAGES) * (index + 1), of=self.steps)
-
-    def _segment(self, index: int, case: PlannedCase, segmenter: Segmenter, progress: Progress) -> None:
-        self._set(index, status=Status.RUNNING)
-
-        def on_stage(stage: str) -> None:
-            progress.begin(f"{case.name}: {stage}")
-            progress.reach(len(STAGES) * index + STAGES.index(stage), of=self.steps)
-
-        try:
-            done = segmenter.segment_file(case.source, case.output, options=self.request.options, on_stage=on_stage)
-            self._name_machinery(segmenter)
-        except Exception as error:  # the one place where a case's unforeseen error must not end the others
-            self._failed(index, error, progress)
-        else:
-            self._done(index, case, done, progress)
-
-    def _done(self, index: int, case: PlannedCase, done: SegmentedCase, progress: Progress) -> None:
-        self.statistics[case.name] = done.statistics
-        grid = done.segmentation.label_map.grid
-        self._set(
-            index,
-            status=Status.DONE,
-            output=str(done.output),
-            outputs={kind: str(path) for kind, path in done.outputs.items()},
-            preview=None if done.preview is None else str(done.preview),
-            notes=done.notes,
-            shape_zyx_vox=grid.shape_zyx,
-            spacing_zyx_mm=grid.spacing_zyx_mm,
-            seconds=done.seconds,
-            organs=organ_entries(done),
-            peak_memory_mib=peak_memory_mib(),
+    layout, folder = LAYOUTS[args.layout], args.output.absolute()
+    _require_folder(args.output)
+    model, options = _model(args), case_options(args)
+    require_formats(options.formats)
+    places = layout.place([CaseInput(path=scan.path, name=scan.name) for scan in scans])
+    orders = [
+        Order(
+            name=name,
+            source=scan.path,
+            output=folder / path,
+            folder=folder,
+            options=options if scan.series is None else _of_series(options, scan.series),
+            model=model,
         )
-        progress.pause()
-        # How finely a stage worked is of interest to few; how the scan was read may change what the labels mean.
-        notes = (*done.notes, *quality_sentences(done.segmentation.quality))
-        for note in notes if self.console.verbose else done.urgent_notes:
-            self.console.note(f"{case.name}: {note}")
-        self.console.say(f"{case.name}: {summary(done.statistics)} ({sum(done.seconds.values()):.1f} s)")
+        for scan, (name, path) in zip(scans, places, strict=True)
+    ]
+    chosen = _chosen(orders, args)
+    common = layout.common_files(folder, None)
+    labels = [LabelOutputs(labels=order.output, formats=options.formats).paths.values() for order in chosen]
+    pictures = [preview_path(order.output) for order in chosen]
+    written = [*(path for paths in labels for path in paths), *pictures, *common, folder]
+    refuse_overwriting(written, [*args.inputs, *(order.source for order in chosen)])
+    make_folder(folder)
+    for path, text in common.items():
+        write_text(text, path)
+    remove_left_files([folder, folder / FOLDER, *(order.output.parent for order in chosen)])
+    return chosen
 
-    def _skip(self, index: int, case: PlannedCase, segmenter: Segmenter | None, progress: Progress) -> None:
-        progress.begin(f"{case.name}: skip")
-        outputs = self._outputs(case)
-        organs: tuple[OrganStatistics, ...] = ()
-        if segmenter is not None and self.request.statistics:
-            # The tables are of all cases, so those done before are measured again.
-            try:
-                options = self.request.options
-                volume = read_volume(case.source, series=options.series, hu_offset=options.hu_offset)
-                card = segmenter.bundle.card
-                labels = read_label_map(outputs.main, card.organs)
-                organs = organ_statistics(volume, labels, card.organs)
-            except VisceraError as error:
-                self._failed(index, error, progress)
-                return
-            self.statistics[case.name] = organs
-        self._set(
-            index,
-            status=Status.SKIPPED,
-            output=str(outputs.main),
-            outputs={kind: str(path) for kind, path in outputs.paths.items()},
-            organs=tuple(organ_entry(organ) for organ in organs),
+
+def _require_folder(output: Path) -> None:
+    if output.is_file() or output.suffix.lower() in (".nii", ".gz", ".nrrd", ".mha", ".mhd", ".dcm", ".zip", ".csv"):
+        raise ConfigError(
+            "planning the outputs", expected="a folder after -o", got=str(output), remedy="Give another name"
         )
-        progress.pause()
-        self.console.say(f"{case.name}: kept {outputs.main}")
-
-    def _outputs(self, case: PlannedCase) -> LabelOutputs:
-        options = self.request.options
-        return LabelOutputs(labels=case.output, formats=options.formats, seg_type=options.seg_type)
-
-    def _finished(self, case: PlannedCase) -> bool:
-        """Whether every label file is there; an RTSTRUCT alone cannot be measured again."""
-        paths = self._outputs(case).paths
-        measurable = not self.request.statistics or set(paths) != {"rtstruct"}
-        return measurable and all(path.is_file() for path in paths.values())
-
-    def _failed(self, index: int, error: Exception, progress: Progress) -> None:
-        self._set(index, status=Status.FAILED, error=Failure.of(error), peak_memory_mib=peak_memory_mib())
-        progress.pause()
-        self.console.fail(error, about=self.plan.cases[index].name)
-
-    def _write_statistics(self) -> None:
-        if self.request.statistics and self.statistics:
-            write_text(cases_csv(self.statistics), self._table(".csv"))
-            write_text(cases_json(self.statistics), self._table(".json"))
-
-    def _table(self, ending: str) -> Path:
-        return self.plan.statistics.with_name(self.plan.statistics.name + ending)
-
-    def _tally(self) -> str:
-        counts = [(self.report.count(status), status) for status in (Status.DONE, Status.SKIPPED, Status.FAILED)]
-        return ", ".join(f"{count} {status}" for count, status in counts if count)
-
-    def _set(self, index: int, **changes: Any) -> None:
-        self.report = self.report.with_case(index, **changes)
-        self._save()
-
-    def _name_machinery(self, segmenter: Segmenter) -> None:
-        # Not before the first case: asking an engine for its precision waits for its libraries, which load meanwhile.
-        if self.report.machinery is None:
-            self.report = replace(self.report, machinery=machinery(segmenter))
-
-    def _end(self, *, interrupted: bool = False, error: VisceraError | None = None) -> None:
-        self.report = self.report.ended(interrupted=interrupted, error=error)
-        self._save()
-
-    def _save(self) -> None:
-        self.report.save(self.request.report)
 
 
-def organ_entry(organ: OrganStatistics) -> dict[str, Any]:
-    """One organ's statistics as the report shows them."""
-    return {**asdict(organ), "touches_border": organ.touches_border}
+def _model(args: argparse.Namespace) -> Model:
+    """The bundle, verified, and what is to run it: with several workers each has its part of the cores."""
+    from viscera.batch.work import Model, card_digest
+    from viscera.bundle import load_bundle
+    from viscera.case import bundle_source
 
-
-def organ_entries(done: SegmentedCase) -> tuple[dict[str, Any], ...]:
-    """All of a case's organs as the report shows them: statistics, what was removed, and what the verdict rests on."""
-    removed = None if done.segmentation.removed is None else {one.organ: one for one in done.segmentation.removed}
-    return tuple(
-        {
-            **organ_entry(organ),
-            "removed_ml": None if removed is None else removed[organ.organ].volume_ml,
-            "quality_sentences": quality.sentences,
-            "signals": asdict(quality.signals),
-        }
-        for organ, quality in zip(done.statistics, done.segmentation.quality, strict=True)
+    bundle = load_bundle(None if args.bundle is None else bundle_source(args.bundle))
+    is_folder = args.bundle is not None and isinstance(bundle_source(args.bundle), Path)
+    return Model(
+        bundle=Path(args.bundle).absolute() if is_folder else args.bundle,
+        card_sha256=card_digest(bundle.folder),
+        device=args.device,
+        precision=args.precision,
+        threads=_threads(args),
+        memory_limit=args.memory_limit,
+        cache=None if args.no_cache else cache_folder(os.environ, sys.platform),
     )
 
 
-def quality_sentences(quality: Sequence[OrganQuality]) -> tuple[str, ...]:
-    """Why organs are to be checked or absent, one sentence for each reason, after the organ's name."""
-    return tuple(f"{organ.organ}: {sentence}" for organ in quality for sentence in organ.sentences)
+def _threads(args: argparse.Namespace) -> int | None:
+    given: int | None = args.threads
+    if given is not None or args.workers is None:
+        return given
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(args.workers))
 
 
-def machinery(segmenter: Segmenter) -> Machinery:
-    """What the report says of a segmenter."""
-    card = segmenter.bundle.card
-    return Machinery(
-        bundle=card.name,
-        bundle_version=card.version,
-        card_sha256=hashlib.sha256((segmenter.bundle.folder / CARD).read_bytes()).hexdigest(),
-        engine=segmenter.engine.name,
-        device=segmenter.device,
-        precision=segmenter.engine.precision,
-    )
+def _of_series(options: CaseOptions, series: str) -> CaseOptions:
+    return replace(options, series=series)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes `folder` and its parents; raises WriteError if that fails; returns nothing."""
+def _chosen(orders: Sequence[Order], args: argparse.Namespace) -> list[Order]:
+    """The orders that `--case` and `--only` leave, in their order."""
+    chosen = list(orders)
+    if args.case:
+        names = {order.name for order in orders}
+        if unknown := sorted(set(args.case) - names):
+            raise ConfigError(
+                "choosing cases",
+                expected="names of cases of these inputs (--list writes them)",
+                got=", ".join(unknown),
+                remedy="Correct --case",
+            )
+        chosen = [order for order in chosen if order.name in args.case]
+    if args.only is not None:
+        part, parts = args.only
+        chosen = chosen[part - 1 :: parts]
+    return chosen
+
+
+def _pool(args: argparse.Namespace) -> AbstractContextManager[Pool]:
+    if args.workers is None and args.scheduler is None:
+        from viscera.batch.pools import OwnProcess
+
+        return nullcontext(OwnProcess())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"making the folder {folder}",
-            expected="a place that can be written",
-            got=error.strerror or str(error),
-            remedy="Give another place with -o",
+        from viscera.batch.dask_pool import DaskPool
+    except ImportError as error:
+        raise MissingExtraError(
+            "starting workers",
+            expected="the package distributed",
+            got="it is not installed",
+            remedy="Run: pip install 'viscera[cluster]', or leave out --workers and --scheduler",
         ) from error
+    if args.scheduler is not None:
+        return DaskPool(args.scheduler)
+    return DaskPool(workers=args.workers, threads=_threads(args) or 1, memory_limit=args.memory_limit)
+
+
+def _count(text: str) -> int:
+    """The whole number, 0 or more, that `text` is; raises ArgumentTypeError otherwise."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Part and number of parts; raises ArgumentTypeError if `text` is no such thing."""
+    found = _SHARD.fullmatch(text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, such as 3/10, got {text!r}")
+    return int(found[1]), int(found[2])

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Runs the demo, prints scores, times and where the picture is, and returns the exit code."""
     from viscera.case import CaseOptions, preview_path
-    from viscera.commands.batch import Batch, Request, make_folder
+    from viscera.commands.cases import Batch, Request, make_folder
     from viscera.commands.plan import Plan, PlannedCase
     from viscera.evaluation.evaluate import evaluate_cases
     from viscera.evaluation.tables import summary_text
