@@ -282,14 +282,15 @@ def _filled(
     mask: NDArray[np.bool_], size: tuple[int, int], contour_px: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The mask smoothly enlarged to `size` (width, height), and what of it lies within its contour."""
-    from PIL import Image, ImageFilter
+    from PIL import Image
 
     smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BICUBIC)
-    inside = smooth.point([0] * 128 + [255] * 128)
-    filled = np.asarray(inside) > 0
-    for _ in range(contour_px):
-        inside = inside.filter(ImageFilter.MinFilter(3))
-    return filled, np.asarray(inside) > 0
+    filled = core = np.asarray(smooth) > 127
+    for _ in range(contour_px):  # Pillow's MinFilter gives the same and takes most of a picture's time
+        around = np.pad(core, 1, mode="edge")
+        rows = around[:-2] & around[1:-1] & around[2:]
+        core = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
+    return filled, core
 
 
 def _draw_ticks(draw: ImageDraw.ImageDraw, scene: Scene, cut: Cut, cuts: Sequence[Cut]) -> None:
