@@ -1,5 +1,6 @@
 """Reading NRRD and MetaImage; SimpleITK writes the files and is the oracle for their geometry."""
 
+import re
 import sys
 
 import numpy as np
@@ -172,3 +173,24 @@ def test_other_fields_of_other_programs_are_read(tmp_path):
     path = save(tmp_path / "ct.mha", ct_zyx())
     path.write_bytes(path.read_bytes().replace(b"NDims = 3\n", b"NDims = 3\nName = a scan: of mine\nComment = x\n"))
     np.testing.assert_array_equal(read_volume(path).hu, ct_zyx())
+
+
+@pytest.mark.parametrize("number", ["1e308", "-1e10", "inf", "nan", "x"])
+@pytest.mark.parametrize(
+    ("name", "pattern", "field"),
+    [
+        ("ct.mha", rb"TransformMatrix = [^ \n]+", "TransformMatrix"),
+        ("ct.mha", rb"Offset = [^ \n]+", "Offset"),
+        ("ct.nrrd", rb"space directions: \([^,]+", "space directions"),
+        ("ct.nrrd", rb"space origin: \([^,]+", "space origin"),
+    ],
+)
+def test_numbers_that_overflow_are_refused(tmp_path, name, pattern, field, number):
+    """ITK looks for the inverse of a matrix that has overflowed for ever."""
+    path = save(tmp_path / name, ct_zyx())
+    raw = path.read_bytes()
+    head = re.search(pattern, raw)[0]
+    start = max(head.rfind(b" "), head.rfind(b"(")) + 1
+    path.write_bytes(raw.replace(head, head[:start] + number.encode()))
+    with pytest.raises(ReadError, match=rf"numbers up to 1e\+09 as {field}"):
+        read_volume(path)

@@ -6,7 +6,6 @@ a file that a looser check did not see. Only headers that can be read in one way
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,11 @@ _MOST_AXES = 4
 # No file system has longer names.
 _LONGEST_NAME = 255
 _LARGEST_SIZE_VOX = 2**31 - 1
+# Beyond any place in a scanner, in any unit. ITK multiplies directions by spacings, and its search for an inverse of a
+# matrix that has overflowed does not end.
+_LARGEST_NUMBER = 1e9
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*")
+_NRRD_SEPARATORS = re.compile(r"[\s(),]+")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 # MetaImage fields that are whole numbers, and those with a number for each axis or for each pair of axes.
 _META_WHOLE = (
@@ -39,6 +42,7 @@ _META_WHOLE = (
 )
 _META_PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+_NRRD_REAL = ("space directions", "space origin", "spacings", "thicknesses", "axis mins", "axis maxs")
 _NRRD_WHOLE = ("dimension", "space dimension", "line skip", "byte skip", "lineskip", "byteskip")
 
 
@@ -122,6 +126,9 @@ def _nrrd_fields(text: str, doing: str) -> Mapping[str, str]:
     for name in _NRRD_WHOLE:
         if name in fields:
             _require_numbers(name, [fields[name]], 1, doing, whole=True)
+    for name in _NRRD_REAL:
+        numbers = [one for one in _NRRD_SEPARATORS.split(fields.get(name, "")) if one not in ("", "none")]
+        _require_numbers(name, numbers, len(numbers), doing, whole=False)
     return fields
 
 
@@ -138,14 +145,14 @@ def _require_sizes(value: str, axes: int, doing: str) -> None:
 
 
 def _require_numbers(name: str, values: Sequence[str], count: int, doing: str, *, whole: bool) -> None:
-    if len(values) != count or not all(_WHOLE.fullmatch(one) if whole else _is_finite(one) for one in values):
-        kind = "whole number" if whole else "finite number"
-        raise _not_that(doing, f"{count} {kind}{'s' * (count > 1)} as {name}", f"{' '.join(values)[:80]!r}")
+    if len(values) != count or not all(_WHOLE.fullmatch(one) if whole else _is_moderate(one) for one in values):
+        kind = f"{'whole ' * whole}number{'s' * (count != 1)}{'' if whole else f' up to {_LARGEST_NUMBER:g}'}"
+        raise _not_that(doing, f"{count} {kind} as {name}", f"{' '.join(values)[:80]!r}")
 
 
-def _is_finite(text: str) -> bool:
+def _is_moderate(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return abs(float(text)) <= _LARGEST_NUMBER  # false of NaN
     except ValueError:
         return False
 
