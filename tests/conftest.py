@@ -1,6 +1,9 @@
 """Fixtures every test may use."""
 
-from collections.abc import Iterator
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str], str]:
+    """Finds another program by its name, beside Python's or on the path; without it the test is skipped."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+    def find(name: str) -> str:
+        if (found := shutil.which(name, path=places)) is None:
+            pytest.skip(f"the program {name} is not installed")
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="session")

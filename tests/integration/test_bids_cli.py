@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,18 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def faults(folder: Path) -> list[Any]:
+@pytest.fixture
+def faults(program: Callable[[str], str]) -> Callable[[Path], list[Any]]:
     """What the validator calls errors; warnings (no authors, no licence) are for those who publish the data set."""
-    validator = shutil.which("bids-validator-deno")
-    if validator is None:
-        pytest.skip("no bids-validator-deno: pip install bids-validator-deno")
-    command = [validator, "--format", "json", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    issues = json.loads(done.stdout)["issues"]["issues"]
-    assert issues, "the validator says nothing at all"
-    return [issue for issue in issues if issue.get("severity") == "error"]
+
+    def find(folder: Path) -> list[Any]:
+        command = [program("bids-validator-deno"), "--format", "json", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        assert issues, "the validator says nothing at all"
+        return [issue for issue in issues if issue.get("severity") == "error"]
+
+    return find
 
 
 def test_the_data_set_has_the_files_bids_asks_for(
@@ -64,14 +67,18 @@ def test_a_scan_that_fails_leaves_nothing_of_its_own(tiny_bundle: Path, scans: P
     assert sorted(contents(tmp_path / "out")) == COMMON
 
 
-def test_the_validator_finds_no_fault(tiny_bundle: Path, scans: Path, tmp_path: Path) -> None:
+def test_the_validator_finds_no_fault(
+    faults: Callable[[Path], list[Any]], tiny_bundle: Path, scans: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     segment(tiny_bundle, scans, "-o", output, "--preview", "--statistics", "--report", output / "run.json")
     assert main(["labels", "-o", str(output), "--bundle", str(tiny_bundle)]) == 0
     assert faults(output) == []
 
 
-def test_the_validator_would_find_a_fault(tiny_bundle: Path, scans: Path, tmp_path: Path) -> None:
+def test_the_validator_would_find_a_fault(
+    faults: Callable[[Path], list[Any]], tiny_bundle: Path, scans: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     segment(tiny_bundle, scans, "-o", output)
     (output / f"{OTHER}.tsv").write_text("index\tcolor\n1\tred\n", encoding="utf-8")

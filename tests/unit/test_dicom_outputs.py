@@ -1,5 +1,6 @@
 """DICOM SEG and RTSTRUCT: where every voxel lies, what the objects say, and what other programs make of them."""
 
+import json
 import shutil
 import subprocess
 import zipfile
@@ -183,12 +184,6 @@ def test_an_outline_has_corners_only():
     assert len(polygon) == 8  # each corner of the block is cut
 
 
-def tool(name: str) -> str:
-    if (found := shutil.which(name)) is None:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
 def ran(*command) -> str:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -196,8 +191,8 @@ def ran(*command) -> str:
 
 
 @pytest.mark.parametrize("name", ["HFS", "FFP", "HFDR", "oblique"])
-def test_dcmqi_reads_every_segment_where_it_lies(labelled_ct, tmp_path, name):
-    dcmqi, sitk = tool("segimage2itkimage"), pytest.importorskip("SimpleITK")
+def test_dcmqi_reads_every_segment_where_it_lies(program, labelled_ct, tmp_path, name):
+    dcmqi, sitk = program("segimage2itkimage"), pytest.importorskip("SimpleITK")
     ct = labelled_ct(GRIDS[name])
     write_dicom_seg(ct.label_map, ct.source, tmp_path / "seg.dcm", ORIGIN)
     (tmp_path / "out").mkdir()
@@ -213,8 +208,8 @@ def test_dcmqi_reads_every_segment_where_it_lies(labelled_ct, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["HFS", "FFS", "HFP"])
-def test_plastimatch_fills_the_contours_where_they_lie(labelled_ct, tmp_path, name):
-    plastimatch, sitk = tool("plastimatch"), pytest.importorskip("SimpleITK")
+def test_plastimatch_fills_the_contours_where_they_lie(program, labelled_ct, tmp_path, name):
+    plastimatch, sitk = program("plastimatch"), pytest.importorskip("SimpleITK")
     ct = labelled_ct(GRIDS[name])
     write_rtstruct(ct.label_map, ct.source, tmp_path / "rt.dcm", ORIGIN)
     ran(plastimatch, "convert", "--input", tmp_path / "rt.dcm", "--referenced-ct", ct.folder,
@@ -228,9 +223,15 @@ def test_plastimatch_fills_the_contours_where_they_lie(labelled_ct, tmp_path, na
         assert len(points & found[index]) * 2 >= 0.99 * (len(points) + len(found[index]))
 
 
-def validator_says(path: Path) -> str:
-    text = subprocess.run([tool("dciodvfy"), path], capture_output=True, text=True, check=False, timeout=60)
-    return text.stderr + text.stdout
+@pytest.fixture
+def validator_says(program):
+    """What dciodvfy, of Debian's package dicom3tools, says of a file."""
+
+    def say(path: Path) -> str:
+        text = subprocess.run([program("dciodvfy"), path], capture_output=True, text=True, check=False, timeout=60)
+        return text.stderr + text.stdout
+
+    return say
 
 
 def outputs(ct, folder: Path, origin: Origin = ORIGIN) -> dict[str, Path]:
@@ -241,14 +242,14 @@ def outputs(ct, folder: Path, origin: Origin = ORIGIN) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["HFS", "oblique", "tilted"])
-def test_the_validator_finds_no_error(labelled_ct, tmp_path, name):
+def test_the_validator_finds_no_error(validator_says, labelled_ct, tmp_path, name):
     for kind, path in outputs(labelled_ct(GRIDS[name]), tmp_path).items():
         said = validator_says(path)
         assert kind in said
         assert "Error" not in said, said
 
 
-def test_other_organs_have_a_private_code_that_is_explained(labelled_ct, tmp_path):
+def test_other_organs_have_a_private_code_that_is_explained(validator_says, labelled_ct, tmp_path):
     organs = (named_organ(1, "gallbladder"), ORGANS[1], named_organ(3, "Vésicule 胆囊"))
     origin = Origin(bundle="mine", bundle_version="1", organs=organs)
     ct = labelled_ct(PLAIN)
@@ -269,7 +270,7 @@ def test_absent_organs_are_empty_segments_and_no_regions(labelled_ct, tmp_path):
     assert all("ContourSequence" in region for region in structures.ROIContourSequence)
 
 
-def test_no_organ_at_all_is_valid_too(labelled_ct, tmp_path):
+def test_no_organ_at_all_is_valid_too(validator_says, labelled_ct, tmp_path):
     ct = labelled_ct(PLAIN, np.zeros((10, 11, 12), dtype=np.uint8))
     for path in outputs(ct, tmp_path).values():
         assert "Error" not in validator_says(path)
@@ -305,21 +306,16 @@ def test_results_say_what_made_them_and_that_it_is_research(labelled_ct, tmp_pat
     assert seg.ContentDate == structures.StructureSetDate == "20240506"
 
 
-def srgb(lab: list[int]) -> tuple[int, ...]:
-    """sRGB of a scaled CIELab value (DICOM PS3.3, C.10.7.1.1; D50 white point), as CIE and IEC 61966-2-1 define."""
-    lightness, a, b = lab[0] * 100 / 65535, lab[1] * 255 / 65535 - 128, lab[2] * 255 / 65535 - 128
-    middle = (lightness + 16) / 116
-    relative = [
-        t**3 if t > 6 / 29 else 3 * (6 / 29) ** 2 * (t - 4 / 29) for t in (middle + a / 500, middle, middle - b / 200)
-    ]
-    xyz = np.array(relative) * (0.96422, 1.0, 0.82521)
-    to_linear = np.array(
-        [[3.1338561, -1.6168667, -0.4906146], [-0.9787684, 1.9161415, 0.0334540], [0.0719453, -0.2289914, 1.4052427]]
-    )
-    linear = np.clip(to_linear @ xyz, 0, 1)
-    return tuple(
-        round(255 * (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055)) for v in linear.tolist()
-    )
+def test_dcmqi_shows_the_organs_in_their_colours(program, labelled_ct, tmp_path):
+    dcmqi = program("segimage2itkimage")
+    ct = labelled_ct(PLAIN)
+    write_dicom_seg(ct.label_map, ct.source, tmp_path / "seg.dcm", ORIGIN)
+    (tmp_path / "out").mkdir()
+    ran(dcmqi, "--inputDICOM", tmp_path / "seg.dcm", "--outputDirectory", tmp_path / "out", "-t", "nrrd")
+    described = json.loads((tmp_path / "out" / "meta.json").read_text())["segmentAttributes"]
+    shown = {one["SegmentLabel"]: one["recommendedDisplayRGBValue"] for (one,) in described}
+    for organ in ORGANS:
+        np.testing.assert_allclose(shown[organ.name], organ.colour, atol=2)
 
 
 def test_results_refer_to_every_image_of_the_series(labelled_ct, tmp_path):
@@ -367,7 +363,7 @@ def changed(ct, **values):
     return ct.folder
 
 
-def test_patient_and_study_are_the_sources(labelled_ct, tmp_path):
+def test_patient_and_study_are_the_sources(validator_says, labelled_ct, tmp_path):
     ct = labelled_ct(PLAIN)
     given = {
         "PatientName": "Müller^Jörg",
@@ -424,7 +420,7 @@ def test_a_zip_is_the_same_source(labelled_ct, tmp_path):
     assert zipped.grid == ct.source.grid
 
 
-def test_a_multi_frame_source_is_referred_to_frame_by_frame(labelled_ct, tmp_path):
+def test_a_multi_frame_source_is_referred_to_frame_by_frame(validator_says, labelled_ct, tmp_path):
     from highdicom.legacy import LegacyConvertedEnhancedCTImage
 
     ct = labelled_ct(PLAIN)
@@ -513,7 +509,7 @@ def test_a_missing_package_is_named(labelled_ct, tmp_path, monkeypatch, package,
 
 
 @pytest.mark.parametrize("name", ["acrin_flt_001", "cptac_pda_c3l_00189"])
-def test_real_series_round_trip(shared_data, tmp_path, name):
+def test_real_series_round_trip(validator_says, shared_data, tmp_path, name):
     folder = shared_data / "real" / name
     volume, source = read_volume(folder), source_images(folder)
     places = np.indices(volume.grid.shape_zyx, sparse=True)

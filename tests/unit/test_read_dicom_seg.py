@@ -158,9 +158,8 @@ def test_a_seg_by_another_program_is_read(shared_data):
     assert label_map.grid.shape_zyx == (3, 512, 512)
 
 
-def test_a_seg_by_dcmqi_is_read(labelled_ct, tmp_path):
-    if (program := shutil.which("itkimage2segimage")) is None:
-        pytest.skip("itkimage2segimage (dcmqi) is not installed")
+def test_a_seg_by_dcmqi_is_read(program, labelled_ct, tmp_path):
+    dcmqi = program("itkimage2segimage")
     sitk = pytest.importorskip("SimpleITK")
     ct = labelled_ct(AFFINE)
     write_label_map(ct.label_map, tmp_path / "labels.nii.gz")
@@ -177,7 +176,7 @@ def test_a_seg_by_dcmqi_is_read(labelled_ct, tmp_path):
         '{"ContentCreatorName": "A", "SeriesDescription": "S", "SeriesNumber": "300", "InstanceNumber": "1", '
         f'"segmentAttributes": [[{segments}]]}}'
     )
-    command = [program, "--inputImageList", tmp_path / "labels.nrrd", "--inputDICOMDirectory", ct.folder]
+    command = [dcmqi, "--inputImageList", tmp_path / "labels.nrrd", "--inputDICOMDirectory", ct.folder]
     command += ["--inputMetadata", tmp_path / "meta.json", "--outputDICOM", tmp_path / "seg.dcm", "--skip"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
     assert (tmp_path / "seg.dcm").is_file(), done.stdout + done.stderr
