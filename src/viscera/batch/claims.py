@@ -57,10 +57,12 @@ class Claims:
                 ended one in between.
 
         Raises:
-            WriteError: If the folder cannot be written.
+            WriteError: If the folder cannot be written, or the one two above it is not there: a machine that lacks the
+                shared disk is not to begin a ledger of its own.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.parent.mkdir(exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             while True:
                 recorded = attempts()
                 number = recorded + 1
@@ -68,7 +70,8 @@ class Claims:
                     number += 1
                 if state == "live" or not self._created(self._path(name, number)):
                     return None
-                paths = [self._path(name, one) for one in range(recorded + 1, number + 1)]
+                # The recorded one is there if its process ended before it could give it back.
+                paths = [self._path(name, one) for one in range(max(1, recorded), number + 1)]
                 if attempts() < number:
                     return Claim(paths, number=number, after=self._path(name, number + 1), beat=self.beat_seconds)
                 paths[-1].unlink()
@@ -90,14 +93,18 @@ class Claims:
             return False
         try:
             os.write(handle, json.dumps(_owner()).encode())
+        except OSError:
+            path.unlink()  # on a full disk; nobody is to wait for it
+            raise
         finally:
             os.close(handle)
         return True
 
     def _state(self, path: Path) -> _State:
         try:
-            touched = path.stat().st_mtime
-            text = path.read_text(encoding="utf-8")
+            # Opened first: on a network's disk times may be old until a file is.
+            with path.open(encoding="utf-8") as file:
+                text, touched = file.read(), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return "free"
         try:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import queue
 import secrets
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +30,8 @@ from viscera.errors import ClusterError, ConfigError, VisceraError
 
 DIED = "the worker's process died (killed, or out of memory)"
 _CONNECT_SECONDS = 10.0
+# What dask raises when the scheduler has gone, its time limits and closed connections among them.
+_GONE = (OSError, CancelledError)
 # Asking the scheduler costs a round trip; people do not look more often.
 _LOOK_SECONDS = 1.0
 # Above the limit that viscera keeps itself, so that dask's guard acts only where that has failed.
@@ -67,7 +72,9 @@ class DaskPool:
         _silence()
         with ExitStack() as opened:
             if address is None:
-                address = opened.enter_context(_own_cluster(opened, workers, threads, memory_limit)).scheduler_address
+                with _signals_held():
+                    cluster = opened.enter_context(_own_cluster(opened, workers, threads, memory_limit))
+                address = cluster.scheduler_address
             self._client = opened.enter_context(_connected(address))
             self._open = opened.pop_all()
 
@@ -77,8 +84,11 @@ class DaskPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.cancel([future for _, future in self._flying.values()], force=True)
-        self._open.close()
+        # A second Ctrl-C would leave workers behind; this takes a few seconds at most.
+        with _signals_held():
+            with suppress(*_GONE):
+                self._client.cancel([future for _, future in self._flying.values()], force=True)
+            self._open.close()
 
     def slots(self) -> int:
         """The workers' threads, which should be one for each worker."""
@@ -89,7 +99,7 @@ class DaskPool:
         """Has a worker make an attempt on `order`; returns nothing."""
         self._count += 1
         key = f"viscera-{self._run}-{self._count}"
-        others = [worker for worker in self._client.nthreads() if worker != avoid] if avoid else []
+        others = [worker for worker in self._workers() if worker != avoid] if avoid else []
         where: dict[str, Any] = {"workers": others, "allow_other_workers": True} if others else {}
         future = self._client.submit(_attempted, order, self._make, key=key, pure=False, retries=0, **where)
         self._flying[key] = (order, future)
@@ -109,15 +119,12 @@ class DaskPool:
         try:
             outcome, place = future.result()
         except KilledWorker as error:
+            # A case handed to a worker that is not there any more would wait with another's, and die with it.
+            self._looked = -_LOOK_SECONDS
             place = str(error.last_worker.address)
             return Ended(order=order, outcome=unrecorded(order, DIED, place), place=place, died=True)
         except CancelledError as error:
-            raise ClusterError(
-                "waiting for a case",
-                expected="an answer from the scheduler",
-                got="nothing, as the connection has ended",
-                remedy="Start the scheduler again and run the same command; what is done is kept",
-            ) from error
+            raise _gone() from error
         except VisceraError as error:
             return Ended(order=order, outcome=unrecorded(order, str(error), ""))
         except Exception as error:  # from dask itself, such as a worker with another version of viscera
@@ -132,14 +139,33 @@ class DaskPool:
     def _look(self) -> None:
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
-        self._slots = sum(self._client.nthreads().values())
-        keys = {worker: list(keys) for worker, keys in self._client.processing().items()}
+        self._slots = sum(self._workers().values())
+        try:
+            keys = {worker: list(keys) for worker, keys in self._client.processing().items()}
+        except _GONE as error:
+            raise _gone() from error
         self._at_work = {
             worker: self._flying[own[0]][0].name
             for worker, found in sorted(keys.items())
             if (own := [key for key in found if key in self._flying])
         }
         self._looked = time.monotonic()
+
+    def _workers(self) -> Mapping[str, int]:
+        """The threads of each worker, by its address."""
+        try:
+            return dict(self._client.nthreads())
+        except _GONE as error:
+            raise _gone() from error
+
+
+def _gone() -> ClusterError:
+    return ClusterError(
+        "waiting for cases",
+        expected="an answer from the scheduler",
+        got="nothing, as the connection has ended",
+        remedy="Start the scheduler again and run the same command; what is done is kept",
+    )
 
 
 def _attempted(order: Order, make: Make | None) -> tuple[Outcome, str]:
@@ -172,6 +198,34 @@ def _connected(address: str) -> Client:
             got=" ".join(str(error).split()) or type(error).__name__,
             remedy="Check the address, and that `dask scheduler` runs there",
         ) from error
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """While active, Ctrl-C and SIGTERM wait; processes begun meanwhile never see either.
+
+    A terminal sends Ctrl-C to all processes of a command, and a cluster's queue SIGTERM: workers are to be ended by
+    this process, which lets them come to an end, and not to speak of it themselves.
+    """
+    came: list[int] = []
+    ends = (signal.SIGINT, signal.SIGTERM)
+    own = threading.current_thread() is threading.main_thread()
+    before = {number: handler for number in ends if own and callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    mask = None
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # its start would let them through again
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            before[signal.Signals(came[0])](came[0], None)
 
 
 def _own_cluster(opened: ExitStack, workers: int, threads: int, memory_limit: int | None) -> LocalCluster:

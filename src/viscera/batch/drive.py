@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from viscera.batch.ledger import Ledger
 from viscera.batch.pools import Ended, Pool
 from viscera.batch.work import Fate, Order, Outcome, record_death
 
@@ -135,7 +136,10 @@ class Drive:
 
         Raises:
             ClusterError: If the pool has gone.
+            WriteError: If this process cannot write to the ledger, at the beginning or any more, as on a full disk.
         """
+        for folder in {order.folder for order in self._waiting}:
+            Ledger(folder).require_room()
         while self.tally.ended < self.tally.total:
             self._come_back()
             while self._waiting and self._flying < self._pool.slots():
@@ -160,6 +164,8 @@ class Drive:
         if outcome.fate is not Fate.FAILED:
             self._end(outcome)
             return
+        if not ended.died:
+            Ledger(order.folder).require_room()  # or every case would fail for the one reason
         self._tries[order.name] += 1
         self._avoid[order.name] = ended.place
         if self._tries[order.name] <= self._retries:

@@ -20,6 +20,8 @@ from viscera.report import Failure, plain_values
 
 SCHEMA = "viscera.ledger/1"
 FOLDER = "ledger"
+# Of a few label files and entries.
+_ROOM_BYTES = 2**20
 
 
 class EntryStatus(StrEnum):
@@ -149,6 +151,30 @@ class Ledger:
                 expected=f"a folder {self.folder} that can be written to",
                 got=error.strerror or type(error).__name__,
                 remedy="Check the folder's permissions and the free space",
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def require_room(self) -> None:
+        """Nothing; makes the ledger's folder if need be.
+
+        Raises:
+            WriteError: If it cannot be written to, or its disk has not a MiB left.
+        """
+        temporary = self.folder / f".viscera-{secrets.token_hex(8)}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(bytes(_ROOM_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise WriteError(
+                f"writing to {self.folder}",
+                expected="a folder that can be written to, with a MiB to spare",
+                got=error.strerror or type(error).__name__,
+                remedy="Check its permissions and the free space, and run the same command again; what is done is kept",
             ) from error
         finally:
             with contextlib.suppress(OSError):

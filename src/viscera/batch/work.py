@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import viscera
-from viscera.batch.claims import Claims, worker_name
+from viscera.batch.claims import Claim, Claims, worker_name
 from viscera.batch.ledger import Basis, Entry, EntryStatus, Ledger
 from viscera.bundle import CARD
-from viscera.case import CaseOptions, Segmenter, bundle_source
+from viscera.case import CaseOptions, OnStage, Segmenter, bundle_source
 from viscera.digests import path_digest
 from viscera.entries import machinery, organ_entries
 from viscera.errors import BundleError, VisceraError
@@ -150,7 +150,8 @@ def attempt(order: Order, make: Make | None = None) -> Outcome:
             started=utc_now(),
             worker=worker_name(),
         )
-        entry, fate, why = _worked(order, make or segmented, ledger, entry)
+        make = make or functools.partial(segmented, on_stage=_while_owned(claim))
+        entry, fate, why = _worked(order, make, ledger, entry)
         if fate is not Fate.KEPT:
             if claim.lost:
                 return _outcome(order, Fate.BUSY, begun)
@@ -188,14 +189,15 @@ def record_death(order: Order, why: str) -> Outcome:
     return _outcome(order, Fate.FAILED, begun, why=why)
 
 
-def segmented(order: Order, identity: str) -> Made:
+def segmented(order: Order, identity: str, on_stage: OnStage | None = None) -> Made:
     """What the bundle's networks make of the scan; errors as `Segmenter.load` and `Segmenter.segment_file` raise them.
 
     Raises:
         BundleError: If the bundle is not the one that was ordered.
     """
     segmenter = _kept_segmenter(order.model)
-    done = segmenter.segment_file(order.source, order.output, options=replace(order.options, identity=identity))
+    options = replace(order.options, identity=identity)
+    done = segmenter.segment_file(order.source, order.output, options=options, on_stage=on_stage)
     grid = done.segmentation.label_map.grid
     beside = tuple(order.options.side_files(order.output, segmenter.bundle.card))
     facts = {
@@ -257,6 +259,20 @@ def _worked(order: Order, make: Make, ledger: Ledger, entry: Entry) -> tuple[Ent
         **_end(seconds),
     )
     return done, Fate.DONE, why
+
+
+class _ClaimLostError(Exception):
+    """Another process took the claim for dead and has the case now."""
+
+
+def _while_owned(claim: Claim) -> OnStage:
+    """What ends an attempt at its next stage if its claim is lost, so that it does not write over what another did."""
+
+    def on_stage(stage: str) -> None:
+        if claim.lost:
+            raise _ClaimLostError(stage)
+
+    return on_stage
 
 
 def _change(known: Entry, basis: Basis, ledger: Ledger) -> str:

@@ -116,7 +116,8 @@ def closing_table(tally: Tally, seconds: float) -> list[str]:
     if tally.peak_memory_mib is not None:
         rows.append(("peak memory", f"{tally.peak_memory_mib:.0f} MiB"))
     for worker, (cases, busy) in sorted(tally.by_worker.items())[:_SHOWN_WORKERS]:
-        rows.append((f"  {worker}", f"{cases} cases, {busy / cases:.3g} s each, busy {100 * busy / seconds:.0f} %"))
+        count = "1 case" if cases == 1 else f"{cases} cases"
+        rows.append((f"  {worker}", f"{count}, {busy / cases:.3g} s each, busy {100 * busy / seconds:.0f} %"))
     return [*_columns(rows), *_failures(tally)]
 
 
