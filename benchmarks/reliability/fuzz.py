@@ -152,6 +152,8 @@ def readings_of_child(numbers: range, options: list[str], log: Path) -> Iterator
         child.kill()  # has ended, unless it hangs
         code = child.wait()
         reader.join()
+        if child.stdout is not None:
+            child.stdout.close()
     if not started:
         raise SystemExit(f"a child did not start, exit code {code}; see {log}")
     if number < numbers.stop:
