@@ -22,8 +22,7 @@ def obey(order: Order, identity: str) -> Made:
     signs = order.folder.parent / "signs"
     signs.mkdir(exist_ok=True)
     (signs / f"{order.name}.{os.getpid()}").touch()
-    tries = len(list(signs.glob(f"{order.name}.*")))
-    if text == "die" or (text == "die at first" and tries == 1):
+    if text == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if text == "grow":
         kept = [bytearray(b"1") * 2**20 for _ in range(1000)]

@@ -32,17 +32,16 @@ def taken(claims: Claims, name: str = "a") -> Claim:
     return claim
 
 
-def left_by(owner: dict[str, object], claims: Claims, *, seconds_ago: float) -> Path:
-    """The claim of the first attempt on `a`, last touched so long ago."""
-    claims.folder.mkdir(parents=True)
-    path = claims.folder / "a.1"
+def left_by(owner: dict[str, object], claims: Claims, *, seconds_ago: float, name: str = "a") -> None:
+    """Makes the claim of the first attempt on a case, last touched so long ago."""
+    claims.folder.mkdir(parents=True, exist_ok=True)
+    path = claims.folder / f"{name}.1"
     path.write_text(json.dumps(owner) if owner else "", encoding="utf-8")
     touched = path.stat().st_mtime - seconds_ago
     os.utime(path, (touched, touched))
-    return path
 
 
-def names(claims: Claims) -> set[str]:
+def names_in(claims: Claims) -> set[str]:
     return {path.name for path in claims.folder.iterdir() if path.name[0] != "."}
 
 
@@ -50,8 +49,8 @@ def test_a_case_has_one_owner_until_it_is_given_back(claims: Claims) -> None:
     with taken(claims):
         assert claims.take("a", none_recorded) is None
         with taken(claims, "b"):
-            assert names(claims) == {"a.1", "b.1"}
-    assert names(claims) == set()
+            assert names_in(claims) == {"a.1", "b.1"}
+    assert names_in(claims) == set()
     assert taken(claims).number == 1
 
 
@@ -63,10 +62,10 @@ def test_a_claim_whose_process_has_ended_on_this_machine_is_taken_over_at_once(c
     claims.folder.mkdir(parents=True)
     done = subprocess.run([sys.executable, "-c", program, claims.folder], check=False, timeout=60)
     assert done.returncode == 1
-    assert names(claims) == {"a.1"}
+    assert names_in(claims) == {"a.1"}
     with taken(claims) as claim:
         assert claim.number == 2
-    assert names(claims) == set()
+    assert names_in(claims) == set()
 
 
 def test_another_machines_claim_is_respected_while_it_is_touched(claims: Claims) -> None:
@@ -142,19 +141,23 @@ def test_an_owner_knows_that_its_claim_was_taken(claims: Claims) -> None:
 
 
 def test_of_many_that_find_a_dead_claim_one_takes_it(claims: Claims) -> None:
-    left_by(ELSEWHERE, claims, seconds_ago=2 * STALE_SECONDS)
+    names = [f"case{number}" for number in range(50)]
+    for name in names:
+        left_by({}, claims, name=name, seconds_ago=2 * STALE_SECONDS)
     barrier, found = threading.Barrier(8), []
 
-    def take() -> None:
-        barrier.wait()
-        found.append(claims.take("a", none_recorded))
+    def take_all() -> None:
+        for name in names:
+            barrier.wait()
+            if (claim := claims.take(name, none_recorded)) is not None:
+                found.append((name, claim.number))
 
-    threads = [threading.Thread(target=take) for _ in range(8)]
+    threads = [threading.Thread(target=take_all) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [claim.number for claim in found if claim is not None] == [2]
+    assert sorted(found) == sorted((name, 2) for name in names)
 
 
 def test_an_attempt_that_another_recorded_meanwhile_counts(claims: Claims) -> None:
@@ -164,7 +167,7 @@ def test_an_attempt_that_another_recorded_meanwhile_counts(claims: Claims) -> No
     assert claim is not None
     with claim:
         assert claim.number == 2
-        assert names(claims) == {"a.2"}
+        assert names_in(claims) == {"a.2"}
 
 
 def test_a_claim_left_by_a_process_that_had_recorded_its_attempt_goes(claims: Claims) -> None:
@@ -173,4 +176,4 @@ def test_a_claim_left_by_a_process_that_had_recorded_its_attempt_goes(claims: Cl
     assert claim is not None
     with claim:
         assert claim.number == 2
-    assert names(claims) == set()
+    assert names_in(claims) == set()
