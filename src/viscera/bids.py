@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viscera.errors import ConfigError
+from viscera.errors import ConfigError, reason
 from viscera.labels import Organ
 
 BIDS_VERSION = "1.11.0"
@@ -196,7 +196,7 @@ def _read(path: Path) -> str:
         raise ConfigError(
             "planning the outputs",
             expected=f"text in {path}",
-            got="bytes that are none" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error),
+            got="bytes that are none" if isinstance(error, UnicodeDecodeError) else reason(error),
             remedy="Correct the file, or give another folder with -o",
         ) from error
 

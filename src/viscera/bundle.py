@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from viscera.config import ModelConfig, from_dict, organ_table
-from viscera.errors import BundleError, ConfigError, WriteError
+from viscera.errors import BundleError, ConfigError, WriteError, reason
 from viscera.labels import ORGANS, Organ
 
 Stage = Literal["localise", "segment"]
@@ -124,7 +124,7 @@ def write_bundle(folder: Path, card: ModelCard, contents: Mapping[str, bytes], *
         raise WriteError(
             f"writing the bundle {folder}",
             expected="a folder that can be written",
-            got=str(error),
+            got=reason(error),
             remedy="Check free space and rights, or choose another folder",
         ) from error
     return Bundle(folder=folder, card=card)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from viscera.adapters.dicom_files import files_below
-from viscera.errors import ReadError
+from viscera.errors import ReadError, reason
 
 
 class Digest(NamedTuple):
@@ -34,7 +34,7 @@ def path_digest(path: Path) -> Digest:
         raise ReadError(
             f"reading {path}",
             expected="a readable file",
-            got=error.strerror or type(error).__name__,
+            got=reason(error),
             remedy="Check that it is still there",
         ) from error
     listed = "".join(f"{digest}\n" for digest in digests)

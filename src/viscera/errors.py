@@ -78,3 +78,9 @@ class MissingExtraError(VisceraError):
     """An optional package is needed and not installed."""
 
     exit_code = 2
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, for `got`: of an error of the system its words without number and path, else the error's own."""
+    words = error.strerror if isinstance(error, OSError) else str(error)
+    return words or type(error).__name__

@@ -19,7 +19,7 @@ from viscera.bundle import GRAPHS, WEIGHTS, Bundle, ModelCard, Stage, write_bund
 from viscera.config import ModelConfig, StageConfig
 from viscera.engines.openvino_engine import import_openvino
 from viscera.engines.torch_engine import answered, load_network, read_weights
-from viscera.errors import BundleError
+from viscera.errors import BundleError, reason
 from viscera.graphs import localise_graph, segment_graph
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _copied(weights: Path, copy: Path) -> Path:
         raise BundleError(
             f"reading the weights {weights}",
             expected="a safetensors file",
-            got=error.strerror or str(error),
+            got=reason(error),
             remedy="Check the path",
         ) from error
     return copy

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from viscera.adapters.deflate import gzip_packed
 from viscera.adapters.nifti_header import packed_header
-from viscera.errors import WriteError
+from viscera.errors import WriteError, reason
 from viscera.geometry import Grid
 from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.volume import LabelMap, Volume
@@ -126,7 +126,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         raise WriteError(
             f"writing {path}",
             expected="a folder that can be written to",
-            got=error.strerror or type(error).__name__,
+            got=reason(error),
             remedy="Check the folder's permissions and the free space",
         ) from error
     finally:

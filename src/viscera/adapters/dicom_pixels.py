@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from viscera.adapters.codestream import CHECKED_SYNTAXES, require_codestream
 
@@ -32,12 +33,25 @@ def file_images(file: BinaryIO, frames: Iterable[int]) -> Iterator[NDArray[Any]]
         yield from iter_pixels(image, indices=frames, raw=True)
         return
     file.seek(0)
-    header = pydicom.dcmread(file, specific_tags=["NumberOfFrames"], stop_before_pixels=True)
+    header = pydicom.dcmread(file, specific_tags=_SIZES, stop_before_pixels=True)
+    syntax = UID(str(header.file_meta.get("TransferSyntaxUID")))
+    if syntax.is_transfer_syntax and not syntax.is_compressed:
+        _require_pixels(file, header)
     file.seek(0)
-    if str(header.file_meta.get("TransferSyntaxUID")) in CHECKED_SYNTAXES:
+    if syntax in CHECKED_SYNTAXES:
         yield from dataset_images(pydicom.dcmread(file), frames)
     else:
         yield from iter_pixels(file, indices=frames, raw=True)
+
+
+def _require_pixels(file: BinaryIO, header: Any) -> None:
+    """Raises ValueError if less of `file` is left than its pixels take, as pydicom's words for that are obscure."""
+    wanted = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+    wanted *= int(header.get("SamplesPerPixel") or 1) * int(header.get("NumberOfFrames") or 1)
+    place = file.tell()
+    left = file.seek(0, io.SEEK_END) - place
+    if left < wanted:
+        raise ValueError(f"{left} of {wanted} bytes of pixels, as the file is cut off")
 
 
 def dataset_images(dataset: Any, frames: Iterable[int]) -> Iterator[NDArray[Any]]:
@@ -66,6 +80,7 @@ def dataset_images(dataset: Any, frames: Iterable[int]) -> Iterator[NDArray[Any]
         yield get_decoder(single.file_meta.TransferSyntaxUID).as_array(single, raw=True)[0]
 
 
+_SIZES = ["Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames"]
 # What a decoder needs to know.
 _PIXEL_FIELDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated",

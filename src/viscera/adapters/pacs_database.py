@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from viscera.errors import ConfigError, WriteError
+from viscera.errors import ConfigError, WriteError, reason
 
 # Raised when a change to the tables would make an older queue unreadable.
 LAYOUT = 1
@@ -126,11 +126,10 @@ def flush_to_disk(path: Path) -> None:
 
 def unwritable(folder: Path, error: Exception) -> WriteError:
     """The error to raise when the queue in `folder` cannot be written."""
-    system = error.strerror if isinstance(error, OSError) else str(error)
     return WriteError(
         f"recording in the queue in {folder}",
         expected="a folder that can be written to",
-        got=system or type(error).__name__,
+        got=reason(error),
         remedy="Check the folder's permissions and the free space",
     )
 

@@ -18,7 +18,7 @@ from viscera.adapters.pacs_objects import CT_CLASSES, SYNTAXES, Identity, Object
 from viscera.adapters.pacs_queue import SeriesQueue
 from viscera.adapters.pacs_records import Admission, Arrival
 from viscera.adapters.pacs_tls import SOCKET_SECONDS, TlsFiles, listening_context
-from viscera.errors import ConfigError, MissingExtraError, WriteError
+from viscera.errors import ConfigError, MissingExtraError, WriteError, reason
 
 _LOG = logging.getLogger("viscera.pacs")
 # What we offer is 16 KiB; no peer has a reason to send far longer pieces, and memory is taken for what is announced.
@@ -124,7 +124,7 @@ class Listener:
             raise ConfigError(
                 f"listening at {self.config.bind} port {self.config.port}",
                 expected="an address of this machine and a free port",
-                got=getattr(error, "strerror", None) or str(error),
+                got=reason(error),
                 remedy="Give others with --bind and --port, or end the program that uses them",
             ) from error
         return int(self._server.server_address[1])

@@ -28,6 +28,7 @@ from viscera.adapters.pacs_records import (
     images_identity,
     series_key,
 )
+from viscera.errors import reason
 
 # A series of which less came than was announced waits this many quiet times for the rest.
 PATIENCE = 10
@@ -84,7 +85,7 @@ class SeriesQueue:
             flush_to_disk(temporary)
             return self._recorded(arrival, key, name, temporary)
         except OSError as error:
-            raise _full("space on the disk", error.strerror or type(error).__name__) from error
+            raise _full("space on the disk", reason(error)) from error
         finally:
             with self._database.lock:
                 self._reserved -= arrival.size_bytes

@@ -20,7 +20,7 @@ from viscera.adapters.dicom_series import ABDOMEN_HINTS, FEWEST_PLACES
 from viscera.adapters.multipart import MultipartFaultError, boundary_of, limited, save_parts
 from viscera.adapters.pacs_objects import is_uid
 from viscera.adapters.pacs_tls import TlsFiles
-from viscera.errors import ConfigError, MissingExtraError, TransferError, WriteError
+from viscera.errors import ConfigError, MissingExtraError, TransferError, WriteError, reason
 
 _CHUNK_BYTES = 2**20
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -326,7 +326,7 @@ def _explained(doing: str) -> Iterator[None]:
         raise WriteError(
             doing,
             expected="a temporary folder that can be written to",
-            got=error.strerror or type(error).__name__,
+            got=reason(error),
             remedy="Free some space, or give another place with TMPDIR",
         ) from error
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from viscera.errors import WriteError
+from viscera.errors import WriteError, reason
 
 # A claim is touched this often, and counts as dead when it has not been for the other time: several touches are missed
 # then. On the same machine a process that has ended is seen at once.
@@ -79,7 +79,7 @@ class Claims:
             raise WriteError(
                 f"claiming the case {name}",
                 expected=f"a folder {self.folder} that can be written to",
-                got=error.strerror or type(error).__name__,
+                got=reason(error),
                 remedy="Check the folder's permissions and the free space",
             ) from error
 

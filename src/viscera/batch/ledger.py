@@ -15,7 +15,7 @@ from typing import Any
 
 from viscera.adapters.pacs_database import flush_to_disk
 from viscera.digests import path_digest
-from viscera.errors import ReadError, WriteError
+from viscera.errors import ReadError, WriteError, reason
 from viscera.report import Failure, plain_values
 
 SCHEMA = "viscera.ledger/1"
@@ -123,7 +123,7 @@ class Ledger:
             raise ReadError(
                 f"reading the ledger's entry {self.path(name)}",
                 expected="a readable file",
-                got=error.strerror or type(error).__name__,
+                got=reason(error),
                 remedy="Check the folder's permissions",
             ) from error
         except (ValueError, TypeError, KeyError):  # altered by hand, or of another version
@@ -149,7 +149,7 @@ class Ledger:
             raise WriteError(
                 f"recording the case {entry.name}",
                 expected=f"a folder {self.folder} that can be written to",
-                got=error.strerror or type(error).__name__,
+                got=reason(error),
                 remedy="Check the folder's permissions and the free space",
             ) from error
         finally:
@@ -173,7 +173,7 @@ class Ledger:
             raise WriteError(
                 f"writing to {self.folder}",
                 expected="a folder that can be written to, with a MiB to spare",
-                got=error.strerror or type(error).__name__,
+                got=reason(error),
                 remedy="Check its permissions and the free space, and run the same command again; what is done is kept",
             ) from error
         finally:

@@ -21,7 +21,7 @@ import numpy as np
 from viscera.adapters.dicom_files import dicom_sources, is_dicom_file
 from viscera.adapters.dicom_series import FEWEST_PLACES, HU_TYPES, NoCtSeriesError, Series, ct_series
 from viscera.bids import DESCRIPTION
-from viscera.errors import ConfigError, ReadError
+from viscera.errors import ConfigError, ReadError, reason
 from viscera.read import NIFTI_SUFFIXES, find_inputs
 
 # A series that covers less of the body's length than this shows less than two thirds of a liver.
@@ -67,12 +67,19 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
     Scans whose names agree are told apart by the folder they are in, then by numbers.
 
     Raises:
-        ReadError: If a list cannot be read, or a data set or folder has no scan.
+        ReadError: If there is nothing at a path, a list cannot be read, or a data set or folder has no scan.
         ConfigError: If a name in a list is given twice or cannot be a file's.
     """
     found: list[Scan] = []
     passed_over = 0
     for path in dict.fromkeys(one.absolute() for one in inputs):
+        if not path.exists():  # in a list it fails alone, as others' files may have gone since; here it is a slip
+            raise ReadError(
+                f"looking for CTs in {path}",
+                expected="a file or folder",
+                got="nothing there",
+                remedy="Check the path",
+            )
         if path.is_dir():
             scans, others = _folder(path)
             found += scans
@@ -96,7 +103,7 @@ def _listed(path: Path) -> list[Scan]:
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReadError(doing, expected="a CSV in UTF-8", got=str(error), remedy="Correct the file") from error
+        raise ReadError(doing, expected="a CSV in UTF-8", got=reason(error), remedy="Correct the file") from error
     scans = []
     for number, row in enumerate(rows, 2):
         if not (text := (row.get("path") or "").strip()):

@@ -31,6 +31,7 @@ each case. Run again, it keeps what is done and unchanged by its hashes, and doe
 again, then listed. Several runs on the same OUT share the work."""
 EXAMPLE = "viscera batch archive/ -o labels/ --workers 4"
 
+_ADDRESS = re.compile(r"(tcp|tls)://[^/\s]+:[0-9]{1,5}")
 _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
 
@@ -49,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where to work (default: in this process, one case after the other)")
     place = where.add_mutually_exclusive_group()
     place.add_argument("--workers", metavar="N", type=positive, help="N processes on this machine, sharing its cores")
-    place.add_argument("--scheduler", metavar="ADDRESS", help="workers of a dask scheduler you trust, tcp://HOST:PORT")
+    place.add_argument(
+        "--scheduler", metavar="ADDRESS", type=_address, help="workers of a dask scheduler you trust, tcp://HOST:PORT"
+    )
     where.add_argument(
         "--retries",
         metavar="N",
@@ -216,6 +219,13 @@ def _pool(args: argparse.Namespace) -> AbstractContextManager[Pool]:
     if args.scheduler is not None:
         return DaskPool(args.scheduler)
     return DaskPool(workers=args.workers, threads=_threads(args) or 1, memory_limit=args.memory_limit)
+
+
+def _address(text: str) -> str:
+    """The address of a scheduler that `text` is; raises ArgumentTypeError otherwise."""
+    if not _ADDRESS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected tcp://HOST:PORT or tls://HOST:PORT, got {text!r}")
+    return text
 
 
 def _count(text: str) -> int:

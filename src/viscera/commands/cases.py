@@ -14,7 +14,7 @@ from viscera.commands.interrupt import clean_end
 from viscera.commands.plan import Plan, PlannedCase
 from viscera.commands.tables import cases_csv, cases_json, summary
 from viscera.entries import machinery, organ_entries, organ_entry, quality_sentences
-from viscera.errors import VisceraError, WriteError
+from viscera.errors import VisceraError, WriteError, reason
 from viscera.formats import LabelOutputs
 from viscera.read import read_label_map, read_volume
 from viscera.report import CaseEntry, Failure, RunReport, Status, peak_memory_mib, utc_now
@@ -216,6 +216,6 @@ def make_folder(folder: Path) -> None:
         raise WriteError(
             f"making the folder {folder}",
             expected="a place that can be written",
-            got=error.strerror or str(error),
+            got=reason(error),
             remedy="Give another place with -o",
         ) from error

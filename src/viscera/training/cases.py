@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from viscera.bundle import Stage
 from viscera.config import StageConfig, from_dict
-from viscera.errors import ConfigError, ReadError
+from viscera.errors import ConfigError, ReadError, reason
 from viscera.geometry import Box, Grid, Size, Vector
 
 MANIFEST = "manifest.json"
@@ -258,8 +258,9 @@ def read_record(kind: type[_Record], path: Path, *, remedy: str) -> _Record:
     try:
         return from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
-        got = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ReadError(f"reading {path}", expected="what viscera prepare writes", got=got, remedy=remedy) from error
+        raise ReadError(
+            f"reading {path}", expected="what viscera prepare writes", got=reason(error), remedy=remedy
+        ) from error
 
 
 def file_sha256(path: Path) -> str:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from viscera.errors import ReadError, WriteError
+from viscera.errors import ReadError, WriteError, reason
 
 # Files stay below 16 MB (megabytes, not mebibytes), headers included.
 LARGEST_FILE_BYTES = 15_000_000
@@ -77,7 +77,7 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
         raise WriteError(
             f"writing checkpoint {folder}",
             expected="a folder that can be written to",
-            got=error.strerror or str(error),
+            got=reason(error),
             remedy="Check the folder's permissions and the free space",
         ) from error
     finally:
@@ -105,7 +105,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise ReadError(
             f"reading checkpoint {folder}",
             expected="the files a training wrote",
-            got=str(error) or type(error).__name__,
+            got=reason(error),
             remedy="Delete the folder; the training then goes on from the checkpoint before",
         ) from error
     return Checkpoint(tensors=tensors, state=state)

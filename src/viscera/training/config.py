@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from viscera.config import ModelConfig, from_dict
-from viscera.errors import ConfigError, ReadError
+from viscera.errors import ConfigError, ReadError, reason
 from viscera.training.energy import EnergyConfig
 from viscera.training.synthesis.config import SynthesisConfig
 
@@ -194,10 +194,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ReadError(
-            f"reading {path}", expected="a TOML file", got=error.strerror or str(error), remedy="Check the path"
+            f"reading {path}", expected="a TOML file", got=reason(error), remedy="Check the path"
         ) from error
     except ValueError as error:  # not UTF-8, or not TOML
-        raise ConfigError(f"reading {path}", expected="TOML", got=str(error), remedy="Correct the file") from error
+        raise ConfigError(f"reading {path}", expected="TOML", got=reason(error), remedy="Correct the file") from error
 
 
 def _parsed(override: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from viscera.bundle import STAGES, Stage
-from viscera.errors import ConfigError, ReadError
+from viscera.errors import ConfigError, ReadError, reason
 from viscera.evaluation.crossval_table import Folds, crossval_csv, crossval_markdown, crossval_text, fold_rows
 from viscera.evaluation.scores import CaseScore, Evaluation
 from viscera.evaluation.tables import scores_csv
@@ -93,7 +93,10 @@ def read_score(folder: Path, name: str, made_of: Mapping[str, str]) -> tuple[Cas
         return tuple(CaseScore.from_json(values) for values in content["scores"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise ReadError(
-            f"reading {path}", expected="the scores of a case", got=str(error), remedy="Delete the file and run again"
+            f"reading {path}",
+            expected="the scores of a case",
+            got=reason(error),
+            remedy="Delete the file and run again",
         ) from error
 
 

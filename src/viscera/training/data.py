@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from viscera.bundle import Stage
-from viscera.errors import ConfigError, ReadError
+from viscera.errors import ConfigError, ReadError, reason
 from viscera.labels import LABEL_COUNT, ORGANS
 from viscera.training.cases import Cache
 from viscera.training.config import TrainConfig, without_augmentation
@@ -113,7 +113,7 @@ class SyntheticData:
         try:
             names = json.loads((folder / ANATOMIES).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ReadError(doing, expected=f"the list {ANATOMIES}", got=str(error), remedy=remedy) from error
+            raise ReadError(doing, expected=f"the list {ANATOMIES}", got=reason(error), remedy=remedy) from error
         if not isinstance(names, list) or not names:
             raise ReadError(doing, expected=f"names in {ANATOMIES}", got=str(names), remedy=remedy)
         files = {str(name): folder / f"{name}.safetensors" for name in names}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import ConfigError, ReadError
+from viscera.errors import ConfigError, ReadError, reason
 from viscera.labels import ORGANS
 from viscera.read import find_inputs, read_label_map
 from viscera.training.cases import LabelRule, Refusal
@@ -153,8 +153,9 @@ def read_mapping(path: Path) -> LabelMapping:
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        got = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ConfigError(f"reading {path}", expected="a TOML file", got=got, remedy="Correct the file") from error
+        raise ConfigError(
+            f"reading {path}", expected="a TOML file", got=reason(error), remedy="Correct the file"
+        ) from error
     unknown = sorted(set(values) - {"labels", "lesions", "organs"})
     table, lesions = values.get("labels"), values.get("lesions", [])
     organs = values.get("organs", [organ.name for organ in ORGANS])
@@ -226,7 +227,7 @@ def _described_mapping(path: Path) -> LabelMapping:
         labels = dict(json.loads(path.read_text(encoding="utf-8"))["labels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReadError(
-            f"reading {path}", expected="JSON with the labels' names", got=str(error), remedy="Correct the file"
+            f"reading {path}", expected="JSON with the labels' names", got=reason(error), remedy="Correct the file"
         ) from error
     table = {key: name for key, name in labels.items() if key.isdecimal()} or {
         str(value): name for name, value in labels.items()
@@ -275,7 +276,9 @@ def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
             reader = csv.DictReader(file)
             rows, columns = list(reader), reader.fieldnames or []
     except (OSError, ValueError, csv.Error) as error:
-        raise ReadError(f"reading {path}", expected="a CSV file", got=str(error), remedy="Correct the file") from error
+        raise ReadError(
+            f"reading {path}", expected="a CSV file", got=reason(error), remedy="Correct the file"
+        ) from error
     if not {"image", "labels"} <= set(columns):
         raise ReadError(
             f"reading {path}", expected="the columns image and labels", got=str(columns), remedy="Name the columns so"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from viscera.errors import WriteError
+from viscera.errors import WriteError, reason
 from viscera.write import write_text
 
 
@@ -24,7 +24,7 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
         raise WriteError(
             f"writing {path}",
             expected="a file that can be added to",
-            got=error.strerror or str(error),
+            got=reason(error),
             remedy="Check the folder's permissions and the free space",
         ) from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from viscera.bundle import Bundle, ModelCard, Stage
 from viscera.config import ModelConfig, from_dict, organ_table
-from viscera.errors import ConfigError, ReadError
+from viscera.errors import ConfigError, ReadError, reason
 from viscera.labels import ORGANS, Organ
 from viscera.training.config import TrainConfig
 
@@ -183,7 +183,7 @@ def _object(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReadError(
-            f"reading {path}", expected="a finished training's folder", got=str(error), remedy="Finish the training"
+            f"reading {path}", expected="a finished training's folder", got=reason(error), remedy="Finish the training"
         ) from error
     if not isinstance(values, dict):
         raise ReadError(f"reading {path}", expected="a JSON object", got="another value", remedy="Train anew")

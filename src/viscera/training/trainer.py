@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from viscera.bundle import Stage
 from viscera.config import ModelConfig
-from viscera.errors import ReadError
+from viscera.errors import ReadError, reason
 from viscera.networks import SpatialConfigurationNet, UNet
 from viscera.training.config import Precision, TrainConfig
 from viscera.training.distributed import World
@@ -281,7 +281,7 @@ def _load_initial(network: nn.Module, path: Path) -> None:
         raise ReadError(
             f"reading initial weights {path}",
             expected="a safetensors file with this network's weights",
-            got=str(error),
+            got=reason(error),
             remedy="Give weights of the same stage and model settings",
         ) from error
 

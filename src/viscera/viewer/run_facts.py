@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viscera.errors import ReadError
+from viscera.errors import ReadError, reason
 from viscera.quality import Verdict
 from viscera.report import SCHEMA
 from viscera.statistics import OrganStatistics
@@ -100,6 +100,4 @@ def _facts(report: Mapping[str, Any], case: Mapping[str, Any]) -> RunFacts:
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return f"no field {error}" if isinstance(error, KeyError) else str(error)
+    return f"no field {error}" if isinstance(error, KeyError) else reason(error)

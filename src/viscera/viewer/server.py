@@ -15,7 +15,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from viscera.errors import ConfigError
+from viscera.errors import ConfigError, reason
 from viscera.viewer.nifti_image import NiftiImage
 
 ADDRESS = "127.0.0.1"
@@ -76,7 +76,7 @@ class ViewerServer(socketserver.ThreadingTCPServer):
             raise ConfigError(
                 "opening the viewer's port",
                 expected=f"a free port of {ADDRESS}",
-                got=f"{port}: {getattr(error, 'strerror', None) or error}",
+                got=f"{port}: {reason(error)}",
                 remedy="Give another --port, or none for any free one",
             ) from error
         self.port = int(self.server_address[1])
