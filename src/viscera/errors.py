@@ -82,5 +82,5 @@ class MissingExtraError(VisceraError):
 
 def reason(error: BaseException) -> str:
     """What went wrong, for `got`: of an error of the system its words without number and path, else the error's own."""
-    words = error.strerror if isinstance(error, OSError) else str(error)
-    return words or type(error).__name__
+    words = error.strerror if isinstance(error, OSError) else None
+    return words or str(error) or type(error).__name__
