@@ -141,7 +141,7 @@ def test_an_owner_knows_that_its_claim_was_taken(claims: Claims) -> None:
 
 
 def test_of_many_that_find_a_dead_claim_one_takes_it(claims: Claims) -> None:
-    names = [f"case{number}" for number in range(50)]
+    names = [f"case{number}" for number in range(200)]
     for name in names:
         left_by({}, claims, name=name, seconds_ago=2 * STALE_SECONDS)
     barrier, found = threading.Barrier(8), []

@@ -100,31 +100,41 @@ def listing_csv(scans: Sequence[Scan]) -> str:
 
 def _listed(path: Path) -> list[Scan]:
     doing = f"reading the list {path}"
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReadError(doing, expected="a CSV in UTF-8", got=reason(error), remedy="Correct the file") from error
-    scans = []
-    for number, row in enumerate(rows, 2):
-        if not (text := (row.get("path") or "").strip()):
-            raise ReadError(
-                doing,
-                expected="a column `path` with a value in every row",
-                got=f"none in line {number}",
-                remedy="Add it",
-            )
-        place = Path(os.path.normpath(path.parent / text))
-        name = (row.get("name") or "").strip()
-        series = (row.get("series") or "").strip()
-        scans.append(Scan(path=place, name=name or _single(place).name, series=series or None))
+    scans: list[Scan] = []
+    given: set[str] = set()
+    for line, row in _rows(path, doing):
+        text, name = row["path"], row["name"]
+        if not text or "\0" in text:
+            raise ReadError(doing, expected="a path in every row", got=f"{text!r} in line {line}", remedy="Correct it")
         if name:
             _require_name(name, doing)
+        if name.casefold() in given:
+            raise ConfigError(
+                doing, expected="names that differ", got=f"{name!r} again in line {line}", remedy="Rename one"
+            )
+        given |= {name.casefold()} - {""}
+        place = Path(os.path.normpath(path.parent / text))
+        scans.append(Scan(path=place, name=name or _single(place).name, series=row["series"] or None))
     if not scans:
         raise ReadError(doing, expected="at least one row", got="none", remedy="Give a list with scans")
-    given = Counter(name.casefold() for row in rows if (name := (row.get("name") or "").strip()))
-    if given and (twice := given.most_common(1)[0])[1] > 1:
-        raise ConfigError(doing, expected="names that differ", got=f"{twice[0]!r} twice", remedy="Rename one")
     return scans
+
+
+def _rows(path: Path, doing: str) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a list, each with the number of its line and what it has of the columns."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+        rows = [(reader.line_num, {name: (row.get(name) or "").strip() for name in _COLUMNS}) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReadError(doing, expected="a CSV in UTF-8", got=reason(error), remedy="Correct the file") from error
+    if "path" not in (columns := reader.fieldnames or ()):
+        raise ReadError(
+            doing,
+            expected="a first line that names a column `path`, with commas between columns",
+            got=repr(",".join(columns)[:80]),
+            remedy="Name it so",
+        )
+    return rows
 
 
 def _require_name(name: str, doing: str) -> None:
