@@ -162,6 +162,8 @@ def _shipped(name: str) -> Path:
 
 def _read_card(path: Path) -> ModelCard:
     try:
+        if path.exists() and not path.is_file():  # of a device or a pipe there is no end
+            raise _error(path, "a file", "something else", "Use a bundle written by viscera")
         size = path.stat().st_size
         if size > CARD_LIMIT_BYTES:
             raise _error(path, f"at most {CARD_LIMIT_BYTES} bytes", f"{size} bytes", "Use a bundle written by viscera")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,14 +69,27 @@ def write_bytes(data: bytes, path: Path) -> None:
 def remove_left_files(folders: Iterable[Path]) -> None:
     """Nothing; removes from `folders` the passing files of killed processes, those not written to for an hour.
 
-    A file that is being written is touched by every write. One that cannot be removed, or that a wrong clock dates into
-    the future, stays; it is in nobody's way.
+    A file that is being written is touched by every write. One that cannot be removed stays; it is in nobody's way.
+    Ages are by the clock that dates the files, as this process's may be hours ahead of a writer's.
     """
     for folder in set(folders):
-        for path in folder.glob(_PASSING.format("*")):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _LEFT_SECONDS:
-                    path.unlink()
+        with contextlib.suppress(OSError):
+            if left := list(folder.glob(_PASSING.format("*"))):
+                now = _disk_time(folder)
+                for path in left:
+                    with contextlib.suppress(OSError):
+                        if now - path.stat().st_mtime > _LEFT_SECONDS:
+                            path.unlink()
+
+
+def _disk_time(folder: Path) -> float:
+    """The time by the clock that dates the files of `folder`."""
+    path = folder / _PASSING.format(secrets.token_hex(8))
+    try:
+        path.touch(exist_ok=False)
+        return path.stat().st_mtime
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _write_nifti(array: NDArray[Any], grid: Grid, path: Path, *, extension: bytes = b"", intent: int = 0) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,14 @@ def test_a_file_beyond_the_limit_is_refused_unread(folder: Path, monkeypatch: py
 def test_a_card_beyond_the_limit_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CARD_LIMIT_BYTES", 5)
     with pytest.raises(BundleError, match="expected at most 5 bytes"):
+        load_bundle(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices as files")
+def test_a_card_that_is_a_device_is_refused_unread(folder: Path) -> None:
+    (folder / CARD).unlink()
+    (folder / CARD).symlink_to("/dev/null")  # of /dev/zero there would be no end
+    with pytest.raises(BundleError, match="expected a file, got something else"):
         load_bundle(folder)
 
 

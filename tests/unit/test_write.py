@@ -161,3 +161,11 @@ def test_files_of_killed_processes_are_removed_after_an_hour(tmp_path):
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     remove_left_files([tmp_path, tmp_path, tmp_path / "not there"])
     assert {path.name for path in tmp_path.iterdir()} == ages.keys() - {".viscera-aa.part"}
+
+
+def test_a_clock_that_is_ahead_removes_nothing_that_is_being_written(tmp_path, monkeypatch):
+    (tmp_path / ".viscera-aa.part").touch()
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 5 * 3600)
+    remove_left_files([tmp_path])
+    assert [path.name for path in tmp_path.iterdir()] == [".viscera-aa.part"]
