@@ -35,6 +35,7 @@ HOURS = "takes hours with the published settings; the second tutorial runs the s
 SERVES = "serves pages until it is stopped; tests/integration/test_view_cli.py does so"
 TRUNKS = "needs TotalSegmentator's label maps; tests/integration/test_synthesis_cli.py makes small ones"
 MEASURES = "measures for minutes"
+CLUSTER = "needs a cluster; tests/integration/test_batch_faults.py starts a small one"
 
 # By page: the beginning of each command that is not run, and why.
 NOT_RUN: dict[str, dict[str, str]] = {
@@ -46,6 +47,12 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "viscera train segment people/": TRUNKS,
     },
     "docs/explanation/efficiency.md": {"python benchmarks/efficiency.py": MEASURES},
+    "docs/how-to/batch.md": {
+        "dask": CLUSTER,
+        "viscera batch cases.csv -o labels/ --scheduler": CLUSTER,
+        "sbatch": "needs Slurm; the page plays two of its tasks by hand",
+        "snakemake": "tests/integration/test_batch_guide.py runs it where it is installed",
+    },
     "docs/how-to/dicom.md": {"pip install": INSTALLS},
     "docs/how-to/slicer-and-itksnap.md": {"itksnap": "a program with windows"},
     "docs/how-to/train-on-synthetic.md": {
@@ -217,6 +224,7 @@ INPUTS: dict[str, tuple[Callable[[Path], None], ...]] = {
         zipped,
         data_set("FLARE2021/TrainingImg", "FLARE2021/TrainingMask"),
     ),
+    "docs/how-to/batch.md": (series("archive/p1/study1"), series("archive/p2/study1")),
     "docs/how-to/bids.md": (bids,),
     "docs/how-to/dicom.md": (series("series"),),
     "docs/how-to/evaluate.md": (predictions,),
