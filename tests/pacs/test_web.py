@@ -1,8 +1,11 @@
 """The DICOMweb client: real answers of Orthanc, and bad ones of a small server; secrets stay where they belong."""
 
 import base64
+import contextlib
+import gzip
 import http.server
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,11 +99,31 @@ def test_http_errors(site: Site, status: int, remedy: str) -> None:
     assert len(site.headers) == 1
 
 
-@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b'{"a": 1}', b"[1, 2]", b'"text"', b'[{"00080060": 7}]'])
+STRANGE = [b"<html>Welcome</html>", b'{"a": 1}', b"[1, 2]", b'"text"', b'[{"00080060": 7}]', b"", b"[" * 1_000_000]
+
+
+@pytest.mark.parametrize("body", STRANGE, ids=lambda body: body[:20].decode())
 def test_an_answer_that_is_not_dicomweb(site: Site, body: bytes) -> None:
     site.reply = lambda request: reply(request, body)
     with pytest.raises(TransferError, match=r"something else|no such study|only no modality"):
         DicomWeb(Access(url=site.url)).ct_series("1.2")
+
+
+def test_a_listing_without_end_is_not_read_to_the_end(site: Site) -> None:
+    """Of a body that unfolds to 300 MB no more than the limit is unfolded."""
+    packed = gzip.compress(b"[" + b" " * 300 * 2**20, compresslevel=1)
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        with contextlib.suppress(ConnectionError):
+            reply(request, packed, **{"Content-Encoding": "gzip"})
+
+    site.reply = answer
+    tracemalloc.start()
+    with pytest.raises(TransferError, match="got a listing of more than 32 MiB"):
+        DicomWeb(Access(url=site.url)).ct_series("1.2")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 * 2**20
 
 
 def test_a_study_without_ct(site: Site) -> None:

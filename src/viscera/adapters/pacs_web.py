@@ -6,6 +6,7 @@ environment are not used. Images go to files as they come.
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,9 @@ _FIELDS = ("Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined", 
 _ONE_PIECE_BYTES = 2**40
 _TIMEOUT_SECONDS = (15.0, 120.0)
 _LONGEST_SECRET_BYTES = 65_536
+# Of an answer to a search; a series takes about a kilobyte.
+_LONGEST_LISTING_BYTES = 32 * 2**20
+_NO_CONTENT = 204
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,7 @@ class DicomWeb:
         """
         doing = f"looking for the study at {self._url}"
         with _explained(doing):
-            found = self._client.search_for_series(study, fields=list(_FIELDS))
+            found = self._search(f"studies/{study}/series", includefield=_FIELDS)
             listed = [(_value(one, "00080060"), _remote_series(one)) for one in found]
         series = [one for modality, one in listed if modality == "CT" and is_uid(one.uid)]
         if not series:
@@ -167,11 +171,24 @@ class DicomWeb:
         """
         doing = f"looking into a series at {self._url}"
         with _explained(doing):
-            found = self._client.search_for_instances(study, series, limit=1)
+            found = self._search(f"studies/{study}/series/{series}/instances", limit=1)
             uid = _value(found[0], "00080018") if found else ""
         if not is_uid(uid):
             raise TransferError(doing, expected="an object", got="none", remedy="Check the series in the PACS")
         return uid
+
+    def _search(self, path: str, **query: Any) -> list[dict[str, Any]]:
+        """What a search below the root finds: objects in DICOM JSON (PS3.18, 8.3.4 and annex F)."""
+        url, headers = f"{self._url}/{path}", {"Accept": "application/dicom+json"}
+        with self._session.get(url, params=query, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as answer:
+            answer.raise_for_status()
+            body = bytearray()
+            for chunk in answer.iter_content(_CHUNK_BYTES):
+                body += chunk
+                if len(body) > _LONGEST_LISTING_BYTES:
+                    raise MultipartFaultError(f"a listing of more than {_LONGEST_LISTING_BYTES // 2**20} MiB")
+            found: list[dict[str, Any]] = [] if answer.status_code == _NO_CONTENT else json.loads(body)
+        return found
 
     def fetch(self, study: str, series: str, folder: Path, *, instance: str | None = None) -> int:
         """How many objects of a series, or the one asked for, are now files in `folder`, which is there.
@@ -319,7 +336,7 @@ def _explained(doing: str) -> Iterator[None]:
         raise TransferError(doing, expected="a whole answer in DICOM", got=got, remedy="Try again") from error
     except requests.ConnectionError as error:
         raise TransferError(doing, expected=expected, got="no connection", remedy=remedy) from error
-    except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         got = f"something else ({type(error).__name__})"
         raise TransferError(doing, expected="DICOMweb", got=got, remedy="Check --dicomweb") from error
     except OSError as error:
