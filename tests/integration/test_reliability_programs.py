@@ -66,6 +66,15 @@ def test_kills(verb: str, tiny_bundle: Path) -> None:
     assert (name, killed) == (verb, "2")
 
 
+def test_faults(tiny_bundle: Path) -> None:
+    chosen = ("segment: disk fills", "scan cut off", "networks exchanged")
+    done = ran("faults.py", "--bundle", tiny_bundle, *(part for text in chosen for part in ("--only", text)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdicts = [row[-1] for row in rows(done.stdout)]
+    assert len(verdicts) == 4
+    assert set(verdicts) <= {"as it should", "not made"}  # the disk needs root
+
+
 # What the programs would say if something were wrong
 
 
