@@ -325,8 +325,9 @@ def screen(text: str) -> list[str]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """The address of a scheduler with two workers of one thread, and its process."""
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The address of a scheduler with two workers of one thread, or of as many as the parameter, and its process."""
+    threads = str(getattr(request, "param", 1))
     pytest.importorskip("distributed")
     place = tmp_path / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
@@ -336,7 +337,8 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", place], **where
     )
     workers = subprocess.Popen(
-        [*dask, "worker", "--scheduler-file", place, "--nthreads", "1", "--nworkers", "2", "--no-dashboard"], **where
+        [*dask, "worker", "--scheduler-file", place, "--nthreads", threads, "--nworkers", "2", "--no-dashboard"],
+        **where,
     )
     try:
         until(place.is_file)
@@ -361,3 +363,15 @@ def test_the_workers_of_a_scheduler_started_by_hand_do_the_cases_until_it_goes(
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
     assert re.fullmatch(r"viscera: error: waiting for cases: .* Start the scheduler again and run the same .*\n", err)
+
+
+@pytest.mark.parametrize("cluster", [2], indirect=True)
+def test_workers_of_several_threads_end_the_run(
+    cluster: tuple[str, "subprocess.Popen[bytes]"], start: Start, tmp_path: Path
+) -> None:
+    scans(tmp_path, a="a", b="b", c="c", d="d", e="e")
+    process = start("--scheduler", cluster[0])
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert re.fullmatch(r"viscera: error: working for a batch: .*, got 2\. Start workers with --nthreads 1, .*\n", err)
+    assert entries(tmp_path / "out") == {}

@@ -106,6 +106,12 @@ def test_a_list_names_cases_beside_itself(tiny_scan: Path, tmp_path: Path) -> No
     ]
 
 
+def test_a_name_that_is_given_stays_whatever_other_files_are_called(tmp_path: Path) -> None:
+    rows = "path,name\nx/a.nii,\ny/b.nii,a\nx/c.nii,x_a\n"
+    (tmp_path / "list.csv").write_text(rows, encoding="utf-8")
+    assert [row["name"] for row in listed(tmp_path / "list.csv", to=tmp_path / "made.csv")] == ["x_a_2", "a", "x_a"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -3,6 +3,7 @@
 import io
 import re
 from collections import Counter, deque
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,6 +171,25 @@ def test_without_a_terminal_each_line_tells_how_far_it_is(capsys: pytest.Capture
     out, err = capsys.readouterr()
     assert out == "a: done again, as the scan has changed (1.5 s)  [1 of 2]\n"
     assert err == "viscera: note: b: will be tried again: no file\nviscera: error: b: no file\n"
+
+
+def test_what_is_waited_for_is_said_once_after_half_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("viscera.commands.batch_board.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def told(*ticks: tuple[float, dict[str, str]]) -> str:
+        for now[0], at_work in ticks:
+            board.tick(Tally(total=1), at_work)
+        return capsys.readouterr().err
+
+    line = "viscera: note: waiting for workers, or for cases that other runs are at\n"
+    with Board(Console(), io.StringIO()) as board:
+        assert told((1029.0, {})) == ""
+        assert told((1031.0, {}), (1090.0, {})) == line
+        assert told((1091.0, {"w": "a"}), (1110.0, {})) == ""
+        assert told((1122.0, {})) == line
 
 
 def test_quiet_draws_nothing() -> None:

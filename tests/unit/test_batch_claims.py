@@ -85,6 +85,20 @@ def test_a_process_of_the_same_number_begun_later_does_not_own_a_claim(claims: C
     assert taken(claims).number == 2
 
 
+def test_a_process_that_proc_does_not_show_may_be_alive(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    with taken(claims):
+        owner = json.loads((claims.folder / "a.1").read_text(encoding="utf-8"))
+    left_by(owner | {"pid": 2**22 + 1}, claims, seconds_ago=0)  # no process has so large a number
+
+    def hidden(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", hidden)
+        assert claims.take("a", none_recorded) is None
+    assert taken(claims).number == 2
+
+
 @pytest.mark.parametrize(("seconds_ago", "number"), [(0, None), (2 * STALE_SECONDS, 2)])
 def test_a_claim_that_was_made_and_not_written_ages_like_any(
     claims: Claims, seconds_ago: float, number: int | None

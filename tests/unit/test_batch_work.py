@@ -107,6 +107,13 @@ def test_an_entry_nobody_understands_is_made_anew(order: Order, text: str) -> No
     assert entry(order)["status"] == "done"
 
 
+@pytest.mark.parametrize("field", [{"attempts": "many"}, {"files": 3}, {"basis": "none"}, {"more": 1}])
+def test_an_entry_with_fields_nobody_understands_is_made_anew(order: Order, field: dict[str, object]) -> None:
+    attempt(order, stand_in)
+    Ledger(order.folder).path("a").write_text(json.dumps(entry(order) | field), encoding="utf-8")
+    assert attempt(order, stand_in).fate is Fate.DONE
+
+
 def test_a_failure_is_recorded_with_its_reason(order: Order) -> None:
     def fail(order: Order, identity: str) -> Made:
         raise RuntimeError("no such thing")

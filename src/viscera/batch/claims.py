@@ -176,8 +176,10 @@ def _owner() -> dict[str, Any]:
 def _has_ended(owner: dict[str, Any]) -> bool:
     """Whether the owner was a process of this machine and is no more; False where that cannot be known."""
     machine = _machine()
-    same = bool(machine) and owner.get("machine") == machine
-    return same and _process_start(int(owner["pid"])) != owner.get("started")
+    if not machine or owner.get("machine") != machine:
+        return False
+    pid = int(owner["pid"])
+    return _process_start(pid) != owner.get("started") and not _hidden(pid)
 
 
 def _machine() -> str:
@@ -190,6 +192,17 @@ def _machine() -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         return ""
+
+
+def _hidden(pid: int) -> bool:
+    """Whether there is a process that /proc does not show, as of another person where it is so mounted."""
+    if Path(f"/proc/{pid}").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def _process_start(pid: int) -> int | None:

@@ -110,6 +110,7 @@ class DaskPool:
 
         Raises:
             ClusterError: If the scheduler has gone.
+            ConfigError: If a worker has several threads.
         """
         try:
             future = self._done.get(timeout=timeout)
@@ -125,6 +126,8 @@ class DaskPool:
             return Ended(order=order, outcome=unrecorded(order, DIED, place), place=place, died=True)
         except CancelledError as error:
             raise _gone() from error
+        except ConfigError:
+            raise  # every case would say the same
         except VisceraError as error:
             return Ended(order=order, outcome=unrecorded(order, str(error), ""))
         except Exception as error:  # from dask itself, such as a worker with another version of viscera

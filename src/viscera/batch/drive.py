@@ -135,7 +135,7 @@ class Drive:
         """The tally once every case is done, kept, or failed as often as it may.
 
         Raises:
-            ClusterError: If the pool has gone.
+            ClusterError, ConfigError: If the pool has gone, or cannot be used.
             WriteError: If this process cannot write to the ledger, at the beginning or any more, as on a full disk.
         """
         for folder in {order.folder for order in self._waiting}:

@@ -204,6 +204,7 @@ def _entry(values: dict[str, Any]) -> Entry | None:
     if values.pop("schema") != SCHEMA:
         return None
     values["status"] = EntryStatus(values["status"])
+    values["attempts"], values["files"] = int(values["attempts"]), dict(values["files"])
     values["basis"] = values["basis"] and Basis(**values["basis"])
     values["error"] = values["error"] and Failure(**values["error"])
     for name in ("notes", "organs", "shape_zyx_vox", "spacing_zyx_mm"):

@@ -39,11 +39,13 @@ class Scan:
         path: The file or folder it is read from, absolute.
         name: What its outputs and its entry are called.
         series: The UID of the series in a DICOM folder; None where `path` says it all.
+        given: Whether a list gave the name, so that it stays.
     """
 
     path: Path
     name: str
     series: str | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
     `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its path is the deepest folder that holds all of it.
     Any other file, and what cannot be listed, is a scan itself.
 
-    Scans whose names agree are told apart by the folder they are in, then by numbers.
+    Scans whose names agree are told apart by the folder they are in, then by numbers. Names that a list gives stay.
 
     Raises:
         ReadError: If there is nothing at a path, a list cannot be read, or a data set or folder has no scan.
@@ -86,7 +88,7 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
             passed_over += others
         else:
             found += _listed(path) if path.suffix.lower() == ".csv" else [_single(path)]
-    return Listing(scans=tuple(_distinct(found)), passed_over=passed_over)
+    return Listing(scans=_distinct(found), passed_over=passed_over)
 
 
 def listing_csv(scans: Sequence[Scan]) -> str:
@@ -114,7 +116,7 @@ def _listed(path: Path) -> list[Scan]:
             )
         given |= {name.casefold()} - {""}
         place = Path(os.path.normpath(path.parent / text))
-        scans.append(Scan(path=place, name=name or _single(place).name, series=row["series"] or None))
+        scans.append(Scan(path=place, name=name or _single(place).name, series=row["series"] or None, given=bool(name)))
     if not scans:
         raise ReadError(doing, expected="at least one row", got="none", remedy="Give a list with scans")
     return scans
@@ -322,19 +324,21 @@ def _short(name: str) -> str:
     return f"{beginning}_{hashlib.sha256(data).hexdigest()[:12]}"
 
 
-def _distinct(scans: Sequence[Scan]) -> Iterator[Scan]:
+def _distinct(scans: Sequence[Scan]) -> tuple[Scan, ...]:
     """The scans, each once, with names that differ also where case does not count."""
     once = list(dict.fromkeys((scan.path, scan.series) for scan in scans))
     first = {(scan.path, scan.series): scan for scan in reversed(scans)}
     kept = [first[key] for key in once]
     common = Counter(scan.name.casefold() for scan in kept)
     taken: set[str] = set()
-    for scan in kept:
-        again = common[scan.name.casefold()] > 1
+    names: dict[tuple[Path, str | None], str] = {}
+    for scan in sorted(kept, key=lambda scan: not scan.given):  # those with a name of their own choose first
+        again = common[scan.name.casefold()] > 1 and not scan.given
         name = _short(f"{scan.path.parent.name}_{scan.name}" if again else scan.name)
         number, numbered = 1, name
         while numbered.casefold() in taken:
             number += 1
             numbered = f"{name}_{number}"
         taken.add(numbered.casefold())
-        yield replace(scan, name=numbered)
+        names[scan.path, scan.series] = numbered
+    return tuple(replace(scan, name=names[scan.path, scan.series]) for scan in kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -14,6 +15,8 @@ from viscera.commands.console import Console
 
 # A terminal is redrawn this often at most.
 _DRAW_SECONDS = 0.25
+# After so long without a case at work it is said what is waited for.
+_IDLE_SECONDS = 30.0
 _BAR_CELLS = 24
 # Of more workers the first are shown.
 _SHOWN_WORKERS = 8
@@ -31,6 +34,7 @@ class Board:
         self._live = not console.quiet and self._stream.isatty()
         self._lines = 0
         self._drawn = 0.0
+        self._busy: float | None = time.monotonic()
         self._since: dict[str, tuple[str, float]] = {}
 
     def __enter__(self) -> Board:
@@ -58,20 +62,35 @@ class Board:
         self._console.note(f"{outcome.name}: will be tried again: {outcome.why}")
 
     def tick(self, tally: Tally, at_work: Mapping[str, str]) -> None:
-        """Redraws the terminal's foot, if it is time."""
+        """Redraws the terminal's foot, if it is time, and says once if nothing is at work for long."""
         now = time.monotonic()
+        self._tell_idle(bool(at_work), now)
         if not self._live or now - self._drawn < _DRAW_SECONDS:
             return
         self._since = {
             worker: (case, self._since[worker][1] if self._since.get(worker, ("",))[0] == case else now)
             for worker, case in at_work.items()
         }
-        width = shutil.get_terminal_size().columns - 1
+        width = self._columns() - 1
         lines = foot(tally, {worker: (case, now - since) for worker, (case, since) in self._since.items()})
         self._clear()
         self._stream.write("".join(line[:width] + "\n" for line in lines))
         self._stream.flush()
         self._lines, self._drawn = len(lines), now
+
+    def _tell_idle(self, busy: bool, now: float) -> None:
+        if busy:
+            self._busy = now
+        elif self._busy is not None and now - self._busy > _IDLE_SECONDS:
+            self._busy = None
+            self._clear()
+            self._console.note("waiting for workers, or for cases that other runs are at")
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns
+        except (OSError, ValueError):  # no terminal after all
+            return shutil.get_terminal_size().columns
 
     def _clear(self) -> None:
         if self._lines:
