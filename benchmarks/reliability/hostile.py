@@ -190,6 +190,17 @@ def elsewhere(line: str, *, first: str = "") -> Maker:
     return make
 
 
+def nrrd_elsewhere(lines: bytes) -> Maker:
+    """An NRRD header with more lines, of which one names a file beside its folder as its voxels."""
+
+    def make(folder: Path, seeds: dict[str, Seed]) -> str:
+        head, _, voxels = seeds["NRRD, ct.nrrd, raw"].files["ct.nrrd"].partition(b"\n\n")
+        (folder / "ct.nrrd").write_bytes(head + b"\n" + lines + f"data file: {OUTSIDE}\n\n".encode() + voxels)
+        return "ct.nrrd"
+
+    return make
+
+
 def zip_of(members: dict[str, bytes], *, links: dict[str, str] | None = None) -> Maker:
     """A valid series in a zip, with more members and symbolic links."""
 
@@ -361,6 +372,12 @@ HOSTILE = (
     Hostile(name="the same with a colon", expected="refused", make=elsewhere(f"ElementDataFile : {OUTSIDE}")),
     Hostile(name="the same as a list of files", expected="refused",
             make=elsewhere(f"ElementDataFile = LIST\n{OUTSIDE}")),
+    Hostile(name="the same after a sign at which some readers end lines", expected="refused",
+            make=elsewhere(f"Comment = x\vElementDataFile = LOCAL\nElementDataFile = {OUTSIDE}")),
+    Hostile(name="NRRD with voxels in ../", expected="refused", make=nrrd_elsewhere(b"")),
+    Hostile(name="the same behind a comment and a carriage return", expected="refused", make=nrrd_elsewhere(b"# x\r")),
+    Hostile(name="the same behind 70 kB of comments", expected="refused",
+            make=nrrd_elsewhere((b"# " + b"x" * 97 + b"\n") * 700)),
     Hostile(name="MetaImage of 4 thousand million axes", expected="refused",
             make=elsewhere("ElementDataFile = LOCAL", first="NDims = 4294967296")),
     Hostile(name="zip of 4 MB that unfolds to 4 GiB", expected="refused", make=bomb_in_zip),

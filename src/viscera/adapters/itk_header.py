@@ -28,7 +28,11 @@ _LARGEST_SIZE_VOX = 2**31 - 1
 # matrix that has overflowed does not end.
 _LARGEST_NUMBER = 1e9
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*")
-_NRRD_SEPARATORS = re.compile(r"[\s(),]+")
+_NRRD_SEPARATORS = re.compile(r"[ \t(),]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# Around names and values; others that Python strips and splits at are letters to ITK.
+_BLANKS = " \t"
+_REAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 # MetaImage fields that are whole numbers, and those with a number for each axis or for each pair of axes.
 _META_WHOLE = (
@@ -86,10 +90,11 @@ def checked_header(path: Path, doing: str) -> TextHeader:
 def _meta_fields(text: str, doing: str) -> Mapping[str, str]:
     """The fields of a MetaImage header, which ends with the line that names the data file."""
     fields: dict[str, str] = {}
-    for line in text.splitlines():
-        name, sign, value = (part.strip() for part in line.partition("="))
+    for line in text.replace("\r\n", "\n").split("\n"):
+        name, sign, value = (part.strip(_BLANKS) for part in line.partition("="))
         if not sign or not _FIELD_NAME.fullmatch(name) or name in fields:
             break
+        _require_plain(line, doing)
         fields[name] = value
         if name == "ElementDataFile":
             break
@@ -100,7 +105,7 @@ def _meta_fields(text: str, doing: str) -> Mapping[str, str]:
     for name, value in fields.items():
         count = 1 if name in _META_WHOLE else axes if name in _META_PER_AXIS else axes**2
         if name in (*_META_WHOLE, *_META_PER_AXIS, *_META_MATRICES):
-            _require_numbers(name, value.split(), count, doing, whole=name in _META_WHOLE)
+            _require_numbers(name, _words(value), count, doing, whole=name in _META_WHOLE)
     return fields
 
 
@@ -111,11 +116,14 @@ def _nrrd_fields(text: str, doing: str) -> Mapping[str, str]:
     head, end, _ = text.replace("\r\n", "\n").partition("\n\n")
     if not end:  # without one there is only a header, and the voxels are elsewhere
         head = head.rstrip("\n")
+        if len(text) == HEADER_BYTES:
+            raise _not_that(doing, f"an NRRD header of less than {HEADER_BYTES} bytes", "a longer one")
     fields: dict[str, str] = {}
-    for line in head.split("\n")[1:]:
-        if line.startswith("#") or ":=" in line:  # comments, and keys with values of a user's own
-            continue
-        name, sign, value = (part.strip() for part in line.partition(":"))
+    for number, line in enumerate(head.split("\n")):
+        _require_plain(line, doing)
+        if number == 0 or line.startswith("#") or ":=" in line.partition(": ")[0]:
+            continue  # the version, comments, and keys with values of a user's own
+        name, sign, value = (part.strip(_BLANKS) for part in line.partition(":"))
         if not sign or not _FIELD_NAME.fullmatch(name) or name.lower() in fields:
             raise _not_that(doing, "an NRRD header of lines NAME: VALUE, each name once", "other text")
         fields[name.lower()] = value
@@ -132,6 +140,12 @@ def _nrrd_fields(text: str, doing: str) -> Mapping[str, str]:
     return fields
 
 
+def _require_plain(line: str, doing: str) -> None:
+    """Another reader may take a control character for the end of a line or of a text."""
+    if _CONTROL.search(line):
+        raise _not_that(doing, "a header of plain lines", "control characters in it")
+
+
 def _axes(value: str, doing: str) -> int:
     if not _WHOLE.fullmatch(value) or not 1 <= int(value) <= _MOST_AXES:
         raise _not_that(doing, f"a header of 1 to {_MOST_AXES} axes", f"{value[:40]!r}")
@@ -139,7 +153,7 @@ def _axes(value: str, doing: str) -> int:
 
 
 def _require_sizes(value: str, axes: int, doing: str) -> None:
-    sizes = value.split()
+    sizes = _words(value)
     if len(sizes) != axes or not all(_WHOLE.fullmatch(one) and 0 < int(one) <= _LARGEST_SIZE_VOX for one in sizes):
         raise _not_that(doing, f"{axes} sizes in the header", f"{value[:80]!r}")
 
@@ -151,10 +165,11 @@ def _require_numbers(name: str, values: Sequence[str], count: int, doing: str, *
 
 
 def _is_moderate(text: str) -> bool:
-    try:
-        return abs(float(text)) <= _LARGEST_NUMBER  # false of NaN
-    except ValueError:
-        return False
+    return bool(_REAL.fullmatch(text)) and abs(float(text)) <= _LARGEST_NUMBER
+
+
+def _words(value: str) -> list[str]:
+    return [one for one in re.split(f"[{_BLANKS}]+", value) if one]
 
 
 def _data_file(path: Path, name: str, doing: str) -> Path:
