@@ -88,9 +88,10 @@ class Board:
 
     def _columns(self) -> int:
         try:
-            return os.get_terminal_size(self._stream.fileno()).columns
+            columns = os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError):  # no terminal after all
-            return shutil.get_terminal_size().columns
+            columns = 0
+        return columns or shutil.get_terminal_size().columns  # some terminals do not know their size
 
     def _clear(self) -> None:
         if self._lines:
