@@ -43,6 +43,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         (tmp_path / "signs").mkdir(exist_ok=True)
         command = [sys.executable, str(STAND_IN), str(tmp_path / "scans"), "-o", str(tmp_path / "out"), *options]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes["env"] = os.environ | {"TMPDIR": str(tmp_path)}  # a killed process leaves its workers' folder there
         begun.append(subprocess.Popen(command, text=True, start_new_session=True, **(pipes | streams)))
         return begun[-1]
 
