@@ -59,6 +59,7 @@ def workshop(tiny_scan: Path, other_scan: Path, tmp_path_factory: pytest.TempPat
     texts = {
         "text.txt": "hello", "junk.nii.gz": "junk", "junk.nrrd": "junk", "junk.mha": "junk", "junk.zip": "PK junk",
         "junk.dcm": "junk", "no_path.csv": "a,b\n1,2\n", "twice.csv": "path,name\nct.nii.gz,a\nother.nii.gz,A\n",
+        "again.csv": "path,name\nct.nii.gz,a\n./ct.nii.gz,b\n",
         "unsafe.csv": "path,name\nct.nii.gz,../a\n", "rows.csv": "path\n", "junk.toml": "x = [", "junk.json": "{",
     }  # fmt: skip
     for name, text in texts.items():
@@ -109,6 +110,7 @@ OTHERS = [
     Bad("batch binary.csv -o OUT/b", 1, "a CSV in UTF-8"),
     Bad("batch rows.csv -o OUT/b", 1, "at least one row"),
     Bad("batch twice.csv -o OUT/b", 2, "names that differ"),
+    Bad("batch again.csv -o OUT/b", 2, "each scan once, got './ct.nii.gz' again in line 3"),
     Bad("batch unsafe.csv -o OUT/b", 2, "name"),
     Bad("batch ct.nii.gz -o text.txt", 2, "a folder after -o"),
     Bad("batch ct.nii.gz -o OUT/b --case other", 2, "names of cases of these inputs"),

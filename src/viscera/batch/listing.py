@@ -70,7 +70,7 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
 
     Raises:
         ReadError: If there is nothing at a path, a list cannot be read, or a data set or folder has no scan.
-        ConfigError: If a name in a list is given twice or cannot be a file's.
+        ConfigError: If a list has a name or a scan twice, or a name that cannot be a file's.
     """
     found: list[Scan] = []
     passed_over = 0
@@ -104,6 +104,7 @@ def _listed(path: Path) -> list[Scan]:
     doing = f"reading the list {path}"
     scans: list[Scan] = []
     given: set[str] = set()
+    listed: set[tuple[Path, str | None]] = set()
     for line, row in _rows(path, doing):
         text, name = row["path"], row["name"]
         if not text or "\0" in text:
@@ -115,8 +116,13 @@ def _listed(path: Path) -> list[Scan]:
                 doing, expected="names that differ", got=f"{name!r} again in line {line}", remedy="Rename one"
             )
         given |= {name.casefold()} - {""}
-        place = Path(os.path.normpath(path.parent / text))
-        scans.append(Scan(path=place, name=name or _single(place).name, series=row["series"] or None, given=bool(name)))
+        place, series = Path(os.path.normpath(path.parent / text)), row["series"] or None
+        if (place, series) in listed:
+            raise ConfigError(
+                doing, expected="each scan once", got=f"{text!r} again in line {line}", remedy="Remove one"
+            )
+        listed.add((place, series))
+        scans.append(Scan(path=place, name=name or _single(place).name, series=series, given=bool(name)))
     if not scans:
         raise ReadError(doing, expected="at least one row", got="none", remedy="Give a list with scans")
     return scans
