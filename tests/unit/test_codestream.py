@@ -48,8 +48,15 @@ HUGE = (60000, 60000, 0, 0)
         (boxes() + struct.pack(">I4s", 0, b"jp2c") + jpeg_2000(), JPEG2000Lossless),
     ],
     ids=[
-        "JPEG", "filling and comments", "JPEG-LS", "JPEG 2000", "tiles and offsets", "a tile for each pixel",
-        "in boxes", "in a box of a long length", "in a box to the end",
+        "JPEG",
+        "filling and comments",
+        "JPEG-LS",
+        "JPEG 2000",
+        "tiles and offsets",
+        "a tile for each pixel",
+        "in boxes",
+        "in a box of a long length",
+        "in a box to the end",
     ],
 )
 def test_images_of_the_right_size_pass(image, syntax):
