@@ -191,7 +191,7 @@ def elsewhere(line: str, *, first: str = "") -> Maker:
 
 
 def nrrd_elsewhere(lines: bytes) -> Maker:
-    """An NRRD header with more lines, of which one names a file beside its folder as its voxels."""
+    """An NRRD header with more lines before one that names a file beside its folder as its voxels."""
 
     def make(folder: Path, seeds: dict[str, Seed]) -> str:
         head, _, voxels = seeds["NRRD, ct.nrrd, raw"].files["ct.nrrd"].partition(b"\n\n")
@@ -378,6 +378,10 @@ HOSTILE = (
     Hostile(name="the same behind a comment and a carriage return", expected="refused", make=nrrd_elsewhere(b"# x\r")),
     Hostile(name="the same behind 70 kB of comments", expected="refused",
             make=nrrd_elsewhere((b"# " + b"x" * 97 + b"\n") * 700)),
+    Hostile(name="NRRD with a field longer than ITK has room for", expected="refused",
+            make=nrrd_elsewhere(b"kinds: " + b"A" * 2000 + b"\n")),
+    Hostile(name="MetaImage with a name longer than ITK has room for", expected="refused",
+            make=elsewhere("ElementDataFile = LOCAL", first="Name = " + "A" * 300)),
     Hostile(name="MetaImage of 4 thousand million axes", expected="refused",
             make=elsewhere("ElementDataFile = LOCAL", first="NDims = 4294967296")),
     Hostile(name="zip of 4 MB that unfolds to 4 GiB", expected="refused", make=bomb_in_zip),

@@ -25,7 +25,7 @@ from viscera.write import write_volume
 Verb = Literal["segment", "batch"]
 VERBS: tuple[Verb, ...] = ("segment", "batch")
 PASSING = ".viscera-*.part"
-LONGEST_SECONDS = 120.0
+LONGEST_SECONDS = 600.0
 # A process is caught at work sooner or later; on a busy machine it may be stopped just before or after.
 ATTEMPTS = 20
 # Slices, rows, columns of a scan that takes tenths of a second to read; noise hardly packs.

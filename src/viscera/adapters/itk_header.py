@@ -27,7 +27,25 @@ _LARGEST_SIZE_VOX = 2**31 - 1
 # Beyond any place in a scanner, in any unit. ITK multiplies directions by spacings, and its search for an inverse of a
 # matrix that has overflowed does not end.
 _LARGEST_NUMBER = 1e9
-_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_ ]*")
+# DICOM's elements are kept as fields like 0008|103e.
+_FIELD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_| ]*")
+# ITK copies the texts of fields that it knows into places of 255 bytes without asking how long they are.
+_LONGEST_TEXT, _LONGEST_OWN_TEXT = 250, 4000
+_META_TEXTS = {
+    "ObjectType", "ObjectSubType", "TransformType", "Comment", "Name", "Color", "BinaryData", "BinaryDataByteOrderMSB",
+    "ElementByteOrderMSB", "CompressedData", "AnatomicalOrientation", "DistanceUnits", "AcquisitionDate", "Modality",
+    "SequenceID", "ElementMin", "ElementMax", "ElementType", "ElementDataFile",
+}  # fmt: skip
+# Of NRRD it copies whole lines, in its error messages, too; its numbers may take more, nine of 25 signs.
+_LONGEST_NRRD_TEXT, _LONGEST_NRRD_NUMBERS = 100, 400
+_NRRD_VERSION = re.compile(r"NRRD000[1-9]")
+_NRRD_FIELDS = {
+    "content", "number", "type", "block size", "blocksize", "dimension", "space", "space dimension", "sizes",
+    "spacings", "thicknesses", "axis mins", "axismins", "axis maxs", "axismaxs", "space directions", "centers",
+    "centerings", "kinds", "labels", "units", "space units", "min", "max", "old min", "oldmin", "old max", "oldmax",
+    "endian", "encoding", "line skip", "lineskip", "byte skip", "byteskip", "sample units", "sampleunits",
+    "space origin", "measurement frame", "data file", "datafile",
+}  # fmt: skip
 _NRRD_SEPARATORS = re.compile(r"[ \t(),]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Around names and values; others that Python strips and splits at are letters to ITK.
@@ -46,7 +64,10 @@ _META_WHOLE = (
 )
 _META_PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
-_NRRD_REAL = ("space directions", "space origin", "spacings", "thicknesses", "axis mins", "axis maxs")
+_NRRD_REAL = (
+    "space directions", "space origin", "measurement frame", "spacings", "thicknesses", "axis mins", "axismins",
+    "axis maxs", "axismaxs",
+)  # fmt: skip
 _NRRD_WHOLE = ("dimension", "space dimension", "line skip", "byte skip", "lineskip", "byteskip")
 
 
@@ -95,6 +116,7 @@ def _meta_fields(text: str, doing: str) -> Mapping[str, str]:
         if not sign or not _FIELD_NAME.fullmatch(name) or name in fields:
             break
         _require_plain(line, doing)
+        _require_short(name, value, _LONGEST_TEXT if name in _META_TEXTS else _LONGEST_OWN_TEXT, doing)
         fields[name] = value
         if name == "ElementDataFile":
             break
@@ -118,15 +140,20 @@ def _nrrd_fields(text: str, doing: str) -> Mapping[str, str]:
         head = head.rstrip("\n")
         if len(text) == HEADER_BYTES:
             raise _not_that(doing, f"an NRRD header of less than {HEADER_BYTES} bytes", "a longer one")
+    version, *lines = head.split("\n")
+    if not _NRRD_VERSION.fullmatch(version):
+        raise _not_that(doing, "an NRRD file of a known version", f"{version[:20]!r}")
     fields: dict[str, str] = {}
-    for number, line in enumerate(head.split("\n")):
+    for line in lines:
         _require_plain(line, doing)
-        if number == 0 or line.startswith("#") or ":=" in line.partition(": ")[0]:
-            continue  # the version, comments, and keys with values of a user's own
-        name, sign, value = (part.strip(_BLANKS) for part in line.partition(":"))
-        if not sign or not _FIELD_NAME.fullmatch(name) or name.lower() in fields:
+        if line.startswith("#") or ":=" in line.partition(": ")[0]:
+            continue  # comments, and keys with values of a user's own
+        name, sign, value = line.partition(": ")
+        if not sign or name.lower() not in _NRRD_FIELDS or name.lower() in fields:
             raise _not_that(doing, "an NRRD header of lines NAME: VALUE, each name once", "other text")
-        fields[name.lower()] = value
+        most = _LONGEST_NRRD_NUMBERS if name.lower() in (*_NRRD_REAL, "content") else _LONGEST_NRRD_TEXT
+        _require_short(name, value, most, doing)
+        fields[name.lower()] = value.strip(_BLANKS)
     if "data file" in fields and "datafile" in fields:
         raise _not_that(doing, "an NRRD header that names one data file", "two")
     axes = _axes(fields.get("dimension", ""), doing)
@@ -144,6 +171,11 @@ def _require_plain(line: str, doing: str) -> None:
     """Another reader may take a control character for the end of a line or of a text."""
     if _CONTROL.search(line):
         raise _not_that(doing, "a header of plain lines", "control characters in it")
+
+
+def _require_short(name: str, value: str, most: int, doing: str) -> None:
+    if len(name) + len(value) > most:
+        raise _not_that(doing, f"at most {most} characters as {name[:40]}", f"{len(name) + len(value)}")
 
 
 def _axes(value: str, doing: str) -> int:
