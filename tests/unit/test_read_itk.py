@@ -1,5 +1,6 @@
 """Reading NRRD and MetaImage; SimpleITK writes the files and is the oracle for their geometry."""
 
+import gzip
 import re
 import sys
 
@@ -193,4 +194,35 @@ def test_numbers_that_overflow_are_refused(tmp_path, name, pattern, field, numbe
     start = max(head.rfind(b" "), head.rfind(b"(")) + 1
     path.write_bytes(raw.replace(head, head[:start] + number.encode()))
     with pytest.raises(ReadError, match=rf"numbers up to 1e\+09 as {field}"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha", "ct.mhd"])
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9, 1.0])
+def test_one_flipped_bit_in_compressed_voxels_is_refused(tmp_path, name, place):
+    """ITK says on stderr that it could not unpack them, and gives an image all the same."""
+    path = save(tmp_path / name, ct_zyx())
+    data = path.with_suffix(".zraw") if name == "ct.mhd" else path
+    raw = bytearray(data.read_bytes())
+    start = 0 if name == "ct.mhd" else raw.index(b"\x1f\x8b" if name == "ct.nrrd" else b"LOCAL\n") + 10
+    at = min(start + int(place * (len(raw) - start)), len(raw) - 1 - 4 * (name == "ct.nrrd"))
+    raw[at] ^= 1
+    data.write_bytes(raw)
+    with pytest.raises(ReadError, match="whole"):
+        read_volume(path)
+
+
+def test_a_compressed_nrrd_of_several_members_is_read(tmp_path):
+    path = save(tmp_path / "ct.nrrd", ct_zyx())
+    head, _, _ = path.read_bytes().partition(b"\n\n")
+    voxels = ct_zyx().astype("<i2").tobytes()
+    path.write_bytes(head + b"\n\n" + gzip.compress(voxels[:700]) + gzip.compress(voxels[700:]))
+    np.testing.assert_array_equal(read_volume(path).hu, ct_zyx())
+
+
+@pytest.mark.parametrize("line", ["HeaderSize = 10", "HeaderSize = -1"])
+def test_compressed_voxels_that_do_not_begin_at_once_are_refused(tmp_path, line):
+    path = save(tmp_path / "ct.mhd", ct_zyx())
+    path.write_text(path.read_text().replace("ElementDataFile", f"{line}\nElementDataFile"))
+    with pytest.raises(ReadError, match="begin at once"):
         read_volume(path)

@@ -68,15 +68,18 @@ _NRRD_REAL = (
     "space directions", "space origin", "measurement frame", "spacings", "thicknesses", "axis mins", "axismins",
     "axis maxs", "axismaxs",
 )  # fmt: skip
+# Bytes or lines before the voxels.
+_SKIPPED = ("HeaderSize", "line skip", "byte skip", "lineskip", "byteskip")
 _NRRD_WHOLE = ("dimension", "space dimension", "line skip", "byte skip", "lineskip", "byteskip")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextHeader:
-    """The file that holds the voxels, and whether they are compressed there."""
+    """The file that holds the voxels, whether they are compressed there, and at which byte they begin."""
 
     data_file: Path
     compressed: bool
+    first_byte: int
 
 
 def checked_header(path: Path, doing: str) -> TextHeader:
@@ -105,7 +108,20 @@ def checked_header(path: Path, doing: str) -> TextHeader:
             got="a header without them",
             remedy="Export the scan again with its geometry, best from DICOM",
         )
-    return TextHeader(data_file=_data_file(path, data_name, doing), compressed=compressed)
+    data_file = _data_file(path, data_name, doing)
+    if compressed and any(fields.get(name, "0") != "0" for name in _SKIPPED):
+        raise _not_that(doing, "compressed voxels that begin at once", "some to be skipped before")
+    first_byte = _header_bytes(text) if data_file == path else 0
+    return TextHeader(data_file=data_file, compressed=compressed, first_byte=first_byte)
+
+
+def _header_bytes(text: str) -> int:
+    """How long a checked header is that its voxels follow."""
+    if not text.startswith("NRRD"):
+        last = re.search(r"^[ \t]*ElementDataFile[ \t]*=[^\n]*\n", text, re.MULTILINE)
+    else:
+        last = re.search(r"\n\r?\n", text)
+    return len(text) if last is None else last.end()
 
 
 def _meta_fields(text: str, doing: str) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.adapters.deflate import FAULTS, gzip_decompressor
 from viscera.adapters.itk_header import TextHeader, checked_header
-from viscera.adapters.nifti_read import DEFLATE_LARGEST_RATIO
+from viscera.adapters.nifti_read import DEFLATE_LARGEST_RATIO, GZIP_MAGIC
 from viscera.adapters.raster import Raster, slab_slices
 from viscera.errors import MissingExtraError, ReadError
 from viscera.geometry import Grid
 from viscera.hounsfield import LARGEST_VOLUME_VOX, require_likely
+
+_CHUNK_BYTES = 2**20
 
 
 def open_itk(path: Path) -> Raster:
@@ -100,6 +104,42 @@ def _require_room(reader: Any, sitk: Any, header: TextHeader, doing: str) -> Non
         )
     width, height, depth = reader.GetSize()[:3]
     require_likely((depth, height, width), stored, doing)
+    if header.compressed:
+        _require_whole(header, voxels * bits // 8, doing)
+
+
+def _require_whole(header: TextHeader, size: int, doing: str) -> None:
+    """ITK makes voxels of damaged data, too, so their checksum is looked at before."""
+    try:
+        unpacked = _unpacked_bytes(header, size)
+    except FAULTS as error:
+        raise _damaged(doing, "damaged compressed data") from error
+    if unpacked < size:
+        raise _damaged(doing, "compressed data that are cut off")
+
+
+def _unpacked_bytes(header: TextHeader, wanted: int) -> int:
+    """How many bytes whole compressed members hold, up to the one that has the `wanted` ones; 0 if one is not whole."""
+    count = 0
+    with header.data_file.open("rb") as file:
+        file.seek(header.first_byte)
+        data = file.read(_CHUNK_BYTES)
+        if data.startswith(b"BZh"):  # which ITK refuses in its own words
+            return wanted
+        while data and count < wanted:
+            unpacker = gzip_decompressor() if data.startswith(GZIP_MAGIC) else zlib.decompressobj()
+            while not unpacker.eof:
+                part = unpacker.decompress(data, _CHUNK_BYTES)
+                count += len(part)
+                data = unpacker.unconsumed_tail or (b"" if unpacker.eof else file.read(_CHUNK_BYTES))
+                if not unpacker.eof and not data and not part:
+                    return 0
+            data = unpacker.unused_data or file.read(_CHUNK_BYTES)
+    return count
+
+
+def _damaged(doing: str, got: str) -> ReadError:
+    return ReadError(doing, expected="whole compressed data", got=got, remedy="Copy or convert the file again")
 
 
 def _last_line(text: str) -> str:
