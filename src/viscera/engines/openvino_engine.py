@@ -177,7 +177,12 @@ class OpenVinoEngine:
             raise _graph_error(self._bundle.graph(stage), expected, str(found))
 
     def _settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Pinned, the threads of several processes would share the first cores and leave the others idle.
+            "ENABLE_CPU_PINNING": False,
+        }
         if self._threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self._threads
         return settings
