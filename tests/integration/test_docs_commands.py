@@ -47,6 +47,8 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "viscera train segment people/": TRUNKS,
     },
     "docs/explanation/efficiency.md": {"python benchmarks/efficiency.py": MEASURES},
+    "docs/explanation/reliability.md": {"python benchmarks/reliability/": MEASURES},
+    "docs/explanation/scale.md": {"python benchmarks/batch.py": MEASURES},
     "docs/how-to/batch.md": {
         "dask": CLUSTER,
         "viscera batch cases.csv -o labels/ --scheduler": CLUSTER,
