@@ -41,7 +41,12 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_view_serves_until_it_is_ended(end: signal.Signals, code: int, scan: tuple[Path, Path]) -> None:
-    command = [sys.executable, "-m", "viscera", "view", "--no-browser", *map(str, scan)]
+    # Where the tests run in the background, a shell has their processes pass over Ctrl-C.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from viscera.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "view", "--no-browser", *map(str, scan)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
