@@ -245,7 +245,7 @@ def _own_cluster(opened: ExitStack, workers: int, threads: int, memory_limit: in
                 "distributed.scheduler.http.routes": [],
                 "distributed.worker.http.routes": [],
                 "distributed.admin.tick.limit": "1h",  # a busy machine is no news
-                # dask has workers give memory back at once; taking it anew makes passes over a scan several times slower.
+                # dask has workers give memory back at once; taking it anew slows passes over a scan several times.
                 "distributed.nanny.pre-spawn-environ": {},
             }
         )
