@@ -1,6 +1,7 @@
 """Fixtures every test may use."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,27 @@ def program() -> Callable[[str], str]:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def screen() -> Callable[[str], list[str]]:
+    """What stands on a terminal that got a text: lines, with moves up and the clearing of lines done."""
+
+    def show(text: str) -> list[str]:
+        rows, row = [""], 0
+        for part in re.findall(r"\x1b\[1A|\x1b\[2K|\r|\n|[^\x1b\r\n]+", text):
+            if part == "\n":
+                row += 1
+                rows += [""] if row == len(rows) else []
+            elif part == "\x1b[1A":
+                row -= 1
+            elif part == "\x1b[2K":
+                rows[row] = ""
+            elif part != "\r":
+                rows[row] = part
+        return rows
+
+    return show
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from soak import drawn_scans
 from tables import print_table
+from tqdm import tqdm
 
 PASSING = ".viscera-*.part"
 # Files whose content follows from the scans alone.
@@ -104,6 +105,7 @@ def main() -> int:
 def killed(trial: Trial, kills: int, rng: random.Random) -> Counter[str]:
     """What became of so many kills."""
     counts: Counter[str] = Counter()
+    progress = tqdm(total=kills, unit="kill", disable=None)
     while counts["killed"] < kills:
         process = trial.start()
         if rng.random() < 0.5:
@@ -116,6 +118,7 @@ def killed(trial: Trial, kills: int, rng: random.Random) -> Counter[str]:
             finish_folder(trial, counts)
             continue
         counts["killed"] += 1
+        progress.update()
         counts["while a file was written"] += bool(before & set(trial.passing()))
         faults = trial.faults()
         counts["wrong or half files"] += len(faults)
@@ -123,6 +126,7 @@ def killed(trial: Trial, kills: int, rng: random.Random) -> Counter[str]:
             print(f"after kill {counts['killed']}: {faults}", file=sys.stderr)
         if trial.results().keys() >= trial.labels:
             finish_folder(trial, counts)
+    progress.close()
     return counts
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from tables import print_table
+from tqdm import tqdm
 from watching import status_bytes
 
 from viscera.case import CaseOptions, Segmenter
@@ -72,7 +73,7 @@ def soaked(folder: Path, cases: int, bundle: str | None) -> NDArray[np.int64]:
     segmenter = Segmenter.load(bundle, device="cpu")
     options = CaseOptions(preview=True, allow_empty=True)
     counts = np.zeros((cases, 3), dtype=np.int64)
-    for case in range(cases):
+    for case in tqdm(range(cases), unit="case", disable=None):
         if case % 10 == 9:
             try:
                 segmenter.segment_file(damaged, folder / "none.nii.gz", options=options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,23 +48,40 @@ def write_volume(volume: Volume, path: Path) -> None:
     _write_nifti(volume.hu, volume.grid, Path(path))
 
 
-def write_text(text: str, path: Path) -> None:
-    r"""Nothing; writes `text` in UTF-8 with \n line ends, all of it or nothing.
+def write_text(text: str, path: Path, *, durable: bool = False) -> None:
+    r"""Nothing; writes `text` in UTF-8 with \n line ends, all of it or nothing, as `write_bytes` does.
 
     Raises:
         WriteError: If the file cannot be written.
     """
-    write_bytes(text.encode(), path)
+    write_bytes(text.encode(), path, durable=durable)
 
 
-def write_bytes(data: bytes, path: Path) -> None:
+def write_bytes(data: bytes, path: Path, *, durable: bool = False) -> None:
     """Nothing; writes `data`, all of it or nothing; missing parent folders are made.
 
+    Args:
+        data: The content.
+        path: The file.
+        durable: Whether to return only when the file would outlive a power cut.
+
     Raises:
         WriteError: If the file cannot be written.
     """
-    with _whole_file(Path(path)) as file:
+    with _whole_file(Path(path), durable=durable) as file:
         file.write(data)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Returns when a file, or the names in a folder, would outlive a power cut; of folders on POSIX systems only."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_left_files(folders: Iterable[Path]) -> None:
@@ -75,15 +93,15 @@ def remove_left_files(folders: Iterable[Path]) -> None:
     for folder in set(folders):
         with contextlib.suppress(OSError):
             if left := list(folder.glob(_PASSING.format("*"))):
-                now = _disk_time(folder)
+                now = disk_time(folder)
                 for path in left:
                     with contextlib.suppress(OSError):
                         if now - path.stat().st_mtime > _LEFT_SECONDS:
                             path.unlink()
 
 
-def _disk_time(folder: Path) -> float:
-    """The time by the clock that dates the files of `folder`."""
+def disk_time(folder: Path) -> float:
+    """The time by the clock that dates the files of `folder`, seconds since 1970; OSError if it cannot be written."""
     path = folder / _PASSING.format(secrets.token_hex(8))
     try:
         path.touch(exist_ok=False)
@@ -125,7 +143,7 @@ def _write_image(file: BinaryIO, header: bytes, array: NDArray[Any], dtype: np.d
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
+def _whole_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` only if all goes well."""
     # In the same folder, as only a rename within one disk is atomic.
     temporary = path.parent / _PASSING.format(secrets.token_hex(8))
@@ -133,12 +151,16 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             yield file
+        if durable:
+            flush_to_disk(temporary)
         temporary.replace(path)
+        if durable:
+            flush_to_disk(path.parent)
     except OSError as error:
         raise WriteError(
             f"writing {path}",
             expected="a folder that can be written to",
-            got=reason(error),
+            got="a file in its place" if isinstance(error, FileExistsError | NotADirectoryError) else reason(error),
             remedy="Check the folder's permissions and the free space",
         ) from error
     finally:

@@ -310,6 +310,40 @@ def test_images_need_not_be_contiguous(bundle: Bundle) -> None:
     assert_close(engine.run("localise", turned), engine.run("localise", np.ascontiguousarray(turned)), 0)
 
 
+# Says whether all threads may run on all cores while a compiled network runs, in a process without other engines.
+WATCHED = """
+import os, sys, threading
+from contextlib import suppress
+from pathlib import Path
+import numpy as np
+from viscera.bundle import load_bundle
+from viscera.engines.openvino_engine import OpenVinoEngine
+def watch():
+    while not done.is_set():
+        for task in os.listdir("/proc/self/task"):
+            with suppress(ProcessLookupError):
+                may.add(frozenset(os.sched_getaffinity(int(task))))
+engine = OpenVinoEngine(load_bundle(Path(sys.argv[1])), precision="f32", threads=1)
+image, done, may = np.zeros((1, 1, 32, 32, 32), np.float32), threading.Event(), set()
+engine.run("segment", image)
+watcher = threading.Thread(target=watch, daemon=True)
+watcher.start()
+for _ in range(30):
+    engine.run("segment", image)
+done.set()
+watcher.join()
+print(may == {frozenset(os.sched_getaffinity(0))})
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed in /proc")
+def test_no_thread_is_pinned_to_a_core(bundle: Bundle) -> None:
+    """Pinned, the threads of several processes would share the first cores."""
+    command = [sys.executable, "-c", WATCHED, str(bundle.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_a_prepared_engine_gives_the_same(bundle: Bundle) -> None:
     for kind in (OpenVinoEngine(bundle, precision="f32"), TorchEngine(bundle, device="cpu")):
         kind.prepare()

@@ -62,6 +62,6 @@ def test_a_multipart_answer_without_a_boundary() -> None:
 
 
 def test_no_more_bytes_than_allowed() -> None:
-    assert list(limited([b"12", b"34"], 4, "fetching")) == [b"12", b"34"]
+    assert list(limited([b"12", b"34"], 4, "fetching", remedy="Ask for less")) == [b"12", b"34"]
     with pytest.raises(TransferError, match="at most 3 bytes"):
-        list(limited([b"12", b"34"], 3, "fetching"))
+        list(limited([b"12", b"34"], 3, "fetching", remedy="Ask for less"))

@@ -1,8 +1,8 @@
 """What is told of a batch: values worked by hand, and a terminal left as it was."""
 
 import io
-import re
 from collections import Counter, deque
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -117,37 +117,22 @@ class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
-    def rows(self) -> list[str]:
-        """What stands there: lines, with the cursor's moves up and the clearing of lines done."""
-        rows, row = [""], 0
-        for part in re.findall(r"\x1b\[1A|\x1b\[2K|\n|[^\x1b\n]+", self.getvalue()):
-            if part == "\n":
-                row += 1
-                rows += [""] if row == len(rows) else []
-            elif part == "\x1b[1A":
-                row -= 1
-            elif part == "\x1b[2K":
-                rows[row] = ""
-            else:
-                rows[row] = part
-        return rows
 
-
-def test_a_terminal_is_left_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_is_left_clean(screen: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     stream = Terminal()
     tally = Tally(total=4)
     with Board(Console(quiet=False), stream) as board:
         board.tick(tally, {"tcp://127.0.0.1:4000": "a case with a name too long for the terminal", "w": "b"})
-        drawn = stream.rows()
+        drawn = screen(stream.getvalue())
         board.tick(tally, {"w": "c"})  # too early to draw again
-        assert stream.rows() == drawn
+        assert screen(stream.getvalue()) == drawn
     assert [len(row) for row in drawn] == [29, 29, 12, 0]
     assert drawn[0].startswith("[....")
-    assert set(stream.rows()) == {""}
+    assert set(screen(stream.getvalue())) == {""}
 
 
-def test_lines_stand_above_the_foot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_stand_above_the_foot(screen: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Terminal()
     monkeypatch.setattr("sys.stdout", stream)
     tally = Tally(total=2)
@@ -156,8 +141,9 @@ def test_lines_stand_above_the_foot(monkeypatch: pytest.MonkeyPatch) -> None:
         tally.count(outcome("a", Fate.DONE, seconds=1.5), 0, 0.0)
         board.case_ended(outcome("a", Fate.DONE, seconds=1.5), tally)
         board.tick(tally, {"w": "b"})
-        assert [row.split("]")[-1].strip() for row in stream.rows()] == ["a: done (1.5 s)", "1 of 2", "w: b (0 s)", ""]
-    assert [row for row in stream.rows() if row] == ["a: done (1.5 s)"]
+        shown = [row.split("]")[-1].strip() for row in screen(stream.getvalue())]
+        assert shown == ["a: done (1.5 s)", "1 of 2", "w: b (0 s)", ""]
+    assert [row for row in screen(stream.getvalue()) if row] == ["a: done (1.5 s)"]
 
 
 def test_without_a_terminal_each_line_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -230,5 +230,5 @@ def test_a_case_of_another_process_is_waited_for(order: Order) -> None:
 
 def test_a_run_that_cannot_write_its_ledger_ends_at_once(order: Order) -> None:
     (order.folder / "ledger").write_bytes(b"a file where the folder is to be")
-    with pytest.raises(WriteError, match=r"writing to .*ledger: .* what is done is kept"):
+    with pytest.raises(WriteError, match=r"writing .*ledger/\.room: expected a folder .* got a file in its place"):
         Drive([order], OwnProcess(stand_in), retries=2, watcher=Heard()).run()

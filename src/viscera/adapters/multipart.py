@@ -98,13 +98,11 @@ class _Window:
         self._kept += chunk
 
 
-def limited(chunks: Iterable[bytes], most_bytes: int, doing: str) -> Iterator[bytes]:
-    """The chunks; raises TransferError when they are more than `most_bytes` together."""
+def limited(chunks: Iterable[bytes], most_bytes: int, doing: str, *, remedy: str) -> Iterator[bytes]:
+    """The chunks; raises TransferError, which says `remedy`, when they are more than `most_bytes` together."""
     total = 0
     for chunk in chunks:
         total += len(chunk)
         if total > most_bytes:
-            raise TransferError(
-                doing, expected=f"at most {most_bytes} bytes", got="more", remedy="Raise the limit with --max-gib"
-            )
+            raise TransferError(doing, expected=f"at most {most_bytes} bytes", got="more", remedy=remedy)
         yield chunk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import threading
@@ -110,18 +109,6 @@ class Database:
         """Closes the database; returns nothing."""
         with self.lock:
             self._connection.close()
-
-
-def flush_to_disk(path: Path) -> None:
-    """Returns when a file, or the names in a folder, would outlive a power cut; of folders on POSIX systems only."""
-    folder = path.is_dir()
-    if folder and os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def unwritable(folder: Path, error: Exception) -> WriteError:

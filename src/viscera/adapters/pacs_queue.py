@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from viscera.adapters.pacs_database import Database, flush_to_disk, unwritable
+from viscera.adapters.pacs_database import Database, unwritable
 from viscera.adapters.pacs_records import (
     OPEN_STATES,
     Admission,
@@ -29,6 +29,7 @@ from viscera.adapters.pacs_records import (
     series_key,
 )
 from viscera.errors import reason
+from viscera.write import flush_to_disk
 
 # A series of which less came than was announced waits this many quiet times for the rest.
 PATIENCE = 10

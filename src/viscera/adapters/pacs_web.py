@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ _TIMEOUT_SECONDS = (15.0, 120.0)
 _LONGEST_SECRET_BYTES = 65_536
 # Of an answer to a search; a series takes about a kilobyte.
 _LONGEST_LISTING_BYTES = 32 * 2**20
-_NO_CONTENT = 204
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class DicomWeb:
         """
         doing = f"looking for the study at {self._url}"
         with _explained(doing):
-            found = self._search(f"studies/{study}/series", includefield=_FIELDS)
+            found = self._search(doing, f"studies/{study}/series", includefield=_FIELDS)
             listed = [(_value(one, "00080060"), _remote_series(one)) for one in found]
         series = [one for modality, one in listed if modality == "CT" and is_uid(one.uid)]
         if not series:
@@ -171,23 +171,23 @@ class DicomWeb:
         """
         doing = f"looking into a series at {self._url}"
         with _explained(doing):
-            found = self._search(f"studies/{study}/series/{series}/instances", limit=1)
+            found = self._search(doing, f"studies/{study}/series/{series}/instances", limit=1)
             uid = _value(found[0], "00080018") if found else ""
         if not is_uid(uid):
             raise TransferError(doing, expected="an object", got="none", remedy="Check the series in the PACS")
         return uid
 
-    def _search(self, path: str, **query: Any) -> list[dict[str, Any]]:
-        """What a search below the root finds: objects in DICOM JSON (PS3.18, 8.3.4 and annex F)."""
+    def _search(self, doing: str, path: str, **query: Any) -> list[dict[str, Any]]:
+        """What a search below the root finds: objects in DICOM JSON (PS3.18, 8.3.4 and annex F).
+
+        Not dicomweb-client's search, which reads an answer of any size into memory.
+        """
         url, headers = f"{self._url}/{path}", {"Accept": "application/dicom+json"}
         with self._session.get(url, params=query, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as answer:
             answer.raise_for_status()
-            body = bytearray()
-            for chunk in answer.iter_content(_CHUNK_BYTES):
-                body += chunk
-                if len(body) > _LONGEST_LISTING_BYTES:
-                    raise MultipartFaultError(f"a listing of more than {_LONGEST_LISTING_BYTES // 2**20} MiB")
-            found: list[dict[str, Any]] = [] if answer.status_code == _NO_CONTENT else json.loads(body)
+            chunks = answer.iter_content(_CHUNK_BYTES)
+            body = b"".join(limited(chunks, _LONGEST_LISTING_BYTES, doing, remedy="Check --dicomweb and --study"))
+            found: list[dict[str, Any]] = [] if answer.status_code == HTTPStatus.NO_CONTENT else json.loads(body)
         return found
 
     def fetch(self, study: str, series: str, folder: Path, *, instance: str | None = None) -> int:
@@ -206,7 +206,8 @@ class DicomWeb:
             self._session.get(url, headers={"Accept": _ACCEPT}, stream=True, timeout=_TIMEOUT_SECONDS) as answer,
         ):
             answer.raise_for_status()
-            chunks = limited(answer.iter_content(_CHUNK_BYTES), self.access.most_bytes, doing)
+            body = answer.iter_content(_CHUNK_BYTES)
+            chunks = limited(body, self.access.most_bytes, doing, remedy="Raise the limit with --max-gib")
             boundary = boundary_of(answer.headers.get("Content-Type", ""))
             if boundary is not None:
                 return save_parts(chunks, boundary, names)

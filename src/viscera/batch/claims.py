@@ -6,7 +6,7 @@ touched, and the next process creates the file of the next number: of several th
 A claim is never taken away from under its owner's name, so there is no moment in which two could believe to own it.
 
 Clocks of different machines need not agree: ages are differences of modification times, which the machine that keeps
-the files sets, for the claim and for a file touched for comparison alike.
+the files sets, for the claim and for a file made for comparison alike.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from viscera.errors import WriteError, reason
+from viscera.write import disk_time
 
 # A claim is touched this often, and counts as dead when it has not been for the other time: several touches are missed
 # then. On the same machine a process that has ended is seen at once.
@@ -29,7 +30,6 @@ BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 
 _State = Literal["free", "live", "dead"]
-_CLOCK = ".clock"
 
 
 class Claims:
@@ -113,14 +113,7 @@ class Claims:
             owner = {}
         if owner and _has_ended(owner):
             return "dead"
-        return "dead" if self._clock() - touched > self.stale_seconds else "live"
-
-    def _clock(self) -> float:
-        """The time by the clock of the machine that keeps the files."""
-        path = self.folder / _CLOCK
-        path.touch()
-        os.utime(path)
-        return path.stat().st_mtime
+        return "dead" if disk_time(self.folder) - touched > self.stale_seconds else "live"
 
 
 class Claim:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from viscera.adapters.pacs_database import flush_to_disk
 from viscera.digests import path_digest
-from viscera.errors import ReadError, WriteError, reason
+from viscera.errors import ReadError, reason
 from viscera.report import Failure, plain_values
+from viscera.write import write_bytes, write_text
 
 SCHEMA = "viscera.ledger/1"
 FOLDER = "ledger"
@@ -135,26 +133,7 @@ class Ledger:
         Raises:
             WriteError: If it cannot be written.
         """
-        path = self.path(entry.name)
-        temporary = self.folder / f".viscera-{secrets.token_hex(8)}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(entry.text().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            flush_to_disk(self.folder)
-        except OSError as error:
-            raise WriteError(
-                f"recording the case {entry.name}",
-                expected=f"a folder {self.folder} that can be written to",
-                got=reason(error),
-                remedy="Check the folder's permissions and the free space",
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        write_text(entry.text(), self.path(entry.name), durable=True)
 
     def require_room(self) -> None:
         """Nothing; makes the ledger's folder if need be.
@@ -162,23 +141,10 @@ class Ledger:
         Raises:
             WriteError: If it cannot be written to, or its disk has not a MiB left.
         """
-        temporary = self.folder / f".viscera-{secrets.token_hex(8)}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                file.write(bytes(_ROOM_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise WriteError(
-                f"writing to {self.folder}",
-                expected="a folder that can be written to, with a MiB to spare",
-                got=reason(error),
-                remedy="Check its permissions and the free space, and run the same command again; what is done is kept",
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        probe = self.folder / ".room"
+        write_bytes(bytes(_ROOM_BYTES), probe)
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
     def attempts(self, name: str) -> int:
         """How many attempts on a case are recorded."""
