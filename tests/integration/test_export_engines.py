@@ -431,6 +431,27 @@ def test_a_graph_that_is_no_onnx_is_reported(bundle: Bundle, tmp_path: Path) -> 
         make_engine(broken, device="cpu").run("localise", image_of(SHAPES[0]))
 
 
+def test_a_graph_with_weights_in_another_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(bundle.graph("localise"))
+    options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save_model(model, tmp_path / "localise.onnx", **options)
+    assert (tmp_path / "weights.bin").stat().st_size > 0
+    split = dataclasses.replace(bundle, folder=tmp_path)
+    with pytest.raises(BundleError, match="expected a graph that holds its weights, got one that has them in another"):
+        make_engine(split, device="cpu").run("localise", image_of(SHAPES[0]))
+
+
+def test_a_graph_of_another_format_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    openvino.save_model(openvino.Core().read_model(bundle.graph("localise")), tmp_path / "localise.xml")
+    (tmp_path / "localise.xml").rename(tmp_path / "localise.onnx")
+    assert (tmp_path / "localise.bin").stat().st_size > 0
+    other = dataclasses.replace(bundle, folder=tmp_path)
+    with pytest.raises(BundleError, match="an ONNX graph that OpenVINO reads"):
+        make_engine(other, device="cpu").run("localise", image_of(SHAPES[0]))
+
+
 def test_swapped_graphs_are_reported(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "localise.onnx").write_bytes(bundle.graph("segment").read_bytes())
     (tmp_path / "segment.onnx").write_bytes(bundle.graph("localise").read_bytes())

@@ -23,7 +23,7 @@ from viscera.engines.openvino_parts import (
     least_bytes,
     whole_bytes,
 )
-from viscera.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError
+from viscera.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError, reason
 from viscera.memory import require_memory, resident_bytes
 
 # Without a limit a network is computed at once up to this, and beyond it in windows that stay within: at most 0.6 of
@@ -32,6 +32,9 @@ COMFORTABLE_BYTES = 512 * 10**6
 # A large scan leaves it less, as far as it can do with less.
 COMFORTABLE_PROCESS_BYTES = 1100 * 10**6
 LEAST_BYTES = 300 * 10**6
+
+# What ONNX calls the place of weights outside the graph (key of TensorProto.external_data, onnx.proto).
+EXTERNAL_DATA = b"location"
 
 # OpenVINO's Python package loads this converter, which reports each import to a web analytics service and needs as
 # much time as the rest of the import. Graphs are read without it.
@@ -215,14 +218,17 @@ class OpenVinoEngine:
 
     @cached_property
     def _read_graphs(self) -> dict[Stage, Any]:
-        graphs = {}
-        for stage in STAGES:
-            path = self._bundle.graph(stage)
-            try:
-                graphs[stage] = self._core.read_model(path)
-            except RuntimeError as error:
-                raise _graph_error(path, "an ONNX graph that OpenVINO reads", str(error)) from error
-        return graphs
+        return {stage: self._read_graph(self._bundle.graph(stage)) for stage in STAGES}
+
+    def _read_graph(self, path: Path) -> Any:
+        try:
+            # From its bytes: beside a path, OpenVINO looks for files that the card has no checksum of.
+            content = path.read_bytes()
+            if EXTERNAL_DATA in content:
+                raise _graph_error(path, "a graph that holds its weights", "one that has them in another file")
+            return self._core.read_model(content)
+        except (OSError, RuntimeError) as error:
+            raise _graph_error(path, "an ONNX graph that OpenVINO reads", reason(error)) from error
 
 
 class _Network(Protocol):
