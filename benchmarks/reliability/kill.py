@@ -107,19 +107,19 @@ def killed(trial: Trial, kills: int, rng: random.Random) -> Counter[str]:
     counts: Counter[str] = Counter()
     progress = tqdm(total=kills, unit="kill", disable=None)
     while counts["killed"] < kills:
+        known = set(trial.passing())
         process = trial.start()
         if rng.random() < 0.5:
             await_seconds(process, rng.uniform(0, trial.seconds))
         else:
             await_write(trial, process, rng)
-        before = set(trial.passing())
         process.kill()
         if process.wait() == 0:  # it was quicker
             finish_folder(trial, counts)
             continue
         counts["killed"] += 1
         progress.update()
-        counts["while a file was written"] += bool(before & set(trial.passing()))
+        counts["while a file was written"] += bool(set(trial.passing()) - known)
         faults = trial.faults()
         counts["wrong or half files"] += len(faults)
         if faults:
@@ -138,7 +138,7 @@ def await_seconds(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def await_write(trial: Trial, process: subprocess.Popen[bytes], rng: random.Random) -> None:
-    """Until a file is begun that was not there, one of the first few, and up to 2 ms more."""
+    """Until a file is begun that was not there, one of the first few, and every other time up to 2 ms more."""
     known, wanted = {path.name for path in trial.passing()}, rng.randrange(1, 12)
     while process.poll() is None:
         for folder in trial.folders:  # listed as fast as can be: most files take a millisecond
@@ -147,7 +147,7 @@ def await_write(trial: Trial, process: subprocess.Popen[bytes], rng: random.Rand
                 known |= new
                 wanted -= len(new)
                 if new and wanted <= 0:
-                    time.sleep(rng.uniform(0, 0.002))
+                    time.sleep(max(0.0, rng.uniform(-0.002, 0.002)))
                     return
 
 

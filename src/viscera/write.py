@@ -58,12 +58,12 @@ def write_text(text: str, path: Path, *, durable: bool = False) -> None:
 
 
 def write_bytes(data: bytes, path: Path, *, durable: bool = False) -> None:
-    """Nothing; writes `data`, all of it or nothing; missing parent folders are made.
+    """Nothing; writes `data`, all of it or nothing, also after a power cut; missing parent folders are made.
 
     Args:
         data: The content.
         path: The file.
-        durable: Whether to return only when the file would outlive a power cut.
+        durable: Whether to return only when a power cut would leave all of it.
 
     Raises:
         WriteError: If the file cannot be written.
@@ -151,8 +151,8 @@ def _whole_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             yield file
-        if durable:
-            flush_to_disk(temporary)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut after the rename would else leave an empty file of that name
         temporary.replace(path)
         if durable:
             flush_to_disk(path.parent)

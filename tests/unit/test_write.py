@@ -1,6 +1,7 @@
 """Writing: the grid and values arrive exactly, and a file is whole or absent."""
 
 import os
+import stat
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -147,6 +148,20 @@ def test_nothing_is_left_when_writing_stops(tmp_path, monkeypatch, fault, raised
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.skipif(os.name != "posix", reason="folders are flushed on POSIX systems only")
+@pytest.mark.parametrize("durable", [False, True])
+def test_content_is_on_the_disk_before_its_name_and_a_durable_name_before_the_return(tmp_path, monkeypatch, durable):
+    path, flushed = tmp_path / "entry.json", []
+
+    def fsync(handle):
+        kind = "name" if stat.S_ISDIR(os.fstat(handle).st_mode) else os.fstat(handle).st_size
+        flushed.append((kind, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes(b"a" * 100_000, path, durable=durable)
+    assert flushed == [(100_000, False), *([("name", True)] if durable else [])]
+
+
 def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda self, mode: real(Path("/dev/full"), "wb", buffering=0))
