@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,9 @@ from viscera.write import write_volume
 
 Verb = Literal["segment", "batch"]
 VERBS: tuple[Verb, ...] = ("segment", "batch")
+# Waits for something in the output folder of a process, and tells by which file; the process is stopped then. None if
+# it was not caught at that.
+Moment = Callable[[subprocess.Popen[str], Path], Path | None]
 PASSING = ".viscera-*.part"
 LONGEST_SECONDS = 600.0
 # A process is caught at work sooner or later; on a busy machine it may be stopped just before or after.
@@ -109,6 +111,23 @@ class Runs:
         """A run to its end."""
         return ended(started(self.command(verb, output, inputs=inputs, bundle=bundle)))
 
+    def caught(
+        self, moment: Moment, verb: Verb, *, output: Path | None = None, inputs: Sequence[Path] = ()
+    ) -> tuple[subprocess.Popen[str], Path, Path]:
+        """A run that was stopped at a moment, its output folder, and the file it was caught at.
+
+        Raises:
+            SkippedError: If it is always quicker.
+        """
+        for _ in range(ATTEMPTS):
+            folder = output or self.fresh()
+            process = self.start(verb, folder, inputs=inputs)
+            if (path := moment(process, folder)) is not None:
+                return process, folder, path
+            ended(process)
+            shutil.rmtree(folder, ignore_errors=True)
+        raise SkippedError("the run was too quick to be caught")
+
     def require_whole(self, output: Path, *, all_there: bool = False) -> int:
         """How many label files are in `output`.
 
@@ -174,13 +193,16 @@ def large_scan(path: Path, seed: int = 1) -> Path:
     return path
 
 
-def await_file(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
-    """Nothing, as soon as a file of `folder` matches; `WrongError` if the process ends before."""
-    end = time.monotonic() + LONGEST_SECONDS
-    while not any(folder.glob(pattern)):
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            raise WrongError(f"no {pattern} appeared, exit code {process.wait()}")
+def stopped_after_a_label(process: subprocess.Popen[str], folder: Path) -> Path | None:
+    """The one label file of the process, which is stopped; None if it was not caught before the second."""
+    while process.poll() is None:
+        if any(folder.glob("*.nii.gz")):
+            process.send_signal(signal.SIGSTOP)
+            if len(labels := list(folder.glob("*.nii.gz"))) == 1:
+                return labels[0]
+            process.send_signal(signal.SIGCONT)
+            return None
+    return None
 
 
 def stopped_while_writing(process: subprocess.Popen[str], folder: Path) -> Path | None:
