@@ -67,12 +67,20 @@ def test_kills(verb: str, tiny_bundle: Path) -> None:
 
 
 def test_faults(tiny_bundle: Path) -> None:
-    chosen = ("segment: disk fills", "scan cut off", "networks exchanged")
+    chosen = (
+        "segment: disk fills",
+        "segment: disk turns read-only",
+        "scan cut off",
+        "clocks 5 h apart",
+        "batch: three at once",
+        "batch: SIGTERM",
+        "networks exchanged",
+    )
     done = ran("faults.py", "--bundle", tiny_bundle, *(part for text in chosen for part in ("--only", text)))
     assert done.returncode == 0, done.stdout + done.stderr
     verdicts = [row[-1] for row in rows(done.stdout)]
-    assert len(verdicts) == 4
-    assert set(verdicts) <= {"as it should", "not made"}  # the disk needs root
+    assert len(verdicts) == 8
+    assert set(verdicts) <= {"as it should", "not made"}  # the disks need root, the clocks faketime
 
 
 # What the programs would say if something were wrong
