@@ -159,6 +159,15 @@ def test_without_a_terminal_each_line_tells_how_far_it_is(capsys: pytest.Capture
     assert err == "viscera: note: b: will be tried again: no file\nviscera: error: b: no file\n"
 
 
+def test_why_a_case_is_tried_again_is_said_once_for_each_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    with Board(Console(), io.StringIO()) as board:
+        for name, why in (("a", "no file"), ("b", "no file"), ("a", "no file"), ("a", "its worker died")):
+            board.case_retried(outcome(name, Fate.FAILED, why=why), Tally(total=2))
+    again = "will be tried again"
+    told = [f"a: {again}: no file", f"b: {again}: no file", f"a: {again}: its worker died"]
+    assert capsys.readouterr().err.splitlines() == [f"viscera: note: {line}" for line in told]
+
+
 def test_what_is_waited_for_is_said_once_after_half_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

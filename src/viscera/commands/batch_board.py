@@ -36,6 +36,7 @@ class Board:
         self._drawn = 0.0
         self._busy: float | None = time.monotonic()
         self._since: dict[str, tuple[str, float]] = {}
+        self._told: dict[str, str] = {}
 
     def __enter__(self) -> Board:
         return self
@@ -46,6 +47,7 @@ class Board:
     def case_ended(self, outcome: Outcome, tally: Tally) -> None:
         """Says how a case ended."""
         self._clear()
+        self._told.pop(outcome.name, None)
         far = "" if self._live else f"  [{course(tally)}]"
         if outcome.fate is Fate.FAILED:
             self._console.complain(outcome.why, about=outcome.name)
@@ -57,9 +59,11 @@ class Board:
                 self._console.note(f"{outcome.name}: {note}")
 
     def case_retried(self, outcome: Outcome, tally: Tally) -> None:
-        """Says that an attempt failed."""
-        self._clear()
-        self._console.note(f"{outcome.name}: will be tried again: {outcome.why}")
+        """Says that an attempt failed, and why, unless that was said of the one before."""
+        if self._told.get(outcome.name) != outcome.why:
+            self._told[outcome.name] = outcome.why
+            self._clear()
+            self._console.note(f"{outcome.name}: will be tried again: {outcome.why}")
 
     def tick(self, tally: Tally, at_work: Mapping[str, str]) -> None:
         """Redraws the terminal's foot, if it is time, and says once if nothing is at work for long."""
