@@ -147,7 +147,6 @@ def test_nothing_is_left_when_writing_stops(tmp_path, monkeypatch, fault, raised
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"what was there"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.skipif(os.name != "posix", reason="folders are flushed on POSIX systems only")
 @pytest.mark.parametrize("durable", [False, True])
 def test_content_is_on_the_disk_before_its_name_and_a_durable_name_before_the_return(tmp_path, monkeypatch, durable):
@@ -162,6 +161,7 @@ def test_content_is_on_the_disk_before_its_name_and_a_durable_name_before_the_re
     assert flushed == [(100_000, False), *([("name", True)] if durable else [])]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda self, mode: real(Path("/dev/full"), "wb", buffering=0))
