@@ -36,13 +36,17 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    # Python 3.13 and later ask of authorities what RFC 5280, 4.2.1.1 and 4.2.1.3, asks of them.
+    usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    (folder / "signed.cnf").write_text("authorityKeyIdentifier=keyid\n")
     for name in ("ca", "stranger"):
         files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
-        openssl(folder, "req", "-x509", *curve, *files, "-days", "2", "-subj", f"/CN={name}", *names)
+        openssl(folder, "req", "-x509", *curve, *files, "-days", "2", "-subj", f"/CN={name}", *names, *usage)
     for name in ("ours", "peer"):
         files = ["-keyout", f"{name}.key", "-out", f"{name}.csr"]
         openssl(folder, "req", *curve, *files, "-subj", f"/CN={name}", *names)
         signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-copy_extensions", "copy"]
+        signing += ["-extfile", "signed.cnf"]
         openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signing)
     return folder
 
