@@ -112,6 +112,9 @@ with joined_world("cpu") as world:
         said["error"], said["drawn"] = str(error), drawn
     torch.distributed.barrier()
     (folder / f"said{world.rank}.json").write_text(json.dumps(said))
+
+threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+(folder / f"threads{world.rank}.json").write_text(json.dumps(threads))
 """
 
 
@@ -184,3 +187,11 @@ def test_both_processes_name_the_case_whose_loss_is_not_a_number(outcome: Path) 
     assert both[0]["error"] == both[1]["error"]
     assert f"training step 1 on {both[1]['drawn'][0]}:" in both[0]["error"]
     assert both[0]["drawn"][0] != both[1]["drawn"][0]  # each process has its own case
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are looked for in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_thread_of_the_group_outlives_it(outcome: Path, rank: int) -> None:
+    threads = json.loads((outcome / f"threads{rank}.json").read_text())
+    assert "python" in " ".join(threads)
+    assert not [name for name in threads if "gloo" in name]

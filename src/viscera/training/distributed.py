@@ -6,6 +6,7 @@ network. Without `torchrun` there is a single process and nothing is exchanged.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -86,6 +87,9 @@ def joined_world(device: str) -> Iterator[World]:
     chosen = _chosen(device)
     begun = False
     if not dist.is_initialized() and dist.is_torchelastic_launched():
+        # Loaded later, as by an optimiser, it would keep the group for the defaults of its functions; the threads of
+        # the group would outlive it, and end the process with an abort if they are at work when Python ends.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if chosen == "cuda" else "gloo")
         begun = True
     if not dist.is_initialized():
