@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from viscera.config import ModelConfig
 from viscera.errors import ReadError, reason
 from viscera.networks import SpatialConfigurationNet, UNet
 from viscera.training.config import Precision, TrainConfig
+from viscera.training.cpu_layers import faster_precision, use_cpu_layers
 from viscera.training.distributed import World
 from viscera.training.losses import localisation_terms, one_hot, segmentation_terms
 from viscera.write import write_bytes
@@ -83,13 +83,15 @@ def make_network(stage: Stage, model: ModelConfig) -> nn.Module:
 
 
 def chosen_precision(precision: Precision, device: torch.device) -> Literal["f32", "bf16", "f16"]:
-    """What `precision` means on `device`: auto is bfloat16 where it is fast, else float16 (GPU) or float32 (CPU)."""
+    """What `precision` means on `device`: auto is bfloat16 where it is fast, else float16 (GPU) or float32 (CPU).
+
+    On a CPU both are timed.
+    """
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "f16"
-    multiplies = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if multiplies else "f32"
+    return "bf16" if faster_precision() == torch.bfloat16 else "f32"
 
 
 class Trainer:
@@ -118,8 +120,8 @@ class Trainer:
             _load_initial(network, initial)
         self.network: nn.Module = network.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).eval()
-        if self.precision != "f32":
-            _guard_flat_convolutions(self.network)
+        if self.device.type == "cpu":
+            use_cpu_layers(self.network, _DTYPES[self.precision])
         self.parameters = dict(self.network.named_parameters())
         self.kernels = [p for p in self.parameters.values() if p.ndim == 5 and p.shape[-1] == 3]
         self.optimiser = torch.optim.Adam(
@@ -297,21 +299,3 @@ def localiser_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         half = local[name][:1] / 2
         local[name] = torch.cat([half, -half])
     return local
-
-
-def _guard_flat_convolutions(network: nn.Module) -> None:
-    """Keeps convolutions over one or two slices on the CPU out of bfloat16.
-
-    The weight gradients of a bfloat16 3x3x3 convolution over a depth of 2 come out as garbage up to 1e36 on the CPU
-    (seen with torch 2.13 on a processor with avx512_bf16); the deepest level of a thin scan is that flat.
-    """
-
-    def forward(layer: nn.Conv3d, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.shape[2] <= 2:
-            with torch.autocast("cpu", enabled=False):
-                return nn.Conv3d.forward(layer, x.float())
-        return nn.Conv3d.forward(layer, x)
-
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv3d):
-            layer.forward = functools.partial(forward, layer)  # type: ignore[method-assign]
