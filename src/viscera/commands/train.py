@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cases.add_argument(
         "--validation-cache", metavar="CACHE", type=Path, help="prepared cases to watch a training on anatomies with"
     )
+    cases.add_argument("--real", metavar="CACHE", type=Path, help="prepared real CTs to mix with those of anatomies")
     machine = parser.add_argument_group("hardware")
     machine.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
     machine.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
@@ -112,10 +113,10 @@ def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, tuple
     from viscera.training.synthesis.anatomy import ANATOMIES
 
     if not (args.cache / ANATOMIES).is_file():
-        if args.validation_cache is not None:
+        if args.validation_cache is not None or args.real is not None:
             raise ConfigError(
                 "choosing cases",
-                expected="--validation-cache only with anatomies",
+                expected="--validation-cache and --real only with anatomies",
                 got=f"prepared cases in {args.cache}",
                 remedy="Name cases of it with --validation",
             )
@@ -129,8 +130,10 @@ def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, tuple
             remedy="Anatomies have no folds; leave them out",
         )
     held_out = None if args.validation_cache is None else Cache.open(args.validation_cache)
-    data = SyntheticData.open(args.cache, held_out)
-    return data, (tuple(args.names or data.files), () if held_out is None else held_out.names)
+    real = None if args.real is None else Cache.open(args.real)
+    data = SyntheticData.open(args.cache, held_out, real=real)
+    trained = (*data.files, *(() if real is None else real.names_for(args.stage)))
+    return data, (tuple(args.names or trained), () if held_out is None else held_out.names)
 
 
 def chosen_cases(args: argparse.Namespace, cache: Cache) -> tuple[tuple[str, ...], tuple[str, ...]]:

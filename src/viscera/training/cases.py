@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from viscera.bundle import Stage
 from viscera.config import StageConfig, from_dict
 from viscera.errors import ConfigError, ReadError, reason
-from viscera.geometry import Box, Grid, Size, Vector
+from viscera.geometry import Box, Grid, Ranges, Size, Vector
 
 MANIFEST = "manifest.json"
 CASES = "cases"
 FORMAT = 1
+
+# The label of voxels of which nobody knows what they are: training learns nothing from them.
+UNKNOWN_LABEL = 255
 
 _Record = TypeVar("_Record")
 
@@ -31,11 +34,12 @@ class TrainingCase:
     Attributes:
         name: For messages.
         image: int16 (z, y, x), HU smoothed with the stage's sigma and sampled finer than the network reads.
-        labels: uint8 (z, y, x), organ indices.
+        labels: uint8 (z, y, x), organ indices, `UNKNOWN_LABEL` where the label is not known.
         grid: Of both.
         scan: Where the scan has data, in mm of `grid`; beyond is air. It may reach further than the grid.
         organs: The box of all organs, in mm of `grid`; None if the scan shows none.
         lesion_ml: Volume of the marked lesions.
+        labelled: Voxel ranges outside of which all labels are background; None means those of `organs`.
     """
 
     name: str
@@ -45,11 +49,15 @@ class TrainingCase:
     scan: Box
     organs: Box | None
     lesion_ml: float
+    labelled: Ranges | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRule:
-    """What becomes of one id of the label files: the organ's index (0 for background), and whether it is a lesion."""
+    """What becomes of one id of the label files, and whether it is a lesion.
+
+    `label` is the organ's index, 0 for background or `UNKNOWN_LABEL`.
+    """
 
     id: int
     label: int
@@ -243,6 +251,7 @@ class Cache:
             scan=stored.scan,
             organs=stored.organs,
             lesion_ml=entry.lesion_ml,
+            labelled=(z, y, x),
         )
 
     def verify(self, name: str) -> None:

@@ -58,6 +58,49 @@ IDENTITY = AugmentConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
+class RealConfig:
+    """How prepared real CTs are mixed with synthetic ones.
+
+    Attributes:
+        share: Of the samples that show a real CT.
+        augment: Ranges of their augmentation. Stronger in intensity than the synthetic ones need, as few CTs must
+            stand for many.
+        noise_hu: Range of the standard deviation of the noise added.
+        blur_vox: Range of the sigma of the Gaussian that smooths them, in voxels of the network's grid.
+        slab_probability: How often all but a slab is cut off.
+        slab_mm: Range of its height.
+    """
+
+    share: float = 0.3
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(
+            rotation_rad=0.2, scale=0.15, elastic_mm=10.0, shift=0.015, gain=0.1, gamma=0.1
+        )
+    )
+    noise_hu: tuple[float, float] = (0.0, 20.0)
+    blur_vox: tuple[float, float] = (0.0, 0.6)
+    slab_probability: float = 0.2
+    slab_mm: tuple[float, float] = (60.0, 200.0)
+
+    def __post_init__(self) -> None:
+        checks = {
+            "share": 0 <= self.share < 1,
+            "noise_hu": 0 <= self.noise_hu[0] <= self.noise_hu[1],
+            "blur_vox": 0 <= self.blur_vox[0] <= self.blur_vox[1],
+            "slab_probability": 0 <= self.slab_probability <= 1,
+            "slab_mm": 0 < self.slab_mm[0] <= self.slab_mm[1],
+        }
+        for name, holds in checks.items():
+            if not holds:
+                raise ConfigError(
+                    f"setting RealConfig.{name}",
+                    expected="a value in its range",
+                    got=repr(getattr(self, name)),
+                    remedy="Correct the value",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How a network is trained; the defaults are the paper's (section 3), else the authors' release.
 
@@ -67,6 +110,7 @@ class TrainConfig:
         model: Sampling and networks.
         augment: Ranges of the augmentation.
         synthesis: Ranges of synthetic scans, for training on anatomies.
+        real: How real CTs are mixed with these.
         energy: What turns work into energy and energy into CO2-equivalent for the run's card.
         iterations: Steps.
         learning_rate: Adam's.
@@ -101,6 +145,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    real: RealConfig = field(default_factory=RealConfig)
     energy: EnergyConfig = field(default_factory=EnergyConfig)
     iterations: int = 100_000
     learning_rate: float = 1e-4

@@ -69,18 +69,16 @@ def _seconds_per_pass(dtype: torch.dtype) -> float:
 def _convolution(layer: nn.Conv3d, x: Tensor, slope: float, dtype: torch.dtype) -> Tensor:
     """Return the leaky ReLU of a 3x3x3 convolution, (b, f, z, y, x) in `dtype`."""
     assert layer.bias is not None
-    if layer.in_channels == 1 and not x.requires_grad:
-        y: Tensor = _ImageConvolution.apply(x.to(dtype), layer.weight, layer.bias, slope)  # type: ignore[no-untyped-call]
-        return y
-    if x.shape[2] <= _FLAT_DEPTH_VOX:
-        flat: Tensor = _Convolution.apply(x.float(), layer.weight, layer.bias, slope)  # type: ignore[no-untyped-call]
-        return flat.to(dtype)
-    y = _Convolution.apply(x.to(dtype), layer.weight, layer.bias, slope)  # type: ignore[no-untyped-call]
-    return y
+    flat = x.shape[2] <= _FLAT_DEPTH_VOX
+    function = _ImageConvolution if layer.in_channels == 1 and not x.requires_grad else _Convolution
+    y: Tensor = function.apply(
+        x.float() if flat and dtype == torch.bfloat16 else x.to(dtype), layer.weight, layer.bias, slope
+    )  # type: ignore[no-untyped-call]
+    return y.to(dtype)
 
 
 def _output(layer: nn.Conv3d, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a 1x1x1 convolution as a product of matrices, in the weights' precision, contiguous as the losses read it."""
+    """Return a 1x1x1 convolution as a product of matrices, contiguous and in the weights' precision for the losses."""
     assert layer.bias is not None
     batch, channels, *size = x.shape
     pixels = x.to(dtype).movedim(1, -1).reshape(batch, -1, channels)  # (b, n, f), a view in channels last
@@ -116,7 +114,7 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x, kernel, y = context.saved_tensors
         gradient = gradient.contiguous(memory_format=_CHANNELS_LAST)
@@ -143,7 +141,7 @@ class _ImageConvolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None]:
         shifts, y = context.saved_tensors
         gradient = gradient.contiguous(memory_format=_CHANNELS_LAST)
@@ -174,7 +172,7 @@ class _AveragePooling(torch.autograd.Function):
             return (slices[:, :, 0] + slices[:, :, 1]).mul_(0.5).movedim(2, 1).contiguous(memory_format=_CHANNELS_LAST)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> Tensor:
         batch, channels, depth, height, width = gradient.shape
         small = (gradient * 0.125).movedim(1, -1)[:, :, None, :, None, :, None]
@@ -194,7 +192,7 @@ class _LinearUpsampling(torch.autograd.Function):
             return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous(memory_format=_CHANNELS_LAST)
         small: Tensor = torch.ops.aten.upsample_trilinear3d_backward(

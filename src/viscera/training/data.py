@@ -17,6 +17,7 @@ from viscera.errors import ConfigError, ReadError, reason
 from viscera.labels import LABEL_COUNT, ORGANS
 from viscera.training.cases import Cache
 from viscera.training.config import TrainConfig, without_augmentation
+from viscera.training.real_samples import real_sample
 from viscera.training.samples import Sample, require_sampling, sampling_weights, training_sample
 from viscera.training.synthesis.anatomy import ANATOMIES, Anatomy, stored_organs
 from viscera.training.synthesis.samples import synthetic_sample
@@ -91,23 +92,25 @@ class PreparedData:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticData:
-    """Scans drawn anew from anatomies at every step, and prepared real cases to validate on.
+    """Scans drawn anew from anatomies at every step, real cases mixed in, and others to validate on.
 
     Attributes:
         files: The file of each anatomy, by name.
+        real: Prepared cases to train on as well, or None.
         validation: Cases held out, or None.
     """
 
     files: Mapping[str, Path]
+    real: PreparedData | None = None
     validation: PreparedData | None = None
 
     @classmethod
-    def open(cls, folder: Path, validation: Cache | None = None) -> Self:
+    def open(cls, folder: Path, validation: Cache | None = None, *, real: Cache | None = None) -> Self:
         """The anatomies that `viscera anatomies` wrote to `folder`.
 
         Raises:
             ReadError: If there are none, or one is missing.
-            ConfigError: If the validation's organs are others than the anatomies'.
+            ConfigError: If the organs of the prepared cases are others than the anatomies', or a name occurs twice.
         """
         doing, remedy = f"reading the anatomies in {folder}", "Make them with viscera anatomies"
         try:
@@ -119,20 +122,30 @@ class SyntheticData:
         files = {str(name): folder / f"{name}.safetensors" for name in names}
         if lost := [name for name, file in files.items() if not file.is_file()]:
             raise ReadError(doing, expected="every listed file", got=f"no {lost[0]}", remedy=remedy)
-        prepared = None if validation is None else PreparedData(validation)
-        if prepared is not None and prepared.organs != tuple(organ.name for organ in ORGANS):
+        prepared = [None if cache is None else PreparedData(cache) for cache in (real, validation)]
+        for data in prepared:
+            if data is not None and data.organs != tuple(organ.name for organ in ORGANS):
+                raise ConfigError(
+                    doing,
+                    expected="prepared cases with the same organs",
+                    got=str(data.organs),
+                    remedy="Prepare others",
+                )
+        opened = cls(files=files, real=prepared[0], validation=prepared[1])
+        if twice := sorted({name for name in opened.names if opened.names.count(name) > 1}):
             raise ConfigError(
                 doing,
-                expected="validation cases with the same organs",
-                got=str(prepared.organs),
-                remedy="Prepare others",
+                expected="anatomies, real and validation cases with names of their own",
+                got=f"{', '.join(twice)} twice",
+                remedy="Leave a case out of training or of validation",
             )
-        return cls(files=files, validation=prepared)
+        return opened
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The anatomies, then the cases held out."""
-        return (*self.files, *(() if self.validation is None else self.validation.names))
+        """The anatomies, then the real cases, then the cases held out."""
+        prepared = [data.names for data in (self.real, self.validation) if data is not None]
+        return (*self.files, *(name for names in prepared for name in names))
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -148,8 +161,9 @@ class SyntheticData:
                 got=f"model.scn.labels = {config.model.scn.labels}",
                 remedy="Correct the setting",
             )
-        if self.validation is not None:
-            self.validation.require(config)
+        for data in (self.real, self.validation):
+            if data is not None:
+                data.require(config)
 
     def shows(self, name: str, stage: Stage) -> bool:
         """Whether the anatomy has organs, or the case held out is stored for the stage.
@@ -157,8 +171,9 @@ class SyntheticData:
         Raises:
             ConfigError: If there is neither.
         """
-        if name not in self.files and self.validation is not None:
-            return self.validation.shows(name, stage)
+        for data in (self.real, self.validation):
+            if data is not None and name in data.names:
+                return data.shows(name, stage)
         if name not in self.files:
             raise ConfigError(
                 "choosing anatomies", expected=f"one of {len(self.files)} names", got=name, remedy="Correct the name"
@@ -166,11 +181,16 @@ class SyntheticData:
         return stage == "localise" or bool(stored_organs(self.files[name]))
 
     def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
-        """All alike."""
-        return np.ones(len(names))
+        """All anatomies alike, and all real cases; together these have their share."""
+        real = np.array([name not in self.files for name in names])
+        if real.all() or not real.any():
+            return np.ones(len(names))
+        return np.where(real, config.real.share / real.sum(), (1 - config.real.share) / (~real).sum())
 
     def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
-        """A new scan of a new person with this anatomy."""
+        """A new scan of a new person with this anatomy, or a real case, augmented."""
+        if name not in self.files and self.real is not None:
+            return real_sample(self.real.cache.load(name, stage), stage, config, rng, device)
         return synthetic_sample(Anatomy.load(self.files[name]), stage, config, rng, device)
 
     def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from viscera.errors import ConfigError, ReadError, reason
 from viscera.labels import ORGANS
 from viscera.read import find_inputs, read_label_map
-from viscera.training.cases import LabelRule, Refusal
+from viscera.training.cases import UNKNOWN_LABEL, LabelRule, Refusal
 from viscera.volume import LabelMap
 
 # What nnU-Net, FLARE and AbdomenCT-1K put behind a case's name to number its images; only CT, number 0, is read.
 _CHANNEL = "_0000"
-_BACKGROUND = "background"
+_BACKGROUND, _UNKNOWN = "background", "unknown"
 _LAYOUTS = (
     "images/ + labels/, TrainingImg/ + TrainingMask/ (FLARE 2021), AbdomenCT-1K-ImagePart*/ + Mask/, "
     "imagesTr/ + labelsTr/ with dataset.json (nnU-Net), or a .csv file with the columns image and labels"
@@ -51,7 +51,10 @@ class LabelMapping:
 
     def __post_init__(self) -> None:
         ids = [rule.id for rule in self.rules]
-        fits = all(0 <= rule.id <= 255 and 0 <= rule.label <= len(self.organs) for rule in self.rules)
+        fits = all(
+            0 <= rule.id <= 255 and 0 <= rule.label <= len(self.organs) or rule.label == UNKNOWN_LABEL
+            for rule in self.rules
+        )
         if len(set(ids)) < len(ids) or not fits or not self.organs or len(set(self.organs)) < len(self.organs):
             raise ConfigError(
                 "mapping labels",
@@ -144,7 +147,7 @@ def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
 def read_mapping(path: Path) -> LabelMapping:
     """The mapping in a TOML file.
 
-    It holds a table [labels] of ids and organ names, `background` for ids to pass over; if wanted, `lesions`, the ids
+    It holds a table [labels] of ids and organ names, `background` for ids to pass over, `unknown` for voxels whose label is not known; if wanted, `lesions`, the ids
     among these that mark lesions, and `organs`, the names of the labels 1, 2, ... (else the default organs).
 
     Raises:
@@ -188,7 +191,7 @@ def id_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _rules(
     table: Mapping[str, Any], organs: Sequence[str], doing: str, lesions: frozenset[str] = frozenset()
 ) -> tuple[LabelRule, ...]:
-    names = {_BACKGROUND: 0} | {name: index for index, name in enumerate(organs, start=1)}
+    names = {_BACKGROUND: 0, _UNKNOWN: UNKNOWN_LABEL} | {name: index for index, name in enumerate(organs, start=1)}
     rules = []
     for key, name in table.items():
         if not key.isdecimal() or name not in names:

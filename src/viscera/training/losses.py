@@ -1,4 +1,8 @@
-"""The published losses (METHOD of the paper, section 2.4; constants from the authors' release)."""
+"""The published losses (METHOD of the paper, section 2.4; constants from the authors' release).
+
+A target is one-hot maps (b, labels, z, y, x). Voxels where all of them are zero have an unknown label and carry no
+loss: everything below is computed over the known voxels alone.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,9 @@ DICE_EPSILON = 1e-8
 
 
 def one_hot(labels: Tensor, count: int) -> Tensor:
-    """Float maps (b, count, z, y, x) of integer labels (b, z, y, x)."""
-    return F.one_hot(labels.long(), count).movedim(-1, 1).float()
+    """Return float maps (b, count, z, y, x) of integer labels (b, z, y, x); zero everywhere for labels from `count` on."""
+    indices = torch.arange(count, device=labels.device, dtype=labels.dtype)
+    return (labels[:, None] == indices[:, None, None, None]).float()
 
 
 def generalised_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
@@ -26,7 +31,7 @@ def generalised_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
         target: One-hot maps of the same shape.
     """
     axes = (2, 3, 4)
-    probabilities = _at_least_float32(probabilities)
+    probabilities = _at_least_float32(probabilities) * _known(target)
     weights = 1.0 / (target.sum(axes) ** 2 + WEIGHT_EPSILON)
     overlap = (weights * (target * probabilities).sum(axes)).sum(1)
     total = (weights * (target + probabilities**2).sum(axes)).sum(1)
@@ -40,7 +45,8 @@ def localisation_terms(logits: Tensor, target: Tensor, cross_entropy: float = 0.
     """
     terms = {"dice": generalised_dice_loss(torch.softmax(_at_least_float32(logits), dim=1), target)}
     if cross_entropy > 0:
-        terms["cross-entropy"] = cross_entropy * F.cross_entropy(_at_least_float32(logits), target)
+        surprise = F.cross_entropy(_at_least_float32(logits), target, reduction="sum")  # 0 where all maps are
+        terms["cross-entropy"] = cross_entropy * surprise / _known(target).sum().clamp(min=1)
     return terms
 
 
@@ -56,8 +62,11 @@ def segmentation_terms(
     """
     probabilities, *logits = output
     terms = {"dice": generalised_dice_loss(probabilities, target)}
+    known = _known(target)
+    count = known.sum().clamp(min=1) * target.shape[1]
     for name, weight, values in zip(("local", "spatial"), weights, logits, strict=True):
-        terms[name] = weight * F.binary_cross_entropy_with_logits(_at_least_float32(values), target)
+        surprise = F.binary_cross_entropy_with_logits(_at_least_float32(values), target, weight=known, reduction="sum")
+        terms[name] = weight * surprise / count
     return terms
 
 
@@ -69,6 +78,11 @@ def localisation_loss(logits: Tensor, target: Tensor, cross_entropy: float = 0.0
 def segmentation_loss(output: tuple[Tensor, Tensor, Tensor], target: Tensor, weights: tuple[float, float]) -> Tensor:
     """The sum of `segmentation_terms`."""
     return torch.stack(list(segmentation_terms(output, target, weights).values())).sum()
+
+
+def _known(target: Tensor) -> Tensor:
+    """Return 1 where the label is known and 0 elsewhere, (b, 1, z, y, x)."""
+    return target.sum(1, keepdim=True)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from viscera.training.cases import (
     CASES,
     FORMAT,
     MANIFEST,
+    UNKNOWN_LABEL,
     CacheSettings,
     CaseEntry,
     Manifest,
@@ -162,7 +163,7 @@ def checked_case(case: DatasetCase, mapping: LabelMapping, *, allow_empty: bool 
             remedy="Resample the labels onto the CT's grid, or give the labels of this CT",
         )
     labels = label_turn.apply(label_map.labels)
-    if not allow_empty and not mapping.apply(labels, f"reading {case.labels}").any():
+    if not allow_empty and not shown(mapping.apply(labels, f"reading {case.labels}")).any():
         raise ReadError(
             f"reading {case.labels}",
             expected=f"at least one of {', '.join(mapping.organs)}",
@@ -263,7 +264,7 @@ def _stored(
     from safetensors.numpy import save
 
     folder, config = place
-    ranges = occupied(labels.labels > 0)
+    ranges = occupied(shown(labels.labels))
     organs = None if ranges is None else volume.grid.box(ranges)
     if stage == "segment" and organs is None:
         return None
@@ -303,6 +304,12 @@ def nearest(labels: NDArray[np.uint8], source: Grid, target: Grid) -> NDArray[np
         for first, ratio, count, size in zip(offset, step, target.shape_zyx, source.shape_zyx, strict=True)
     ]
     return np.ascontiguousarray(labels[np.ix_(*places)])
+
+
+def shown(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where any organ is labelled: neither background nor unknown."""
+    mask: NDArray[np.bool_] = (labels > 0) & (labels != UNKNOWN_LABEL)
+    return mask
 
 
 def occupied(mask: NDArray[np.bool_]) -> Ranges | None:

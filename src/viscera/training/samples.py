@@ -22,7 +22,7 @@ from viscera.training.augment import (
     sampling_positions,
     smooth_maps,
 )
-from viscera.training.cases import Cache, CacheSettings, TrainingCase
+from viscera.training.cases import UNKNOWN_LABEL, Cache, CacheSettings, TrainingCase
 from viscera.training.config import TrainConfig
 from viscera.training.lesions import Lesion, draw_lesion, inflated, with_lesion
 
@@ -56,7 +56,7 @@ def training_sample(
 ) -> Sample:
     """An augmented image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), both on `device`.
 
-    Labels are 0 and 1 (any organ) for localisation, nearest voxels; organ indices for segmentation, interpolated as
+    Labels are 0 and 1 (any organ) for localisation, nearest voxels, and `UNKNOWN_LABEL`; organ indices for segmentation, interpolated as
     maps of each label, smoothed, then the largest. Without augmentation the image is what inference computes for the
     same grid, but for the rounding of the stored HU to integers.
     """
@@ -75,7 +75,7 @@ def training_sample(
     image.masked_fill_(outside, AIR_HU / settings.hu_scale)
     image = jitter_intensity(image, config.augment, rng, gamma=stage == "localise")
     if stage == "localise":
-        labels.clamp_(max=1)
+        labels = torch.where(labels == UNKNOWN_LABEL, labels, labels.clamp(max=1))
     return image[None, None], labels[None]
 
 
@@ -137,7 +137,7 @@ def _labels(case: TrainingCase, stage: Stage, config: TrainConfig, positions: Te
     if case.organs is None:
         return labels
     # Two voxels more: one for the voxels that the box's faces cut, one of zeros for interpolation.
-    ranges = case.grid.voxels(case.organs.grown(2 * max(case.grid.spacing_zyx_mm)))
+    ranges = case.labelled or case.grid.voxels(case.organs.grown(2 * max(case.grid.spacing_zyx_mm)))
     near = _near(positions, ranges)
     if near is None:
         return labels
@@ -146,12 +146,13 @@ def _labels(case: TrainingCase, stage: Stage, config: TrainConfig, positions: Te
     if stage == "localise":
         labels[near] = sample(part[None], places, nearest=True, edge=False, start_zyx=start)[0].to(torch.uint8)
         return labels
-    organs = torch.arange(1, config.model.scn.labels, device=part.device, dtype=torch.uint8)
-    maps = sample(part == organs[:, None, None, None], places, edge=False, start_zyx=start)
+    known = torch.arange(1, config.model.scn.labels, device=part.device, dtype=torch.uint8)
+    values = torch.cat([known, known.new_tensor([UNKNOWN_LABEL])]) if (part == UNKNOWN_LABEL).any() else known
+    maps = sample(part == values[:, None, None, None], places, edge=False, start_zyx=start)
     smoothed = smooth_maps(maps, config.label_sigma_vox)
     strongest, label = smoothed.max(0)
     # The smoothing keeps sums, so the background's map need not be smoothed itself.
-    labels[near] = torch.where(strongest > 1 - smoothed.sum(0), label + 1, 0).to(torch.uint8)
+    labels[near] = torch.where(strongest > 1 - smoothed.sum(0), values[label], 0)
     return labels
 
 
