@@ -185,7 +185,10 @@ class SyntheticData:
         real = np.array([name not in self.files for name in names])
         if real.all() or not real.any():
             return np.ones(len(names))
-        return np.where(real, config.real.share / real.sum(), (1 - config.real.share) / (~real).sum())
+        weights: NDArray[np.float64] = np.where(
+            real, config.real.share / real.sum(), (1 - config.real.share) / (~real).sum()
+        )
+        return weights
 
     def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
         """A new scan of a new person with this anatomy, or a real case, augmented."""

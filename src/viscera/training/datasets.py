@@ -51,10 +51,8 @@ class LabelMapping:
 
     def __post_init__(self) -> None:
         ids = [rule.id for rule in self.rules]
-        fits = all(
-            0 <= rule.id <= 255 and 0 <= rule.label <= len(self.organs) or rule.label == UNKNOWN_LABEL
-            for rule in self.rules
-        )
+        meanings = {*range(len(self.organs) + 1), UNKNOWN_LABEL}
+        fits = all(0 <= rule.id <= 255 and rule.label in meanings for rule in self.rules)
         if len(set(ids)) < len(ids) or not fits or not self.organs or len(set(self.organs)) < len(self.organs):
             raise ConfigError(
                 "mapping labels",
@@ -147,8 +145,9 @@ def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
 def read_mapping(path: Path) -> LabelMapping:
     """The mapping in a TOML file.
 
-    It holds a table [labels] of ids and organ names, `background` for ids to pass over, `unknown` for voxels whose label is not known; if wanted, `lesions`, the ids
-    among these that mark lesions, and `organs`, the names of the labels 1, 2, ... (else the default organs).
+    It holds a table [labels] of ids and organ names, `background` for ids to pass over, `unknown` for voxels whose
+    label is not known; if wanted, `lesions`, the ids among these that mark lesions, and `organs`, the names of the
+    labels 1, 2, ... (else the default organs).
 
     Raises:
         ConfigError: If the file cannot be read or says something else.

@@ -15,7 +15,7 @@ DICE_EPSILON = 1e-8
 
 
 def one_hot(labels: Tensor, count: int) -> Tensor:
-    """Return float maps (b, count, z, y, x) of integer labels (b, z, y, x); zero everywhere for labels from `count` on."""
+    """Return float maps (b, count, z, y, x) of integer labels (b, z, y, x); all zero for labels from `count` on."""
     indices = torch.arange(count, device=labels.device, dtype=labels.dtype)
     return (labels[:, None] == indices[:, None, None, None]).float()
 

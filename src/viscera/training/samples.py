@@ -56,9 +56,9 @@ def training_sample(
 ) -> Sample:
     """An augmented image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), both on `device`.
 
-    Labels are 0 and 1 (any organ) for localisation, nearest voxels, and `UNKNOWN_LABEL`; organ indices for segmentation, interpolated as
-    maps of each label, smoothed, then the largest. Without augmentation the image is what inference computes for the
-    same grid, but for the rounding of the stored HU to integers.
+    Labels are 0 and 1 (any organ) for localisation, nearest voxels; organ indices for segmentation, interpolated as
+    maps of each label, smoothed, then the largest; and `UNKNOWN_LABEL` for both. Without augmentation the image is what
+    inference computes for the same grid, but for the rounding of the stored HU to integers.
     """
     settings: StageConfig = getattr(config.model, stage)
     target = training_grid(case, stage, config.model)
