@@ -102,3 +102,45 @@ def test_float32_losses_agree_with_float64():
     )
     for name, value in exact.items():
         assert single[name].item() == pytest.approx(value.item(), rel=1e-6), name
+
+
+# Voxels of an unknown label
+
+UNKNOWN = torch.tensor([[[[0, 255, 0, 1]]]])
+KNOWN = torch.tensor([True, False, True, True])
+
+
+def test_an_unknown_label_has_no_map():
+    assert one_hot(UNKNOWN, 3)[0, :, 0, 0, 1].tolist() == [0, 0, 0]
+
+
+def test_losses_are_those_of_the_known_voxels_alone():
+    generator = torch.Generator().manual_seed(2)
+    fused, local, spatial = torch.randn(3, 1, 2, 1, 1, 4, generator=generator)
+    output = (torch.softmax(fused, dim=1), local, spatial)
+    some = segmentation_terms(output, one_hot(UNKNOWN, 2), (1.0, 0.5))
+    alone = segmentation_terms(
+        tuple(values[..., KNOWN] for values in output), one_hot(UNKNOWN[..., KNOWN], 2), (1.0, 0.5)
+    )
+    assert {name: term.item() for name, term in some.items()} == pytest.approx(
+        {name: term.item() for name, term in alone.items()}
+    )
+    assert localisation_loss(local, one_hot(UNKNOWN, 2), 0.7).item() == pytest.approx(
+        localisation_loss(local[..., KNOWN], one_hot(UNKNOWN[..., KNOWN], 2), 0.7).item()
+    )
+
+
+def test_unknown_voxels_have_no_gradient():
+    logits = torch.randn(3, 1, 2, 1, 1, 4, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    fused, local, spatial = logits
+    segmentation_loss((torch.softmax(fused, dim=1), local, spatial), one_hot(UNKNOWN, 2), (1.0, 1.0)).backward()
+    assert (logits.grad[..., ~KNOWN] == 0).all()
+    assert (logits.grad[..., KNOWN] != 0).all()
+
+
+def test_a_scan_of_unknown_voxels_teaches_nothing():
+    logits = torch.zeros(1, 2, 1, 1, 4, requires_grad=True)
+    loss = localisation_loss(logits, one_hot(torch.full((1, 1, 1, 4), 255), 2), 1.0)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert (logits.grad == 0).all()

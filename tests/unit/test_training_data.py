@@ -7,8 +7,8 @@ import pytest
 
 from viscera.config import ModelConfig
 from viscera.errors import ConfigError, ReadError
-from viscera.training.cases import FORMAT, Cache, CacheSettings, Manifest
-from viscera.training.config import TrainConfig
+from viscera.training.cases import FORMAT, Cache, CacheSettings, CaseEntry, Manifest
+from viscera.training.config import RealConfig, TrainConfig
 from viscera.training.data import PreparedData, SyntheticData
 from viscera.training.synthesis.anatomy import ANATOMIES, Anatomy
 from viscera.training.synthesis.tissues import Tissue
@@ -38,6 +38,22 @@ def cache(folder, organs=ORGAN_NAMES, margin_mm=32.0):
         rules=(),
     )
     return Cache(folder=folder, manifest=Manifest(format=FORMAT, settings=settings, cases=()))
+
+
+def named(cache, name):
+    entry = CaseEntry(
+        name=name,
+        image="",
+        labels="",
+        image_sha256="",
+        labels_sha256="",
+        settings_sha256="",
+        shape_zyx=(3, 4, 5),
+        spacing_zyx_mm=(1.0, 2.0, 3.0),
+        organs=(),
+        arrays=(),
+    )
+    return Cache(folder=cache.folder, manifest=dataclasses.replace(cache.manifest, cases=(entry,)))
 
 
 def test_anatomies_are_read_by_name(folder, small_anatomy):
@@ -75,6 +91,19 @@ def test_a_folder_without_all_its_anatomies_is_refused(listed, words, folder):
         (folder / ANATOMIES).write_text(listed)
     with pytest.raises(ReadError, match=words):
         SyntheticData.open(folder)
+
+
+def test_real_cases_share_their_part_of_the_samples(folder):
+    data = dataclasses.replace(SyntheticData.open(folder), real=OneCase())
+    assert data.names == ("person", "head", "real")
+    config = TrainConfig(real=RealConfig(share=0.25))
+    assert data.weights(("person", "real", "head"), config).tolist() == [0.375, 0.25, 0.375]
+
+
+def test_a_case_that_is_trained_on_cannot_be_held_out(folder, tmp_path):
+    validation = named(cache(folder), "real")
+    with pytest.raises(ConfigError, match="real twice"):
+        SyntheticData.open(folder, validation, real=named(cache(folder), "real"))
 
 
 def test_cases_held_out_with_other_organs_are_refused(folder):
