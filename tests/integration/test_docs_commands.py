@@ -34,6 +34,7 @@ INSTALLS = "installs packages from the network"
 HOURS = "takes hours with the published settings; the second tutorial runs the same verbs small"
 SERVES = "serves pages until it is stopped; tests/integration/test_view_cli.py does so"
 TRUNKS = "needs TotalSegmentator's label maps; tests/integration/test_synthesis_cli.py makes small ones"
+TEACHER = "needs a trained bundle and real CTs; tests/integration/test_pseudolabel_cli.py does so on a phantom"
 MEASURES = "measures for minutes"
 CLUSTER = "needs a cluster; tests/integration/test_batch_faults.py starts a small one"
 
@@ -62,6 +63,8 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "viscera synthesise": TRUNKS,
         "viscera train": TRUNKS,
         "recipes/fast/retrain.sh": TRUNKS,
+        "viscera pseudolabel": TEACHER,
+        "viscera prepare pseudo/cases.csv": TEACHER,
     },
     "docs/how-to/train.md": {
         "viscera crossval": HOURS,

@@ -79,7 +79,7 @@ def test_an_organ_expected_to_be_bad_is_unknown_as_a_whole():
     found = labelled(KnownEngine(spleen=0.65), PseudoLabelConfig(least_expected_dsc={"spleen": 0.9}))
     assert found.doubted == ("spleen",)
     assert found.expected_dsc["spleen"] == pytest.approx(2 * 0.65 / (1 + 0.65), abs=0.02)  # p everywhere in it
-    assert share(found, SPLEEN, UNKNOWN_LABEL) > 0.9
+    assert share(found, SPLEEN, UNKNOWN_LABEL) > 0.85
     assert not (found.label_map.labels == 3).any()
 
 
