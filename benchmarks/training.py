@@ -1,4 +1,4 @@
-"""Iterations per second of both trainings and where their time goes, next to a plain loop, on the device at hand.
+"""Iterations per second of both trainings and where their time goes, next to plain loops, on the device at hand.
 
 Run `python benchmarks/training.py [--quick] [--device auto|cpu|cuda] [--stage localise|segment] [--iterations N]`.
 Phantoms are prepared as any data set is, at the published sizes or, with `--quick`, at small ones with small networks.
@@ -6,7 +6,8 @@ An iteration of each loop takes turns with one of the other, with the device wai
 the medians. "together" is the rate of the same steps as `viscera train` makes them, samples prepared ahead by threads.
 
 The plain loop does the same work as it is often written: NumPy and SciPy warp image and labels on the CPU, the network
-runs in float32 in the default memory layout, the optimiser and the moving average are those of a textbook.
+runs in float32 in the default memory layout, the optimiser and the moving average are those of a textbook. On a CPU a
+third loop is ours with torch's own layers instead of those of `viscera.training.cpu_layers`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from torch import Tensor
 from viscera.bundle import STAGES, Stage
 from viscera.config import ModelConfig, ScnConfig, UNetConfig
 from viscera.geometry import AIR_HU, Grid
+from viscera.networks import PLAIN_LAYERS, UNet
 from viscera.training.cases import Cache, TrainingCase
 from viscera.training.config import AugmentConfig, TrainConfig
 from viscera.training.datasets import find_dataset
@@ -130,6 +132,18 @@ class Ours:
         self.clock.counting = True
         self.clock.lap("optimiser")
         return iterations / self.clock.seconds["optimiser"]
+
+
+class TorchLayers(Ours):
+    """The same with torch's own layers."""
+
+    name = "torch layers"
+
+    def __init__(self, stage: Stage, cache: Cache, config: TrainConfig, device: torch.device) -> None:
+        super().__init__(stage, cache, config, device)
+        for module in self.trainer.network.modules():
+            if isinstance(module, UNet):
+                module.use_layers(PLAIN_LAYERS)
 
 
 class Plain:
@@ -302,24 +316,30 @@ def describe_machine(device: torch.device) -> None:
 
 def print_stage(stage: Stage, cache: Cache, config: TrainConfig, device: torch.device, iterations: int) -> None:
     ours, plain = Ours(stage, cache, config, device), Plain(stage, cache, config, device)
-    measured = measured_in_turn((ours, plain), iterations)
+    loops: tuple[Ours | Plain, ...] = (ours, plain)
+    if device.type == "cpu":
+        loops += (TorchLayers(stage, cache, config, device),)
+    measured = measured_in_turn(loops, iterations)
     together = ours.together(iterations)
     sizes = "x".join(map(str, ours.size))
     print(f"\n{stage}, {sizes} voxels (z, y, x), {ours.trainer.precision}, {iterations} iterations each")
-    print(f"{'loop':10}{'it/s':>9}" + "".join(f"{part:>20}" for part in PARTS))
+    print(f"{'loop':14}{'it/s':>9}" + "".join(f"{part:>20}" for part in PARTS))
     totals = {}
     for loop, parts in measured.items():
         totals[loop] = sum(parts.values())
         cells = (f"{1000 * parts[part]:9.1f} ms ({100 * parts[part] / totals[loop]:4.1f} %)" for part in PARTS)
-        print(f"{loop:10}{1 / totals[loop]:9.3f}" + "".join(f"{cell:>20}" for cell in cells))
-    print(f"{'together':10}{together:9.3f}")
+        print(f"{loop:14}{1 / totals[loop]:9.3f}" + "".join(f"{cell:>20}" for cell in cells))
+    print(f"{'together':14}{together:9.3f}")
     plain_rate = 1 / totals["plain"]
     ratios = [f"{part} {measured['plain'][part] / max(measured['viscera'][part], 1e-9):.1f}" for part in PARTS]
     print(f"plain / viscera: {', '.join(ratios)}, all {totals['plain'] / totals['viscera']:.2f}", end="; ")
     print(f"together {together / plain_rate:.2f} times as fast as plain", flush=True)
+    if "torch layers" in totals:
+        ratios = [f"{part} {measured['torch layers'][part] / measured['viscera'][part]:.2f}" for part in PARTS[2:]]
+        print(f"torch layers / viscera: {', '.join(ratios)}", flush=True)
 
 
-def measured_in_turn(loops: tuple[Ours, Plain], iterations: int) -> dict[str, dict[str, float]]:
+def measured_in_turn(loops: tuple[Ours | Plain, ...], iterations: int) -> dict[str, dict[str, float]]:
     """The median seconds of each part by loop."""
     times: dict[str, list[dict[str, float]]] = {loop.name: [] for loop in loops}
     for place in range(WARM_UP + iterations):
