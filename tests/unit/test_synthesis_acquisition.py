@@ -16,7 +16,7 @@ from viscera.training.synthesis.acquisition import (
     upright_grid,
 )
 from viscera.training.synthesis.config import AcquisitionConfig, AppearanceConfig, BodyConfig, SynthesisConfig
-from viscera.training.synthesis.fields import RandomFields, blurred, left_deviation
+from viscera.training.synthesis.fields import RandomFields, blurred, left_deviation, stretched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -241,6 +241,12 @@ def test_smooth_fields_have_mean_0_and_deviation_1_and_are_smooth():
     assert float(field.mean()) == pytest.approx(0, abs=0.06)
     assert float(field.std()) == pytest.approx(1, abs=0.06)
     assert float((field[1:] - field[:-1]).std()) < 0.35
+
+
+def test_stretching_is_linear_interpolation_from_end_to_end():
+    values = torch.from_numpy(rng().standard_normal((2, 3, 4, 5)).astype(np.float32))
+    expected = torch.nn.functional.interpolate(values[None], size=(7, 9, 1), mode="trilinear", align_corners=True)[0]
+    torch.testing.assert_close(stretched(values, (7, 9, 1)), expected)
 
 
 def test_fields_come_from_the_seed():

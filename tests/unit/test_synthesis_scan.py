@@ -15,6 +15,7 @@ from viscera.training.prepare import nearest
 from viscera.training.synthesis import samples as module
 from viscera.training.synthesis.acquisition import upright_grid
 from viscera.training.synthesis.anatomy import Anatomy
+from viscera.training.synthesis.appearance import PHASES
 from viscera.training.synthesis.config import AcquisitionConfig, AppearanceConfig, BodyConfig, SynthesisConfig
 from viscera.training.synthesis.examples import draw_example, sheet_png
 from viscera.training.synthesis.samples import synthetic_sample
@@ -242,7 +243,7 @@ def test_labels_are_those_of_the_tissues_at_the_slices(small_anatomy):
 
 def test_labels_lie_where_the_image_shows_the_organ(small_anatomy):
     config = synthesis(
-        appearance={"phase_weights": (0.0, 0.0, 1.0, 0.0), "texture_hu": (0.0, 0.0)},
+        appearance={"phase_weights": (0.0, 0.0, 1.0, 0.0, 0.0), "texture_hu": (0.0, 0.0)},
         noise_hu=(1e-6, 1e-6),
         kernel_mm=(0.0, 0.0),
         slice_mm=(2.0, 2.0),
@@ -360,7 +361,7 @@ def test_an_example_is_a_scan_with_its_labels_and_a_caption(small_anatomy):
     assert example.volume.hu.min() >= -1024
     spacing = example.volume.grid.spacing_zyx_mm[0]
     assert f"slices {spacing:.1f} mm" in example.caption
-    assert example.caption.split(",")[0] in ("native", "arterial", "portal", "late")
+    assert example.caption.split(",")[0] in PHASES
 
 
 def test_an_example_of_an_anatomy_without_organs_has_no_labels(small_anatomy):

@@ -105,7 +105,7 @@ class AppearanceConfig:
     """CT numbers and what fills them with life; the ranges by phase and tissue are in `appearance`.
 
     Attributes:
-        phase_weights: How often native, arterial, portal venous and late scans are drawn.
+        phase_weights: How often native, arterial, portal venous, nephrographic and excretory scans are drawn.
         common_share: Share of a tissue's range that all tissues go up and down in together: dose, weight and timing.
         spread_hu: Standard deviation added to every tissue's mean.
         fatty_liver_probability: How often the liver holds fat.
@@ -117,9 +117,20 @@ class AppearanceConfig:
         texture_hu: Standard deviation of smooth unevenness within organs.
         oral_contrast_probability: How often stomach and bowel hold positive contrast.
         oral_contrast_hu: Its CT number.
+        contents_texture_hu: Standard deviation of the unevenness of what stomach and bowel hold.
         gas_share: Largest share of gas in the bowel, drawn uniformly from 0.
         interior_soft_share: Share of mesentery, vessels and collapsed bowel in what no map names.
+        strands_hu: By how much sheets and strands in the fat, also around the kidneys, are denser than it.
+        cortex_mm: Thickness of the kidney's cortex.
+        sinus: Size of the kidney's sinus with its fat and pelvis by the largest there is, per axis.
+        hydronephrosis_probability: How often urine widens the whole sinus.
+        spleen_bands_hu: Amplitude of the spleen's stripes in the arterial phase.
+        mixing_hu: Standard deviation of the unevenness of the large veins before the nephrographic phase.
+        dense_bile_probability: How often the gallbladder holds dense bile.
         ascites_probability: How often fluid fills part of the interior.
+        ascites: How much, from 0 to nearly all at 2.
+        effusion_probability: How often fluid lies behind the lungs.
+        effusion_mm: How deep it is from front to back.
         dilated_bowel_probability: How often wide loops filled with fluid and gas take part of the interior.
         stone_probability: How often each kidney, and the gallbladder, holds a stone.
         stone_hu: Its CT number, as sampled.
@@ -129,7 +140,7 @@ class AppearanceConfig:
         lesion_hu: Their difference to the organ; one in three is a cyst instead.
     """
 
-    phase_weights: tuple[float, float, float, float] = (0.3, 0.15, 0.4, 0.15)
+    phase_weights: tuple[float, float, float, float, float] = (0.28, 0.25, 0.32, 0.08, 0.07)
     common_share: float = 0.5
     spread_hu: float = 4.0
     fatty_liver_probability: float = 0.25
@@ -137,13 +148,24 @@ class AppearanceConfig:
     fatty_pancreas_probability: float = 0.35
     fatty_pancreas_hu: Range = (5.0, 55.0)
     fatty_pancreas_texture_hu: Range = (3.0, 25.0)
-    compact_bone_hu: Range = (120.0, 550.0)
+    compact_bone_hu: Range = (80.0, 400.0)
     texture_hu: Range = (1.0, 6.0)
     oral_contrast_probability: float = 0.3
     oral_contrast_hu: Range = (100.0, 450.0)
+    contents_texture_hu: Range = (2.0, 30.0)
     gas_share: float = 0.7
     interior_soft_share: Range = (0.02, 0.35)
-    ascites_probability: float = 0.06
+    strands_hu: Range = (5.0, 80.0)
+    cortex_mm: Range = (5.0, 9.0)
+    sinus: Range = (0.0, 0.9)
+    hydronephrosis_probability: float = 0.04
+    spleen_bands_hu: Range = (0.0, 50.0)
+    mixing_hu: Range = (0.0, 25.0)
+    dense_bile_probability: float = 0.2
+    ascites_probability: float = 0.1
+    ascites: Range = (0.5, 1.8)
+    effusion_probability: float = 0.12
+    effusion_mm: Range = (8.0, 70.0)
     dilated_bowel_probability: float = 0.08
     stone_probability: float = 0.08
     stone_hu: Range = (100.0, 1100.0)
@@ -154,10 +176,10 @@ class AppearanceConfig:
 
     def __post_init__(self) -> None:
         _checked(self)
-        if len(self.phase_weights) != 4 or min(self.phase_weights) < 0 or sum(self.phase_weights) <= 0:
+        if len(self.phase_weights) != 5 or min(self.phase_weights) < 0 or sum(self.phase_weights) <= 0:
             raise ConfigError(
                 "setting AppearanceConfig.phase_weights",
-                expected="four weights, none negative, not all 0",
+                expected="five weights, none negative, not all 0",
                 got=str(self.phase_weights),
                 remedy="Correct it",
             )

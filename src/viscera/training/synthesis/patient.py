@@ -8,13 +8,13 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from viscera.geometry import Grid, Vector
 from viscera.training.synthesis.anatomy import DEPTH_UNIT_MM, SPACING_MM, Anatomy
 from viscera.training.synthesis.config import BodyConfig
+from viscera.training.synthesis.fields import stretched
 from viscera.training.synthesis.tissues import Tissue
 
 # Half the side of the cube that B-spline nodes cover; beyond it the outermost go on.
@@ -115,8 +115,8 @@ class Patient:
             for low, high in zip(first, last, strict=True)
         ]
         lattice = self._bent(axes).to(self.packed.device)
-        # Lattice ends lie in the outer voxel centres, so ends are aligned.
-        fine = F.interpolate(lattice[None], size=grid.shape_zyx, mode="trilinear", align_corners=True)[0]
+        # Lattice ends lie in the outer voxel centres.
+        fine = stretched(lattice, grid.shape_zyx)
         return [fine[0], fine[1], fine[2]]
 
     def tissues(self, grid: Grid) -> Tissues:
