@@ -27,6 +27,7 @@ STILL = BodyConfig(
     tilt_rad=0.0,
     scale=(1.0, 1.0),
     axis_scale=(1.0, 1.0),
+    depth_scale=(1.0, 1.0),
     elastic_mm=(0.0, 0.0),
     **{field.name: 0.0 for field in dataclasses.fields(BodyConfig) if field.name.endswith("_probability")},
 )

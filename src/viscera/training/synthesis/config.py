@@ -29,6 +29,11 @@ _POSITIVE = (
     "inflation_mm",
     "lesion_radius_mm",
     "slice_mm",
+    "thick_slice_mm",
+    "depth_scale",
+    "kidney_scale",
+    "enlargement_liver",
+    "enlargement_spleen",
     "noise_hu",
     "crop_share",
     "paint_share",
@@ -57,14 +62,21 @@ class BodyConfig:
         tilt_rad: Rotation about each of the other axes, to both sides.
         scale: Isotropic factor.
         axis_scale: Further factor per axis.
+        depth_scale: Further factor from front to back: as the core is convex, bodies were too deep without.
         elastic_mm: Standard deviations of the displacements of cubic B-spline nodes, fine and coarse.
         elastic_spacing_mm: Spacings of these nodes.
         organ_scale: Factor of each organ by itself, per axis the square root of it more.
         organ_shift_mm: Standard deviation of each organ's own shift per axis (breathing, posture).
+        kidney_scale: Factor of each kidney instead of `organ_scale`; shrinking, it leaves fat around.
+        kidney_shift_mm: Standard deviation of each kidney's own shift along z, y and x instead.
         organ_turn_rad: Rotation of each organ about its middle about each axis, to both sides.
         organ_probability: How often organs are deformed by themselves at all.
+        enlarged_probability: How often liver and spleen, each for itself, grow and push their neighbours away.
+        enlargement_liver: Factor at their middle then, logarithmic; at the surface about its root is left.
+        enlargement_spleen: Likewise.
+        resection_probability: How often a part of the liver has been removed.
         muscle_mm: Thickness of the wall's muscles beyond the core.
-        fat_mm: Thickness of the subcutaneous fat, drawn with a square so that thin is common.
+        fat_mm: Thickness of the subcutaneous fat, drawn with a cube so that thin is common.
         fat_unevenness: Largest share by which the fat's thickness changes around the body.
         skin_mm: Thickness of the skin.
         missing_kidney_probability, missing_spleen_probability, missing_gallbladder_probability: How often each is gone.
@@ -76,16 +88,23 @@ class BodyConfig:
 
     turn_rad: float = 0.25
     tilt_rad: float = 0.10
-    scale: Range = (0.82, 1.18)
+    scale: Range = (0.8, 1.2)
     axis_scale: Range = (0.88, 1.12)
+    depth_scale: Range = (0.78, 0.98)
     elastic_mm: Range = (3.0, 7.0)
     elastic_spacing_mm: Range = (36.0, 90.0)
-    organ_scale: Range = (0.72, 1.35)
+    organ_scale: Range = (0.72, 1.4)
     organ_shift_mm: float = 5.0
+    kidney_scale: Range = (0.65, 1.3)
+    kidney_shift_mm: tuple[float, float, float] = (11.0, 5.0, 6.0)
     organ_turn_rad: float = 0.25
     organ_probability: float = 0.85
+    enlarged_probability: float = 0.1
+    enlargement_liver: Range = (1.2, 1.9)
+    enlargement_spleen: Range = (1.3, 2.6)
+    resection_probability: float = 0.04
     muscle_mm: Range = (3.0, 15.0)
-    fat_mm: Range = (2.0, 50.0)
+    fat_mm: Range = (2.0, 90.0)
     fat_unevenness: float = 0.5
     skin_mm: Range = (1.5, 3.0)
     missing_kidney_probability: float = 0.03
@@ -98,6 +117,13 @@ class BodyConfig:
 
     def __post_init__(self) -> None:
         _checked(self)
+        if len(self.kidney_shift_mm) != 3 or min(self.kidney_shift_mm) < 0:
+            raise ConfigError(
+                "setting BodyConfig.kidney_shift_mm",
+                expected="three deviations, none negative",
+                got=str(self.kidney_shift_mm),
+                remedy="Correct it",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +217,14 @@ class AcquisitionConfig:
 
     Attributes:
         slice_mm: Distance of slices: one in three scans has thin ones, the rest is drawn from this range.
+        thick_probability: How often slices are very thick instead.
+        thick_slice_mm: Their distance.
         thickness_share: Slice thickness by slice distance; below 1 slices have gaps, above they overlap.
         kernel_mm: Standard deviation of the in-plane blur, smooth to sharp kernels.
         sharp_probability: How often edges are raised, as lung and bone kernels do, with finer noise.
         sharpening: By how much of what a blur takes away.
-        noise_hu: Standard deviation of the noise as sampled, drawn on a logarithmic scale.
+        noise_hu: Standard deviation of the noise at voxels of 0.8 mm in the plane, drawn on a logarithmic scale;
+            larger voxels average it.
         noise_grain_mm: Standard deviation of the blur that gives noise its grain.
         streak_probability: How often streaks of metal or beam hardening cross the scan.
         streak_hu: Their amplitude.
@@ -213,12 +242,14 @@ class AcquisitionConfig:
     """
 
     slice_mm: Range = (2.0, 7.0)
+    thick_probability: float = 0.08
+    thick_slice_mm: Range = (7.0, 10.0)
     thickness_share: Range = (0.6, 1.4)
     kernel_mm: Range = (0.0, 1.4)
     sharp_probability: float = 0.2
     sharpening: Range = (0.3, 1.5)
-    noise_hu: Range = (1.0, 35.0)
-    noise_grain_mm: Range = (0.6, 2.0)
+    noise_hu: Range = (3.0, 45.0)
+    noise_grain_mm: Range = (0.2, 0.9)
     streak_probability: float = 0.15
     streak_hu: Range = (5.0, 60.0)
     whole_probability: float = 0.2

@@ -28,6 +28,7 @@ from viscera.training.synthesis.patient import Patient, Tissues
 from viscera.training.synthesis.tissues import ORGAN_LABELS, Tissue
 
 _OVERVIEW_MM = 6.0
+_OVERVIEW_WIDTH_MM = 690.0
 # A scan at its least shows so much of an axis.
 _LEAST_EXTENT_MM = 24.0
 # Scans are drawn anew until they show organs where they must; nearly always at once.
@@ -155,7 +156,7 @@ def box_in(grid: Grid, lower_zyx_mm: Vector, upper_zyx_mm: Vector) -> Box:
 
 def _overview_grid(low_z: float, high_z: float) -> Grid:
     count = max(2, int((high_z - low_z) / _OVERVIEW_MM))
-    wide = int(600 / _OVERVIEW_MM)
+    wide = int(_OVERVIEW_WIDTH_MM / _OVERVIEW_MM)
     middle = (low_z + high_z) / 2 - _OVERVIEW_MM * (count - 1) / 2
     side = -_OVERVIEW_MM * (wide - 1) / 2
     return upright_grid((count, wide, wide), (_OVERVIEW_MM,) * 3, (middle, side, side))
