@@ -8,8 +8,9 @@ import torch
 
 from viscera.errors import ConfigError
 from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.appearance import _HU, PHASES, Effusion, draw_look, painted, with_table
+from viscera.training.synthesis.appearance import Effusion, draw_look, painted, with_table
 from viscera.training.synthesis.config import AppearanceConfig, BodyConfig
+from viscera.training.synthesis.densities import HU, PHASES
 from viscera.training.synthesis.kidneys import KidneyLook, paint_kidneys
 from viscera.training.synthesis.lesions import Lesion, draw_lesions, paint_lesion
 from viscera.training.synthesis.patient import Patient, Tissues, corners_zyx_mm
@@ -70,22 +71,22 @@ def test_means_lie_in_the_range_of_their_phase(number):
     for seed in range(30):
         look = a_look(PHASES[number], seed)
         assert look.phase == PHASES[number]
-        for tissue, ranges in _HU.items():
+        for tissue, ranges in HU.items():
             low, high = ranges[number]
             assert low - 1e-3 <= look.means[tissue] <= high + 1e-3, tissue.name
         assert look.means[Tissue.KIDNEY_LEFT] == look.means[Tissue.KIDNEY_RIGHT]
 
 
 def test_every_tissue_has_a_range():
-    assert set(_HU) == set(Tissue) - {Tissue.KIDNEY_LEFT}
+    assert set(HU) == set(Tissue) - {Tissue.KIDNEY_LEFT}
 
 
 def test_contrast_makes_vessels_and_organs_brighter():
     for tissue in (Tissue.LIVER, Tissue.KIDNEY_RIGHT, Tissue.SPLEEN, Tissue.PANCREAS, Tissue.ARTERY):
-        native, _, portal, nephrographic, excretory = _HU[tissue]
+        native, _, portal, nephrographic, excretory = HU[tissue]
         assert native[1] < portal[0], tissue.name
         assert portal[0] >= nephrographic[0] >= excretory[0] > native[0]
-    assert _HU[Tissue.ARTERY][1][0] > _HU[Tissue.ARTERY][2][1]
+    assert HU[Tissue.ARTERY][1][0] > HU[Tissue.ARTERY][2][1]
 
 
 def test_phases_come_as_often_as_weighted():

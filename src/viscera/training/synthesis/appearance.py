@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,69 +11,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viscera.geometry import Grid
-from viscera.training.synthesis.config import AppearanceConfig, BodyConfig, Range
+from viscera.training.synthesis.config import AppearanceConfig, BodyConfig
+from viscera.training.synthesis.densities import (
+    ALIKE,
+    APART,
+    BILE_HU,
+    DENSE_BILE_HU,
+    HU,
+    MEDULLA_SHARE,
+    PELVIS_HU,
+    PHASES,
+    Phase,
+)
 from viscera.training.synthesis.fields import RandomFields
 from viscera.training.synthesis.kidneys import KidneyLook, paint_kidneys
 from viscera.training.synthesis.lesions import Lesion, paint_lesion
 from viscera.training.synthesis.patient import Tissues, axes_mm
 from viscera.training.synthesis.tissues import HOLLOW, Tissue
 
-Phase = Literal["native", "arterial", "portal", "nephrographic", "excretory"]
-PHASES: tuple[Phase, ...] = get_args(Phase)
-_Ranges = tuple[Range, Range, Range, Range, Range]
-
-# HU by tissue in the order of PHASES (see `config` for the sources). Of the kidneys the cortex; of hollow organs, the
-# heart and the gallbladder the wall.
-_HU: Mapping[Tissue, _Ranges] = {
-    Tissue.LIVER: ((42, 68), (46, 88), (78, 135), (70, 118), (60, 105)),
-    Tissue.KIDNEY_RIGHT: ((15, 42), (105, 260), (130, 240), (120, 215), (85, 170)),
-    Tissue.SPLEEN: ((30, 58), (75, 165), (78, 150), (70, 130), (58, 112)),
-    Tissue.PANCREAS: ((22, 50), (55, 150), (60, 125), (52, 105), (45, 88)),
-    Tissue.GALLBLADDER: ((15, 45), (25, 75), (35, 100), (35, 90), (30, 80)),
-    Tissue.STOMACH: ((25, 50), (45, 115), (55, 115), (45, 100), (45, 85)),
-    Tissue.OESOPHAGUS: ((25, 50), (40, 75), (45, 85), (45, 80), (45, 75)),
-    Tissue.DUODENUM: ((25, 50), (45, 125), (55, 115), (45, 100), (45, 85)),
-    Tissue.SMALL_BOWEL: ((20, 48), (40, 125), (45, 115), (40, 95), (40, 80)),
-    Tissue.COLON: ((20, 48), (35, 90), (45, 100), (40, 85), (40, 75)),
-    Tissue.ADRENAL: ((5, 40), (50, 100), (50, 100), (45, 90), (35, 75)),
-    Tissue.LUNG: ((-900, -720), (-900, -720), (-900, -720), (-900, -720), (-900, -720)),
-    Tissue.AIRWAY: ((-1010, -960), (-1010, -960), (-1010, -960), (-1010, -960), (-1010, -960)),
-    Tissue.HEART: ((30, 52), (60, 150), (75, 140), (70, 120), (60, 110)),
-    Tissue.ARTERY: ((32, 52), (210, 430), (115, 195), (100, 155), (82, 132)),
-    Tissue.VEIN: ((32, 52), (35, 170), (90, 190), (95, 155), (82, 132)),
-    Tissue.PORTAL_VEIN: ((32, 52), (45, 160), (130, 210), (100, 160), (82, 135)),
-    Tissue.BLADDER: ((-6, 16), (-6, 16), (-6, 20), (-6, 60), (0, 350)),
-    Tissue.PROSTATE: ((28, 48), (45, 90), (55, 100), (52, 95), (50, 90)),
-    Tissue.BONE: ((30, 190), (30, 190), (40, 200), (40, 200), (40, 200)),
-    Tissue.CARTILAGE: ((60, 140), (60, 140), (60, 140), (60, 140), (60, 140)),
-    Tissue.SPINAL_CORD: ((10, 45), (10, 50), (15, 55), (15, 55), (15, 55)),
-    Tissue.MUSCLE: ((22, 64), (30, 72), (32, 78), (32, 76), (30, 75)),
-    Tissue.SOFT: ((50, 120), (100, 200), (90, 170), (80, 150), (70, 140)),
-    Tissue.BRAIN: ((22, 42), (25, 50), (28, 50), (25, 50), (25, 50)),
-    Tissue.CYST: ((-5, 20), (-5, 20), (-5, 20), (-5, 20), (-5, 20)),
-    Tissue.INTERIOR: ((-118, -85), (-118, -85), (-118, -85), (-118, -85), (-118, -85)),
-    Tissue.FAT: ((-118, -85), (-118, -85), (-118, -85), (-118, -85), (-118, -85)),
-    Tissue.OUTSIDE: ((-118, -88), (-118, -88), (-118, -88), (-118, -88), (-118, -88)),
-}
-_ALIKE = {Tissue.KIDNEY_LEFT: Tissue.KIDNEY_RIGHT}
-# What does not take part in the common rise and fall of enhancement.
-_APART = (
-    Tissue.LUNG,
-    Tissue.AIRWAY,
-    Tissue.INTERIOR,
-    Tissue.FAT,
-    Tissue.OUTSIDE,
-    Tissue.BONE,
-    Tissue.CYST,
-)
-# The renal medulla by phase, as a share of the cortex; before the nephrographic phase it lags behind.
-_MEDULLA_SHARE: _Ranges = ((0.9, 1.1), (0.25, 0.7), (0.5, 1.0), (0.9, 1.12), (0.9, 1.15))
-# What the renal pelvis holds: urine, and in the end the contrast agent.
-_PELVIS_HU: _Ranges = ((-5, 20), (-5, 40), (0, 45), (5, 120), (100, 900))
-_BILE_HU = (-2.0, 24.0)
-_DENSE_BILE_HU = (25.0, 80.0)
-_HEART_WALL_MM = (5.0, 14.0)
 _COLLAPSED = 0.4
+_HEART_WALL_MM = (5.0, 14.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,12 +170,12 @@ def _drawn_means(
 ) -> NDArray[np.float32]:
     common = rng.uniform()
     means = np.zeros(len(Tissue), dtype=np.float32)
-    for tissue, ranges in _HU.items():
+    for tissue, ranges in HU.items():
         low, high = ranges[number]
-        share = 0.0 if tissue in _APART else config.common_share
+        share = 0.0 if tissue in APART else config.common_share
         place = share * common + (1 - share) * rng.uniform()
         means[tissue] = low + (high - low) * place + rng.normal() * config.spread_hu
-    for tissue, like in _ALIKE.items():
+    for tissue, like in ALIKE.items():
         means[tissue] = means[like]
     if rng.uniform() < config.fatty_liver_probability:
         means[Tissue.LIVER] -= rng.uniform(*config.fatty_liver_hu)
@@ -249,7 +205,7 @@ def _drawn_contents(
         gas[tissue] = rng.uniform(0, config.gas_share) * largest[tissue]
     textures[Tissue.COLON] += 30
     dense = rng.uniform() < config.dense_bile_probability
-    lumen[Tissue.GALLBLADDER] = rng.uniform(*(_DENSE_BILE_HU if dense else _BILE_HU))
+    lumen[Tissue.GALLBLADDER] = rng.uniform(*(DENSE_BILE_HU if dense else BILE_HU))
     lumen[Tissue.HEART] = means[Tissue.VEIN] + rng.uniform(0.3, 1) * (means[Tissue.ARTERY] - means[Tissue.VEIN])
     return lumen, textures, gas
 
@@ -267,11 +223,11 @@ def _drawn_walls(rng: np.random.Generator) -> NDArray[np.float32]:
 def _drawn_kidney(number: int, config: AppearanceConfig, rng: np.random.Generator) -> KidneyLook:
     stowed = rng.uniform() < config.hydronephrosis_probability
     return KidneyLook(
-        medulla=rng.uniform(*_MEDULLA_SHARE[number]),
+        medulla=rng.uniform(*MEDULLA_SHARE[number]),
         cortex_mm=rng.uniform(*config.cortex_mm),
         sinus=1.0 if stowed else rng.uniform(*config.sinus),
         pelvis=1.0 if stowed else rng.uniform(0.2, 0.7),
-        pelvis_hu=rng.uniform(*_PELVIS_HU[number]),
+        pelvis_hu=rng.uniform(*PELVIS_HU[number]),
     )
 
 

@@ -28,6 +28,12 @@ _POSITIVE = (
     "elastic_spacing_mm",
     "inflation_mm",
     "lesion_radius_mm",
+    "bowel_radius_mm",
+    "lobe_radius_mm",
+    "long_spleen_radius_mm",
+    "accessory_radius_mm",
+    "kidney_growth_radius_mm",
+    "growth_radius_mm",
     "slice_mm",
     "thick_slice_mm",
     "depth_scale",
@@ -104,7 +110,7 @@ class BodyConfig:
     enlargement_spleen: Range = (1.3, 2.6)
     resection_probability: float = 0.04
     muscle_mm: Range = (3.0, 15.0)
-    fat_mm: Range = (2.0, 90.0)
+    fat_mm: Range = (2.0, 75.0)
     fat_unevenness: float = 0.5
     skin_mm: Range = (1.5, 3.0)
     missing_kidney_probability: float = 0.03
@@ -160,6 +166,10 @@ class AppearanceConfig:
         dilated_bowel_probability: How often wide loops filled with fluid and gas take part of the interior.
         stone_probability: How often each kidney, and the gallbladder, holds a stone.
         stone_hu: Its CT number, as sampled.
+        lipiodol_probability: How often oil or other dense deposits lie in the liver.
+        lipiodol_hu: By how much they are denser, as sampled.
+        stent_probability: How often a stent, clips, coils or a drain lie in or beside pancreas or liver.
+        stent_hu: Their CT number, as sampled.
         lesion_probability: How often each organ has lesions.
         lesion_count: How many.
         lesion_radius_mm: How large.
@@ -195,6 +205,10 @@ class AppearanceConfig:
     dilated_bowel_probability: float = 0.08
     stone_probability: float = 0.08
     stone_hu: Range = (100.0, 1100.0)
+    lipiodol_probability: float = 0.03
+    lipiodol_hu: Range = (100.0, 1200.0)
+    stent_probability: float = 0.05
+    stent_hu: Range = (300.0, 2500.0)
     lesion_probability: float = 0.2
     lesion_count: tuple[int, int] = (1, 5)
     lesion_radius_mm: Range = (4.0, 28.0)
@@ -209,6 +223,54 @@ class AppearanceConfig:
                 got=str(self.phase_weights),
                 remedy="Correct it",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdditionConfig:
+    """What is laid over a bent anatomy, and counts as the organ where it is a part of one.
+
+    Attributes:
+        bowel_probability: How often loops of bowel lie against each kidney, the spleen and the liver.
+        bowel_count: How many.
+        bowel_radius_mm: Their radius.
+        bowel_length_mm: Their length.
+        lobe_probability: How often a lobe of the liver reaches over the stomach or far down.
+        lobe_mm: How far.
+        lobe_radius_mm: Half of its thickness.
+        long_spleen_probability: How often the spleen reaches far down and forwards.
+        long_spleen_mm: How far; at most, three litres.
+        long_spleen_radius_mm: Half of its thickness there.
+        accessory_probability: How often an accessory spleen lies beside the spleen.
+        accessory_radius_mm: Its radius.
+        kidney_growth_probability: How often each kidney has cysts or tumours at its surface, which count as kidney.
+        kidney_growth_radius_mm: Their radius, drawn on a logarithmic scale.
+        growth_probability: How often each of the other organs has them.
+        growth_radius_mm: Their radius in the liver, drawn on a logarithmic scale; in spleen and pancreas half of it.
+        growth_count: How many.
+        growth_hu: Difference of those that are no cysts to their organ.
+    """
+
+    bowel_probability: float = 0.35
+    bowel_count: tuple[int, int] = (1, 3)
+    bowel_radius_mm: Range = (8.0, 26.0)
+    bowel_length_mm: Range = (0.0, 80.0)
+    lobe_probability: float = 0.12
+    lobe_mm: Range = (20.0, 90.0)
+    lobe_radius_mm: Range = (8.0, 22.0)
+    long_spleen_probability: float = 0.06
+    long_spleen_mm: Range = (40.0, 190.0)
+    long_spleen_radius_mm: Range = (25.0, 60.0)
+    accessory_probability: float = 0.12
+    accessory_radius_mm: Range = (3.5, 11.0)
+    kidney_growth_probability: float = 0.14
+    kidney_growth_radius_mm: Range = (5.0, 45.0)
+    growth_probability: float = 0.04
+    growth_radius_mm: Range = (8.0, 70.0)
+    growth_count: tuple[int, int] = (1, 3)
+    growth_hu: Range = (-80.0, 40.0)
+
+    def __post_init__(self) -> None:
+        _checked(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +336,7 @@ class SynthesisConfig:
 
     Attributes:
         body: How people differ.
+        additions: What lies against organs, and what grows out of them.
         appearance: What tissues look like.
         acquisition: How the scanner sees them.
         box_jitter_mm: Standard deviation by which each face of the region's box is moved in training, as a localiser
@@ -284,6 +347,7 @@ class SynthesisConfig:
     """
 
     body: BodyConfig = field(default_factory=BodyConfig)
+    additions: AdditionConfig = field(default_factory=AdditionConfig)
     appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     box_jitter_mm: float = 8.0
