@@ -226,7 +226,7 @@ def _drawn_kidney(number: int, config: AppearanceConfig, rng: np.random.Generato
         medulla=rng.uniform(*MEDULLA_SHARE[number]),
         cortex_mm=rng.uniform(*config.cortex_mm),
         sinus=1.0 if stowed else rng.uniform(*config.sinus),
-        pelvis=1.0 if stowed else rng.uniform(0.2, 0.7),
+        pelvis=1.0 if stowed else rng.uniform(0.4, 1.0),
         pelvis_hu=rng.uniform(*PELVIS_HU[number]),
     )
 

@@ -154,7 +154,8 @@ class AppearanceConfig:
         interior_soft_share: Share of mesentery, vessels and collapsed bowel in what no map names.
         strands_hu: By how much sheets and strands in the fat, also around the kidneys, are denser than it.
         cortex_mm: Thickness of the kidney's cortex.
-        sinus: Size of the kidney's sinus with its fat and pelvis by the largest there is, per axis.
+        sinus: Size of the part of the kidney's sinus within what maps call kidney, with its fat and pelvis, per axis by
+            the largest there is; maps leave most of the fat out.
         hydronephrosis_probability: How often urine widens the whole sinus.
         spleen_bands_hu: Amplitude of the spleen's stripes in the arterial phase.
         mixing_hu: Standard deviation of the unevenness of the large veins before the nephrographic phase.
@@ -193,7 +194,7 @@ class AppearanceConfig:
     interior_soft_share: Range = (0.02, 0.35)
     strands_hu: Range = (5.0, 80.0)
     cortex_mm: Range = (5.0, 9.0)
-    sinus: Range = (0.0, 0.9)
+    sinus: Range = (0.0, 0.65)
     hydronephrosis_probability: float = 0.04
     spleen_bands_hu: Range = (0.0, 50.0)
     mixing_hu: Range = (0.0, 25.0)
