@@ -87,6 +87,23 @@ def test_nothing_is_added_where_nothing_is_drawn():
     assert draw_additions(a_ball(), GRID, NONE, rng()) == ((), ())
 
 
+def test_fat_surrounds_a_kidney_as_far_as_asked_instead_of_bowel():
+    seen = a_ball(Tissue.KIDNEY_LEFT)
+    seen.tissue[:, :, 40:] = torch.where(
+        seen.tissue[:, :, 40:] == Tissue.INTERIOR, int(Tissue.COLON), seen.tissue[:, :, 40:]
+    )
+    config = only(perirenal_fat_probability=1.0, perirenal_fat_mm=(10.0, 10.0))
+    ((one,), _) = draw_additions(seen, GRID, config, rng())
+    after = with_additions(seen, GRID, [one])
+    z, y, x = (2.0 * torch.arange(count) - count + 1 for count in GRID.shape_zyx)
+    away = (y[None, :, None].square() + x[None, None].square()).sqrt().expand(GRID.shape_zyx)
+    level = z.abs()[:, None, None].expand(GRID.shape_zyx) < 18
+    # A ball of 20 mm is 20 mm wide; of its surface's points a tenth lies furthest out.
+    assert (after.tissue[level & (away > 20) & (away < 27)] == Tissue.FAT).all()
+    assert not (after.tissue[level & (away > 31)] == Tissue.FAT).any()
+    assert (a_ball(Tissue.KIDNEY_LEFT).tissue[after.tissue == Tissue.KIDNEY_LEFT] == Tissue.KIDNEY_LEFT).all()
+
+
 def test_bowel_lies_against_its_organ_and_beyond_it():
     config = only(bowel_probability=1.0, bowel_radius_mm=(10.0, 12.0), bowel_length_mm=(0.0, 0.0), bowel_count=(2, 3))
     for seed in range(10):

@@ -441,7 +441,8 @@ def test_organs_that_are_not_there_have_no_lesions(scene, patient):
 
 def test_an_inflated_lesion_lies_where_the_organ_bulges(small_anatomy, scene):
     body = dataclasses.replace(STILL, inflation_probability=1.0)
-    person = next(one for one in (Patient.draw(small_anatomy, body, rng(seed)) for seed in range(50)) if one.inflations)
+    people = (Patient.draw(small_anatomy, body, rng(seed)) for seed in range(50))
+    person = next(one for one in people if len(one.inflations) == 1)  # two that overlap move each other's middle
     lesions = draw_lesions(person, scene, PLAIN, rng())
     assert len(lesions) == len(person.inflations)
     for lesion, inflation in zip(lesions, person.inflations, strict=True):

@@ -62,7 +62,12 @@ class Additions(NamedTuple):
 def draw_additions(seen: Tissues, grid: Grid, config: AdditionConfig, rng: np.random.Generator) -> Additions:
     """Random additions to what a coarse upright grid shows."""
     shells = {organ: shell for organ in ORGANS if (shell := _Shell.of(organ, seen, grid)) is not None}
-    capsules = [one for organ in _BESIDE_BOWEL if organ in shells for one in _bowel(shells[organ], config, rng)]
+    capsules = [
+        _fat(shells[kidney], config, rng)
+        for kidney in _KIDNEYS
+        if kidney in shells and rng.uniform() < config.perirenal_fat_probability
+    ]
+    capsules += [one for organ in _BESIDE_BOWEL if organ in shells for one in _bowel(shells[organ], config, rng)]
     if Tissue.LIVER in shells and rng.uniform() < config.lobe_probability:
         capsules.append(_lobe(shells[Tissue.LIVER], config, rng))
     if Tissue.SPLEEN in shells and rng.uniform() < config.long_spleen_probability:
@@ -144,6 +149,19 @@ class _Shell(NamedTuple):
 
 def _log_uniform(limits: tuple[float, float], rng: np.random.Generator) -> float:
     return float(np.exp(rng.uniform(*np.log(limits))))
+
+
+def _fat(shell: _Shell, config: AdditionConfig, rng: np.random.Generator) -> Addition:
+    """The fat a kidney lies in, around a line through its middle from the lower to the upper pole."""
+    low, high = shell.points[:, 0].min(), shell.points[:, 0].max()
+    width = float(np.percentile(np.linalg.norm((shell.points - shell.middle)[:, 1:], axis=1), 90))
+    return Addition(
+        tissue=Tissue.FAT,
+        start_zyx_mm=as_vector(np.array([low, *shell.middle[1:]])),
+        end_zyx_mm=as_vector(np.array([high, *shell.middle[1:]])),
+        radius_mm=width + rng.uniform(*config.perirenal_fat_mm),
+        over=(Tissue.INTERIOR, Tissue.SMALL_BOWEL, Tissue.COLON),
+    )
 
 
 def _bowel(shell: _Shell, config: AdditionConfig, rng: np.random.Generator) -> list[Addition]:

@@ -96,7 +96,7 @@ class BodyConfig:
     tilt_rad: float = 0.10
     scale: Range = (0.8, 1.2)
     axis_scale: Range = (0.88, 1.12)
-    depth_scale: Range = (0.78, 0.98)
+    depth_scale: Range = (0.84, 1.04)
     elastic_mm: Range = (3.0, 7.0)
     elastic_spacing_mm: Range = (36.0, 90.0)
     organ_scale: Range = (0.72, 1.4)
@@ -182,17 +182,17 @@ class AppearanceConfig:
     spread_hu: float = 4.0
     fatty_liver_probability: float = 0.25
     fatty_liver_hu: Range = (5.0, 50.0)
-    fatty_pancreas_probability: float = 0.35
+    fatty_pancreas_probability: float = 0.5
     fatty_pancreas_hu: Range = (5.0, 55.0)
     fatty_pancreas_texture_hu: Range = (3.0, 25.0)
-    compact_bone_hu: Range = (80.0, 400.0)
+    compact_bone_hu: Range = (100.0, 500.0)
     texture_hu: Range = (1.0, 6.0)
     oral_contrast_probability: float = 0.3
     oral_contrast_hu: Range = (100.0, 450.0)
     contents_texture_hu: Range = (2.0, 30.0)
     gas_share: float = 0.7
     interior_soft_share: Range = (0.02, 0.35)
-    strands_hu: Range = (5.0, 80.0)
+    strands_hu: Range = (5.0, 60.0)
     cortex_mm: Range = (5.0, 9.0)
     sinus: Range = (0.0, 0.65)
     hydronephrosis_probability: float = 0.04
@@ -231,6 +231,8 @@ class AdditionConfig:
     """What is laid over a bent anatomy, and counts as the organ where it is a part of one.
 
     Attributes:
+        perirenal_fat_probability: How often fat lies around each kidney instead of bowel and mesentery.
+        perirenal_fat_mm: How far beyond the kidney's own width.
         bowel_probability: How often loops of bowel lie against each kidney, the spleen and the liver.
         bowel_count: How many.
         bowel_radius_mm: Their radius.
@@ -251,7 +253,9 @@ class AdditionConfig:
         growth_hu: Difference of those that are no cysts to their organ.
     """
 
-    bowel_probability: float = 0.35
+    perirenal_fat_probability: float = 0.7
+    perirenal_fat_mm: Range = (2.0, 30.0)
+    bowel_probability: float = 0.25
     bowel_count: tuple[int, int] = (1, 3)
     bowel_radius_mm: Range = (8.0, 26.0)
     bowel_length_mm: Range = (0.0, 80.0)
@@ -311,8 +315,8 @@ class AcquisitionConfig:
     kernel_mm: Range = (0.0, 1.4)
     sharp_probability: float = 0.2
     sharpening: Range = (0.3, 1.5)
-    noise_hu: Range = (3.0, 45.0)
-    noise_grain_mm: Range = (0.2, 0.9)
+    noise_hu: Range = (2.0, 40.0)
+    noise_grain_mm: Range = (0.0, 0.7)
     streak_probability: float = 0.15
     streak_hu: Range = (5.0, 60.0)
     whole_probability: float = 0.2
