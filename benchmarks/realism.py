@@ -123,21 +123,25 @@ def parsed_options() -> argparse.Namespace:
 def real_scans(data: Path) -> Iterator[Measured]:
     """The labelled and unlabelled abdominal CTs of the data folder."""
     for case in CASES:
-        if not case.scan.startswith("real/"):
-            continue
-        print(case.case.name, file=sys.stderr, flush=True)
-        volume = canonical(read_volume(data / case.scan))
-        reference = reference_of(case, read_volume(data / case.scan), data, ORGANS)
-        values = body_figures(volume, None if reference is None else turned(reference))
-        if reference is None:
-            yield Measured(name=case.case.name, kind="real", figures=values)
-            continue
-        labels = turned(reference)
-        yield with_organs(
-            Measured(name=case.case.name, kind="real", figures=values | anatomy_figures(labels, cut_sides=True)),
-            (volume, labels),
-            (volume, labels),
-        )
+        if case.scan.startswith("real/"):
+            volume = read_volume(data / case.scan)
+            yield real_scan(case.case.name, volume, reference_of(case, volume, data, ORGANS))
+    for path in sorted((data / "real2").glob("*_ct.nii.gz")):
+        labels = path.with_name(path.name.replace("_ct.", "_labels."))
+        reference = read_label_map(labels) if labels.exists() else None
+        yield real_scan(path.name.removesuffix("_ct.nii.gz"), read_volume(path), reference)
+
+
+def real_scan(name: str, volume: Volume, reference: LabelMap | None) -> Measured:
+    """A real CT, with its organs if there is a reference."""
+    print(name, file=sys.stderr, flush=True)
+    volume = canonical(volume)
+    labels = None if reference is None else turned(reference)
+    values = body_figures(volume, labels)
+    if labels is None:
+        return Measured(name=name, kind="real", figures=values)
+    values |= anatomy_figures(labels, cut_sides=True)
+    return with_organs(Measured(name=name, kind="real", figures=values), (volume, labels), (volume, labels))
 
 
 def real_anatomies(data: Path) -> Iterator[Measured]:
@@ -185,7 +189,7 @@ def uncut_tissues(scan: Scan) -> Array:
     step = BODY.spacing_mm
     count = int((high - low) / step)
     grid = upright_grid((count, 110, 130), (step,) * 3, (low + step / 2, -54.5 * step, -64.5 * step))
-    return scan.patient.tissues(grid).tissue.numpy().astype(np.uint8)
+    return scan.tissues(grid).tissue.numpy().astype(np.uint8)
 
 
 def canonical(volume: Volume) -> Volume:

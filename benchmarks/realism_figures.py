@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 BACK, INK, FAINT, GRID = (255, 255, 255), (32, 35, 42), (110, 116, 128), (226, 229, 234)
 BAND, DOT = (205, 212, 222), (150, 158, 172)
-# Okabe and Ito's, the yellow darkened; one colour for each real case.
+# Okabe and Ito's, the yellow darkened; one colour for each labelled real case.
 COLOURS: tuple[Colour, ...] = (
     (213, 94, 0),
     (46, 145, 205),
@@ -132,7 +132,9 @@ def legend(draw: ImageDraw.ImageDraw, place: tuple[int, int], rows: Sequence[tup
 
 
 def real_rows(real: Sequence[Scan]) -> list[tuple[str, Colour]]:
-    return [(one.name, colour) for one, colour in zip(real, COLOURS, strict=False)]
+    """The names that have a colour: labelled cases first, as far as colours go."""
+    labelled_first = sorted(real, key=lambda one: not one.histograms)
+    return [(one.name, colour) for one, colour in zip(labelled_first, COLOURS, strict=False)]
 
 
 def histogram_png(real: Sequence[Scan], synthetic: Sequence[Scan], edges_hu: Array) -> bytes:
@@ -143,6 +145,7 @@ def histogram_png(real: Sequence[Scan], synthetic: Sequence[Scan], edges_hu: Arr
     picture = Image.new("RGB", (1560, 980), BACK)
     draw = ImageDraw.Draw(picture)
     middles = (edges_hu[:-1] + edges_hu[1:]) / 2
+    colours = dict(real_rows(real))
     for index, name in enumerate(names):
         left, top = 70 + index % 2 * 640, 60 + index // 2 * 470
         drawn = np.array([densities(one.histograms[name]) for one in synthetic if name in one.histograms])
@@ -152,11 +155,11 @@ def histogram_png(real: Sequence[Scan], synthetic: Sequence[Scan], edges_hu: Arr
         shown = (middles >= -100) & (middles <= 300)
         panel.band(middles[shown], *np.percentile(drawn[:, shown], (5, 95), axis=0))
         panel.line(middles[shown], drawn[:, shown].mean(axis=0), INK, 4)
-        for one, colour in zip(real, COLOURS, strict=False):
+        for one in real:
             if name in one.histograms:
-                panel.line(middles[shown], densities(one.histograms[name])[shown], colour)
+                panel.line(middles[shown], densities(one.histograms[name])[shown], colours.get(one.name, INK))
         panel.title(f"{name}: % of voxels per HU, by HU")
-    rows = [(one.name, colour) for one, colour in zip(real, COLOURS, strict=False) if one.histograms]
+    rows = [(one.name, colours.get(one.name, INK)) for one in real if one.histograms]
     legend(draw, (1330, 60), [("all synthetic", INK), ("5 to 95 % of them", BAND), *rows])
     return encoded(picture)
 
@@ -177,11 +180,12 @@ def noise_png(real: Sequence[Scan], synthetic: Sequence[Scan], frequencies: Arra
     there = ~np.isnan(drawn).all(axis=0)
     panel.band(middles[there], *np.nanpercentile(drawn[:, there], (5, 95), axis=0))
     panel.line(middles[there], np.nanmedian(drawn[:, there], axis=0), INK, 4)
-    for one, colour in zip(real, COLOURS, strict=False):
+    colours = dict(real_rows(real))
+    for one in real:
         if one.noise_power:
-            panel.line(middles, np.log10(np.maximum(one.noise_power, 1e-3)), colour)
+            panel.line(middles, np.log10(np.maximum(one.noise_power, 1e-3)), colours.get(one.name, INK))
     panel.title("liver: log10 of the noise power (HU^2 mm^2), by spatial frequency (1/mm)")
-    rows = [(one.name, colour) for one, colour in zip(real, COLOURS, strict=False) if one.noise_power]
+    rows = [(one.name, colours.get(one.name, INK)) for one in real if one.noise_power]
     legend(draw, (870, 60), [("synthetic, median", INK), ("5 to 95 % of them", BAND), *rows])
     return encoded(picture)
 

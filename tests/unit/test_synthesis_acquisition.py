@@ -9,6 +9,7 @@ import torch
 from viscera.errors import ConfigError
 from viscera.training.synthesis.acquisition import (
     _slice_profile,
+    averaged_share,
     beyond_circle,
     draw_protocol,
     scanned,
@@ -16,7 +17,7 @@ from viscera.training.synthesis.acquisition import (
     upright_grid,
 )
 from viscera.training.synthesis.config import AcquisitionConfig, AppearanceConfig, BodyConfig, SynthesisConfig
-from viscera.training.synthesis.fields import RandomFields, blurred, left_deviation
+from viscera.training.synthesis.fields import RandomFields, blurred, left_deviation, stretched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,9 +113,28 @@ def test_noise_is_as_loud_as_asked(noise_hu, grain_mm):
     one = protocol(noise_hu=noise_hu, grain_mm=grain_mm, slice_mm=1.0)
     wide = upright_grid((24, 80, 90), (1.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     image = scanned(constant(wide, 50), wide, slice_grid(wide, one), one, rng(3))
-    # It is louder here and quieter there by a third; apart from that the deviation is the one asked for.
-    assert float(image.std()) == pytest.approx(noise_hu, rel=0.15)
+    # White noise of voxels of 0.8 mm loses by averaging over 2 mm what their sides say, coarse noise next to nothing.
+    expected = noise_hu * (0.8 / 2.0 if grain_mm == 0 else np.sqrt((9 + 0.64 / 12) / (9 + 4 / 12)))
+    # It is louder here and quieter there by a third; apart from that the deviation is this.
+    assert float(image.std()) == pytest.approx(expected, rel=0.15)
     assert float(image.mean()) == pytest.approx(50, abs=noise_hu / 10)
+
+
+@pytest.mark.parametrize("grain_mm", [0.0, 0.5])
+def test_larger_voxels_average_noise_as_summing_small_ones_does(grain_mm):
+    fine = RandomFields((4, 400, 400), (1.0, 0.8, 0.8), rng(), "cpu").white()
+    fine = blurred(fine, grain_mm / 0.8, (1, 2))
+    wide = fine.reshape(4, 100, 4, 100, 4).mean((2, 4))  # voxels of 3.2 mm
+    assert averaged_share(grain_mm, 3.2) == pytest.approx(float(wide.std() / fine.std()), rel=0.2)
+    assert averaged_share(grain_mm, 0.8) == 1.0
+
+
+def test_slices_are_very_thick_as_often_as_asked():
+    config = AcquisitionConfig(slice_mm=(2.0, 5.0), thick_probability=0.25, thick_slice_mm=(8.0, 10.0))
+    steps = np.array([draw_protocol(config, rng(seed)).slice_mm for seed in range(200)])
+    assert np.mean(steps >= 8) == pytest.approx(0.25, abs=0.08)
+    assert steps.max() <= 10
+    assert not ((steps > 5) & (steps < 8)).any()
 
 
 def test_grain_joins_neighbours_within_slices_and_none_across():
@@ -170,7 +190,7 @@ def test_the_circle_of_a_part_is_that_of_the_whole():
 
 
 def test_protocols_stay_in_their_ranges():
-    config = AcquisitionConfig()
+    config = AcquisitionConfig(thick_probability=0.0)
     drawn = [draw_protocol(config, rng(seed)) for seed in range(300)]
     for low, high, values in (
         (*config.slice_mm, [one.slice_mm for one in drawn]),
@@ -215,6 +235,10 @@ def test_a_range_the_wrong_way_round_is_refused_by_name():
         (AcquisitionConfig, "noise_hu", (0.0, 3.0)),
         (AcquisitionConfig, "slice_mm", (0.0, 3.0)),
         (BodyConfig, "scale", (-1.0, 1.0)),
+        (BodyConfig, "depth_scale", (0.0, 1.0)),
+        (BodyConfig, "kidney_scale", (0.0, 1.0)),
+        (BodyConfig, "enlargement_spleen", (-1.0, 1.0)),
+        (AcquisitionConfig, "thick_slice_mm", (0.0, 9.0)),
         (BodyConfig, "elastic_spacing_mm", (36.0, 0.0)),
         (AppearanceConfig, "lesion_radius_mm", (0.0, 9.0)),
         (SynthesisConfig, "paint_share", 0.0),
@@ -229,6 +253,12 @@ def test_two_elastic_deviations_are_no_range():
     assert BodyConfig(elastic_mm=(7.0, 3.0)).elastic_mm == (7.0, 3.0)
 
 
+@pytest.mark.parametrize("value", [(1.0, 2.0), (1.0, -1.0, 1.0)], ids=["two", "negative"])
+def test_shifts_of_kidneys_that_are_none_are_refused(value):
+    with pytest.raises(ConfigError, match="kidney_shift_mm"):
+        BodyConfig(kidney_shift_mm=value)
+
+
 def test_a_chance_above_one_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"AcquisitionConfig\.table_probability"):
         AcquisitionConfig(table_probability=1.2)
@@ -241,6 +271,12 @@ def test_smooth_fields_have_mean_0_and_deviation_1_and_are_smooth():
     assert float(field.mean()) == pytest.approx(0, abs=0.06)
     assert float(field.std()) == pytest.approx(1, abs=0.06)
     assert float((field[1:] - field[:-1]).std()) < 0.35
+
+
+def test_stretching_is_linear_interpolation_from_end_to_end():
+    values = torch.from_numpy(rng().standard_normal((2, 3, 4, 5)).astype(np.float32))
+    expected = torch.nn.functional.interpolate(values[None], size=(7, 9, 1), mode="trilinear", align_corners=True)[0]
+    torch.testing.assert_close(stretched(values, (7, 9, 1)), expected)
 
 
 def test_fields_come_from_the_seed():

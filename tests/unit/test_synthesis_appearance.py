@@ -8,8 +8,10 @@ import torch
 
 from viscera.errors import ConfigError
 from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.appearance import _HU, PHASES, draw_look, painted, with_table
+from viscera.training.synthesis.appearance import Effusion, draw_look, painted, with_table
 from viscera.training.synthesis.config import AppearanceConfig, BodyConfig
+from viscera.training.synthesis.densities import HU, PHASES
+from viscera.training.synthesis.kidneys import KidneyLook, paint_kidneys
 from viscera.training.synthesis.lesions import Lesion, draw_lesions, paint_lesion
 from viscera.training.synthesis.patient import Patient, Tissues, corners_zyx_mm
 from viscera.training.synthesis.tissues import HOLLOW, ORGAN_LABELS, ORGANS, Tissue
@@ -18,12 +20,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 NEVER = {field.name: 0.0 for field in dataclasses.fields(AppearanceConfig) if field.name.endswith("_probability")}
 # Means alone: no lesions, no texture, no scatter of the means.
-PLAIN = AppearanceConfig(spread_hu=0.0, texture_hu=(0.0, 0.0), **NEVER)
+PLAIN = AppearanceConfig(
+    spread_hu=0.0, texture_hu=(0.0, 0.0), mixing_hu=(0.0, 0.0), spleen_bands_hu=(0.0, 0.0), **NEVER
+)
 STILL = BodyConfig(
     turn_rad=0.0,
     tilt_rad=0.0,
     scale=(1.0, 1.0),
     axis_scale=(1.0, 1.0),
+    depth_scale=(1.0, 1.0),
     elastic_mm=(0.0, 0.0),
     **{field.name: 0.0 for field in dataclasses.fields(BodyConfig) if field.name.endswith("_probability")},
 )
@@ -61,31 +66,31 @@ def is_organ(seen):
     return torch.from_numpy(ORGAN_LABELS.astype(bool))[seen.tissue]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(len(PHASES)))
 def test_means_lie_in_the_range_of_their_phase(number):
     for seed in range(30):
         look = a_look(PHASES[number], seed)
         assert look.phase == PHASES[number]
-        for tissue, ranges in _HU.items():
+        for tissue, ranges in HU.items():
             low, high = ranges[number]
             assert low - 1e-3 <= look.means[tissue] <= high + 1e-3, tissue.name
         assert look.means[Tissue.KIDNEY_LEFT] == look.means[Tissue.KIDNEY_RIGHT]
 
 
 def test_every_tissue_has_a_range():
-    assert set(_HU) == set(Tissue) - {Tissue.KIDNEY_LEFT}
+    assert set(HU) == set(Tissue) - {Tissue.KIDNEY_LEFT}
 
 
 def test_contrast_makes_vessels_and_organs_brighter():
     for tissue in (Tissue.LIVER, Tissue.KIDNEY_RIGHT, Tissue.SPLEEN, Tissue.PANCREAS, Tissue.ARTERY):
-        native, _, portal, late = _HU[tissue]
+        native, _, portal, nephrographic, excretory = HU[tissue]
         assert native[1] < portal[0], tissue.name
-        assert late[0] > native[0]
-    assert _HU[Tissue.ARTERY][1][0] > _HU[Tissue.ARTERY][2][1]
+        assert portal[0] >= nephrographic[0] >= excretory[0] > native[0]
+    assert HU[Tissue.ARTERY][1][0] > HU[Tissue.ARTERY][2][1]
 
 
 def test_phases_come_as_often_as_weighted():
-    config = dataclasses.replace(PLAIN, phase_weights=(1.0, 0.0, 3.0, 0.0))
+    config = dataclasses.replace(PLAIN, phase_weights=(1.0, 0.0, 3.0, 0.0, 0.0))
     phases = [draw_look(STILL, config, (), rng(seed)).phase for seed in range(200)]
     assert set(phases) == {"native", "portal"}
     assert phases.count("portal") == pytest.approx(150, abs=25)
@@ -117,7 +122,6 @@ def test_painted_organs_measure_what_was_drawn(scene, phase):
     hu = painted(seen, grid, look, rng())
     for tissue in (
         Tissue.PANCREAS,
-        Tissue.GALLBLADDER,
         Tissue.ARTERY,
         *([Tissue.SPLEEN] if phase != "arterial" else []),
     ):
@@ -129,21 +133,62 @@ def test_painted_organs_measure_what_was_drawn(scene, phase):
     assert float(hu[cortex].median()) == pytest.approx(float(look.means[Tissue.KIDNEY_LEFT]), rel=0.02)
 
 
-def test_the_medulla_lags_behind_in_the_arterial_phase(scene):
-    seen, grid = scene
-    hu = painted(seen, grid, dataclasses.replace(a_look("arterial"), medulla=0.5, cortex_mm=3.0), rng())
+def a_ball_of_kidney(tissue=Tissue.KIDNEY_RIGHT):
+    """A kidney of 40 mm radius, voxels of 2 mm, and fields that make nothing uneven."""
+    grid = upright_grid((41, 41, 41), (2.0, 2.0, 2.0), (-40.0, -40.0, -40.0))
+    z, y, x = (place - 20.0 for place in torch.meshgrid(*[torch.arange(41.0)] * 3, indexing="ij"))
+    away = 2 * (z.square() + y.square() + x.square()).sqrt()
+    seen = Tissues(torch.where(away < 40, int(tissue), int(Tissue.FAT)), (40 - away).abs())
+    return seen, grid, (torch.zeros(grid.shape_zyx), torch.zeros(grid.shape_zyx))
+
+
+def test_the_medulla_lies_deeper_than_the_cortex_and_measures_its_share():
+    seen, grid, fields = a_ball_of_kidney()
+    hu = torch.full(grid.shape_zyx, 200.0)
+    paint_kidneys(hu, seen, grid, KidneyLook(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0), fields)
     kidney = seen.tissue == Tissue.KIDNEY_RIGHT
-    deep, shallow = hu[kidney & (seen.depth_mm >= 8)].mean(), hu[kidney & (seen.depth_mm <= 2)].mean()
-    assert 0.45 < deep / shallow < 0.7
+    assert hu[kidney & (seen.depth_mm <= 7)].unique().tolist() == [200.0]
+    assert hu[kidney & (seen.depth_mm >= 10)].unique().tolist() == pytest.approx([80.0])
+    assert (hu[~kidney] == 200).all()
+
+
+def test_between_the_pyramids_lie_columns_of_cortex():
+    seen, grid, (flat, _) = a_ball_of_kidney()
+    hu = torch.full(grid.shape_zyx, 200.0)
+    look = KidneyLook(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0)
+    paint_kidneys(hu, seen, grid, look, (flat, torch.full(grid.shape_zyx, 1.0)))
+    assert hu[20, 20, 20] == 200
+
+
+@pytest.mark.parametrize(("tissue", "inwards"), [(Tissue.KIDNEY_RIGHT, 1), (Tissue.KIDNEY_LEFT, -1)])
+def test_the_sinus_lies_towards_the_middle_and_the_front_and_holds_the_pelvis(tissue, inwards):
+    seen, grid, fields = a_ball_of_kidney(tissue)
+    hu = torch.full(grid.shape_zyx, 200.0)
+    paint_kidneys(
+        hu, seen, grid, KidneyLook(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0), fields
+    )
+    bright, dark = ((hu == value).nonzero().double().mean(0).numpy() - 20 for value in (500, -75))
+    for place in (bright, dark):
+        assert abs(place[0]) < 0.5
+        assert place[1] < -2
+        assert inwards * place[2] > 2
+    assert (seen.tissue[hu != 200] == tissue).all()
+
+
+def test_contrast_leaves_the_kidney_by_its_pelvis():
+    for phase, low, high in (("native", -5, 20), ("excretory", 100, 900)):
+        values = [a_look(phase, seed).kidney.pelvis_hu for seed in range(20)]
+        assert low <= min(values) <= max(values) <= high
 
 
 def test_the_arterial_spleen_is_striped(scene):
     seen, grid = scene
+    striped = dataclasses.replace(PLAIN, spleen_bands_hu=(30.0, 30.0))
     deviations = [
-        float(painted(seen, grid, a_look(phase), rng())[seen.tissue == Tissue.SPLEEN].std())
+        float(painted(seen, grid, a_look(phase, config=striped), rng())[seen.tissue == Tissue.SPLEEN].std())
         for phase in ("arterial", "portal")
     ]
-    assert deviations[0] > 3
+    assert 10 < deviations[0] < 30  # of a wave 30 / sqrt(2), of less than a wavelength less
     assert deviations[1] < 0.01
 
 
@@ -160,6 +205,53 @@ def test_liver_vessels_are_thin(scene):
     liver = painted(seen, grid, look, rng())[seen.tissue == Tissue.LIVER]
     changed = (liver - float(look.means[Tissue.LIVER])).abs() > 5
     assert 0.005 < changed.float().mean() < 0.25
+
+
+def test_liver_vessels_are_those_of_the_portal_and_of_the_hepatic_veins(scene):
+    seen, grid = scene
+    look = a_look("arterial")
+    means = look.means.copy()
+    means[[Tissue.LIVER, Tissue.PORTAL_VEIN, Tissue.VEIN]] = (60.0, 160.0, 20.0)
+    liver = painted(seen, grid, dataclasses.replace(look, means=means), rng())[seen.tissue == Tissue.LIVER]
+    assert float(liver.max()) > 130
+    assert float(liver.min()) < 40
+    assert 20 <= float(liver.min()) <= float(liver.max()) <= 160
+
+
+def test_bile_fills_the_gallbladder_within_its_wall(scene):
+    seen, grid = scene
+    look = a_look()
+    walls = np.full(len(Tissue), 2.0, dtype=np.float32)
+    hu = painted(seen, grid, dataclasses.replace(look, walls_mm=walls), rng())
+    bladder = seen.tissue == Tissue.GALLBLADDER
+    assert hu[bladder & (seen.depth_mm <= 2)].unique().tolist() == [look.means[Tissue.GALLBLADDER]]
+    assert hu[bladder & (seen.depth_mm > 2)].unique().tolist() == [look.lumen[Tissue.GALLBLADDER]]
+    assert look.lumen[Tissue.GALLBLADDER] < 24
+
+
+def test_an_effusion_lies_behind_in_the_lungs_of_its_side(scene):
+    seen, grid = scene
+    look = a_look()
+    one = Effusion(sides=(True, False), depth_mm=10.0, hu=5.0, collapsed_mm=6.0, collapsed_hu=70.0)
+    dry, wet = (painted(seen, grid, dataclasses.replace(look, effusion=which), rng()) for which in (None, one))
+    changed = wet != dry
+    assert (seen.tissue[changed] == Tissue.LUNG).all()
+    assert sorted(wet[changed].unique().tolist()) == [5.0, 70.0]
+    _, y, x = (place.float() for place in torch.meshgrid(*map(torch.arange, grid.shape_zyx), indexing="ij"))
+    assert (x[changed] * 2 + float(grid.affine[0, 3]) < 0).all()
+    back = y[seen.tissue == Tissue.LUNG].max()
+    assert y[wet == 5.0].min() >= back - 5  # 10 mm
+    assert back - 8 <= y[changed].min() < back - 5
+
+
+def test_sheets_and_strands_cross_the_fat_of_the_kidneys(scene):
+    seen, grid = scene
+    fat = seen.tissue == Tissue.FAT
+    clean, crossed = (
+        painted(seen, grid, dataclasses.replace(a_look(), strands_hu=strands), rng())[fat] for strands in (0.0, 60.0)
+    )
+    assert ((crossed - clean) >= 0).all()
+    assert 5 < float((crossed - clean).mean()) < 40
 
 
 def test_gas_lies_in_hollow_organs_only(scene):
@@ -220,15 +312,17 @@ def test_from_the_core_outwards_come_muscle_fat_skin_and_air(scene):
 
 def test_ascites_is_fluid_between_the_organs(scene):
     seen, grid = scene
-    look = dataclasses.replace(a_look(), soft_share=0.0)
+    look = dataclasses.replace(a_look(), soft_share=0.0, strands_hu=0.0)
     interior = seen.tissue == Tissue.INTERIOR
-    dry, wet = (painted(seen, grid, dataclasses.replace(look, ascites=one), rng()) for one in (False, True))
+    dry, wet = (painted(seen, grid, dataclasses.replace(look, ascites=one), rng()) for one in (0.0, 1.0))
     assert float(dry[interior].median()) < -70
     assert ((wet[interior] - 8).abs() < 3).float().mean() > 0.1
     assert torch.equal(wet[~interior], dry[~interior])
 
 
-@pytest.mark.parametrize("changes", [{"arms": True}, {"ascites": True}, {"dilated": True}, {"soft_share": 0.35}])
+@pytest.mark.parametrize(
+    "changes", [{"arms": True}, {"ascites": 1.0}, {"strands_hu": 80.0}, {"dilated": True}, {"soft_share": 0.35}]
+)
 def test_what_lies_around_changes_no_organ(scene, changes):
     seen, grid = scene
     look = a_look()
@@ -347,7 +441,8 @@ def test_organs_that_are_not_there_have_no_lesions(scene, patient):
 
 def test_an_inflated_lesion_lies_where_the_organ_bulges(small_anatomy, scene):
     body = dataclasses.replace(STILL, inflation_probability=1.0)
-    person = next(one for one in (Patient.draw(small_anatomy, body, rng(seed)) for seed in range(50)) if one.inflations)
+    people = (Patient.draw(small_anatomy, body, rng(seed)) for seed in range(50))
+    person = next(one for one in people if len(one.inflations) == 1)  # two that overlap move each other's middle
     lesions = draw_lesions(person, scene, PLAIN, rng())
     assert len(lesions) == len(person.inflations)
     for lesion, inflation in zip(lesions, person.inflations, strict=True):
@@ -358,7 +453,7 @@ def test_an_inflated_lesion_lies_where_the_organ_bulges(small_anatomy, scene):
 
 
 @pytest.mark.parametrize(
-    "weights", [(1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0), (1.0, -1.0, 1.0, 1.0)], ids=["three", "none", "negative"]
+    "weights", [(1.0, 1.0, 1.0), (0.0,) * 5, (1.0, -1.0, 1.0, 1.0, 1.0)], ids=["three", "none", "negative"]
 )
 def test_phase_weights_that_are_none_are_refused(weights):
     with pytest.raises(ConfigError, match="phase_weights"):

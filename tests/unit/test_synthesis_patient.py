@@ -8,7 +8,14 @@ import torch
 
 from viscera.training.synthesis.acquisition import upright_grid
 from viscera.training.synthesis.config import BodyConfig
-from viscera.training.synthesis.patient import OrganChange, Patient, _spline_weights, corners_zyx_mm, rotation
+from viscera.training.synthesis.patient import (
+    OrganChange,
+    Patient,
+    Resection,
+    _spline_weights,
+    corners_zyx_mm,
+    rotation,
+)
 from viscera.training.synthesis.tissues import Tissue
 
 # Nothing is drawn: every range is a point, every probability 0.
@@ -17,6 +24,7 @@ STILL = BodyConfig(
     tilt_rad=0.0,
     scale=(1.0, 1.0),
     axis_scale=(1.0, 1.0),
+    depth_scale=(1.0, 1.0),
     elastic_mm=(0.0, 0.0),
     **{field.name: 0.0 for field in dataclasses.fields(BodyConfig) if field.name.endswith("_probability")},
 )
@@ -196,7 +204,12 @@ def test_organs_change_by_themselves_only_where_that_is_drawn(small_anatomy):
 
 
 def test_an_organs_drawn_factors_stay_in_range(small_anatomy):
-    config = {"organ_probability": 1.0, "organ_scale": (0.5, 2.0), "organ_turn_rad": 0.0}
+    config = {
+        "organ_probability": 1.0,
+        "organ_scale": (0.5, 2.0),
+        "kidney_scale": (0.5, 2.0),
+        "organ_turn_rad": 0.0,
+    }
     factors = [
         1 / np.diag(change.matrix + np.eye(3))
         for seed in range(20)
@@ -205,6 +218,53 @@ def test_an_organs_drawn_factors_stay_in_range(small_anatomy):
     # Twice at most, per axis the root of the root of it more.
     assert 2**-1.25 <= np.min(factors) < 0.6
     assert 1.7 < np.max(factors) <= 2**1.25
+
+
+def test_kidneys_move_apart_from_each_other_and_as_far_as_asked(small_anatomy):
+    asked = {"organ_probability": 1.0, "kidney_shift_mm": (12.0, 0.0, 4.0), "organ_shift_mm": 1.0}
+    organs = list(small_anatomy.organs)
+    shifts = np.array([[one.shift * 2 for one in bent(small_anatomy, seed, **asked).changes] for seed in range(300)])
+    right, left, spleen = (
+        shifts[:, organs.index(organ)] for organ in (Tissue.KIDNEY_RIGHT, Tissue.KIDNEY_LEFT, Tissue.SPLEEN)
+    )
+    np.testing.assert_allclose(right.std(axis=0), (12, 0, 4), rtol=0.15)
+    np.testing.assert_allclose(spleen.std(axis=0), (1, 1, 1), rtol=0.15)
+    assert abs(np.corrcoef(right[:, 0], left[:, 0])[0, 1]) < 0.2
+
+
+def test_a_shallow_body_is_shorter_from_front_to_back_alone(small_anatomy):
+    np.testing.assert_allclose(np.diag(bent(small_anatomy, depth_scale=(0.8, 0.8)).matrix), (1, 1.25, 1))
+
+
+@pytest.mark.parametrize(("organ", "neighbour"), [(Tissue.SPLEEN, Tissue.KIDNEY_LEFT), (Tissue.LIVER, Tissue.STOMACH)])
+def test_an_enlarged_organ_grows_and_keeps_its_neighbours(small_anatomy, organ, neighbour):
+    still = bent(small_anatomy)
+    grown = bent(small_anatomy, enlarged_probability=1.0, enlargement_liver=(1.6, 1.6), enlargement_spleen=(1.6, 1.6))
+    own = [
+        change for change in grown.changes if np.allclose(change.centre - still.anatomy.organs[organ][0], 0, atol=20)
+    ]
+    alone = dataclasses.replace(grown, changes=tuple(own[:1] if organ == Tissue.LIVER else own[-1:]))
+    grid = upright_grid((70, 90, 110), (2.0, 2.0, 2.0), (-70.0, -90.0, -110.0))
+    before, after = (one.tissues(grid).tissue for one in (still, alone))
+    assert 1.3 < int((after == organ).sum()) / int((before == organ).sum()) < 1.6**3
+    assert int((after == neighbour).sum()) > 0.7 * int((before == neighbour).sum())
+
+
+def test_of_a_resected_liver_what_lies_beyond_the_plane_is_gone(small_anatomy):
+    still = bent(small_anatomy)
+    middle, _ = small_anatomy.organs[Tissue.LIVER]
+    cut = dataclasses.replace(still, resection=Resection(point=middle, normal=np.array([0.0, 0.0, -1.0])))
+    before, after = (one.tissues(own_grid(still)).tissue.numpy() for one in (still, cut))
+    beyond = (before == Tissue.LIVER) & (np.arange(before.shape[2]) < middle[2])
+    assert 0.3 < beyond.sum() / (before == Tissue.LIVER).sum() < 0.7
+    assert (after[beyond] == Tissue.INTERIOR).all()
+    np.testing.assert_array_equal(after[~beyond], before[~beyond])
+
+
+def test_livers_are_resected_as_often_as_asked(small_anatomy):
+    assert bent(small_anatomy).resection is None
+    cut = [bent(small_anatomy, seed, resection_probability=0.4).resection is not None for seed in range(60)]
+    assert np.mean(cut) == pytest.approx(0.4, abs=0.2)
 
 
 @pytest.mark.parametrize(

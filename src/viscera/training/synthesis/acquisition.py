@@ -17,6 +17,8 @@ _HIGHEST_HU = 3071
 # How wide the edges are that sharp kernels raise.
 _EDGE_MM = 2.0
 _THIN_SLICES = 1 / 3
+# In-plane voxels at which noise is told.
+NOISE_VOXEL_MM = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Protocol:
     Attributes:
         slice_mm, thickness_mm: Distance and thickness of slices.
         kernel_mm, sharpening: Blur in the plane, and by how much edges are raised then.
-        noise_hu, grain_mm: Noise and its grain in the plane.
+        noise_hu, grain_mm: Noise at voxels of NOISE_VOXEL_MM in the plane, and its grain there.
         streak_hu: Amplitude of streaks, 0 for none.
         padding_hu: What voxels beyond the circle of reconstruction measure, None if they show what is there.
         table: Whether the table is seen.
@@ -49,6 +51,8 @@ def draw_protocol(config: AcquisitionConfig, rng: np.random.Generator) -> Protoc
     """A random protocol."""
     low, high = config.slice_mm
     distance = low if rng.uniform() < _THIN_SLICES else rng.uniform(low, high)
+    if rng.uniform() < config.thick_probability:
+        distance = rng.uniform(*config.thick_slice_mm)
     quiet, loud = np.log(config.noise_hu)
     windowed = rng.uniform() < config.window_probability
     return Protocol(
@@ -88,13 +92,24 @@ def scanned(hu: Tensor, fine: Grid, slices: Grid, protocol: Protocol, rng: np.ra
         image += protocol.sharpening * (image - blurred(image, _EDGE_MM / in_plane_mm, (1, 2)))
         grain = 0.0  # such kernels leave the noise fine
     noise = blurred(fields.white(), grain, (1, 2)) / left_deviation(grain, 2)
-    image += noise * (protocol.noise_hu * (1 + 0.3 * fields.smooth(120.0)).clamp_(min=0.3))
+    deviation = protocol.noise_hu * averaged_share(grain * in_plane_mm, in_plane_mm)
+    image += noise * (deviation * (1 + 0.3 * fields.smooth(120.0)).clamp_(min=0.3))
     if protocol.streak_hu > 0:
         image += _streaks(slices, protocol.streak_hu, rng, hu.device)
     if protocol.window_hu is not None:
         low, high = protocol.window_hu
         image = torch.where(image < -800, -1000.0, image.clamp(low, high))
     return image.clamp_(AIR_HU, _HIGHEST_HU).round_()
+
+
+def averaged_share(grain_mm: float, voxel_mm: float) -> float:
+    """What voxels of this size leave of noise that voxels of NOISE_VOXEL_MM show, with this grain in both; roughly.
+
+    A voxel averages over its square, whose side has the deviation side / sqrt(12); white noise blurred by a deviation
+    in two dimensions falls by its inverse.
+    """
+    fine, wide = (grain_mm**2 + side**2 / 12 for side in (NOISE_VOXEL_MM, voxel_mm))
+    return float(np.sqrt(fine / wide))
 
 
 def upright_grid(shape_zyx: Size, spacing_zyx_mm: Vector, first_zyx_mm: Vector) -> Grid:

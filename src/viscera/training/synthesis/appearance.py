@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,63 +11,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viscera.geometry import Grid
-from viscera.training.synthesis.config import AppearanceConfig, BodyConfig, Range
+from viscera.training.synthesis.config import AppearanceConfig, BodyConfig
+from viscera.training.synthesis.densities import (
+    ALIKE,
+    APART,
+    BILE_HU,
+    DENSE_BILE_HU,
+    HU,
+    MEDULLA_SHARE,
+    PELVIS_HU,
+    PHASES,
+    Phase,
+)
 from viscera.training.synthesis.fields import RandomFields
+from viscera.training.synthesis.kidneys import KidneyLook, paint_kidneys
 from viscera.training.synthesis.lesions import Lesion, paint_lesion
 from viscera.training.synthesis.patient import Tissues, axes_mm
 from viscera.training.synthesis.tissues import HOLLOW, Tissue
 
-Phase = Literal["native", "arterial", "portal", "late"]
-PHASES: tuple[Phase, ...] = get_args(Phase)
-
-# HU by tissue: native, arterial, portal venous, late (see `config` for the sources).
-_HU: Mapping[Tissue, tuple[Range, Range, Range, Range]] = {
-    Tissue.LIVER: ((42, 68), (52, 88), (78, 130), (62, 108)),
-    Tissue.KIDNEY_RIGHT: ((12, 42), (110, 225), (130, 235), (95, 195)),
-    Tissue.SPLEEN: ((28, 58), (75, 160), (78, 148), (58, 112)),
-    Tissue.PANCREAS: ((22, 50), (60, 130), (60, 118), (45, 88)),
-    Tissue.GALLBLADDER: ((-2, 24), (-2, 24), (-2, 24), (-2, 30)),
-    Tissue.STOMACH: ((25, 50), (45, 100), (55, 110), (45, 85)),
-    Tissue.OESOPHAGUS: ((25, 50), (40, 75), (45, 85), (45, 75)),
-    Tissue.DUODENUM: ((25, 50), (45, 105), (55, 110), (45, 85)),
-    Tissue.SMALL_BOWEL: ((20, 48), (40, 105), (45, 105), (40, 80)),
-    Tissue.COLON: ((20, 48), (35, 85), (45, 95), (40, 75)),
-    Tissue.ADRENAL: ((5, 40), (50, 100), (50, 100), (35, 75)),
-    Tissue.LUNG: ((-900, -720), (-900, -720), (-900, -720), (-900, -720)),
-    Tissue.AIRWAY: ((-1010, -960), (-1010, -960), (-1010, -960), (-1010, -960)),
-    Tissue.HEART: ((30, 52), (140, 360), (105, 185), (80, 130)),
-    Tissue.ARTERY: ((32, 52), (210, 430), (115, 195), (82, 132)),
-    Tissue.VEIN: ((32, 52), (40, 150), (100, 185), (82, 132)),
-    Tissue.PORTAL_VEIN: ((32, 52), (50, 150), (130, 205), (85, 135)),
-    Tissue.BLADDER: ((-6, 16), (-6, 16), (-6, 20), (0, 350)),
-    Tissue.PROSTATE: ((28, 48), (45, 90), (55, 100), (50, 90)),
-    Tissue.BONE: ((40, 230), (40, 230), (50, 240), (50, 240)),
-    Tissue.CARTILAGE: ((60, 140), (60, 140), (60, 140), (60, 140)),
-    Tissue.SPINAL_CORD: ((10, 45), (10, 50), (15, 55), (15, 55)),
-    Tissue.MUSCLE: ((22, 64), (30, 72), (32, 78), (30, 75)),
-    Tissue.SOFT: ((50, 120), (100, 200), (90, 170), (70, 140)),
-    Tissue.BRAIN: ((22, 42), (25, 50), (28, 50), (25, 50)),
-    Tissue.CYST: ((-5, 20), (-5, 20), (-5, 20), (-5, 20)),
-    Tissue.INTERIOR: ((-118, -85), (-118, -85), (-118, -85), (-118, -85)),
-    Tissue.FAT: ((-118, -85), (-118, -85), (-118, -85), (-118, -85)),
-    Tissue.OUTSIDE: ((-118, -88), (-118, -88), (-118, -88), (-118, -88)),
-}
-_ALIKE = {Tissue.KIDNEY_LEFT: Tissue.KIDNEY_RIGHT}
-# What does not take part in the common rise and fall of enhancement.
-_APART = (
-    Tissue.LUNG,
-    Tissue.AIRWAY,
-    Tissue.INTERIOR,
-    Tissue.FAT,
-    Tissue.OUTSIDE,
-    Tissue.GALLBLADDER,
-    Tissue.BONE,
-    Tissue.CYST,
-)
-# The renal medulla by phase, as a share of the cortex; before the nephrographic phase it lags behind.
-_MEDULLA_SHARE: tuple[Range, ...] = ((0.95, 1.1), (0.35, 0.7), (0.6, 1.0), (0.85, 1.15))
-_CORTEX_MM = (5.0, 9.0)
 _COLLAPSED = 0.4
+_HEART_WALL_MM = (5.0, 14.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effusion:
+    """Fluid behind the lungs of a person who lies on the back.
+
+    Attributes:
+        sides: Whether on the right and on the left.
+        depth_mm: How far its level lies before the hindmost lung.
+        hu: What it measures.
+        collapsed_mm: Thickness of the airless lung before it.
+        collapsed_hu: What that measures.
+    """
+
+    sides: tuple[bool, bool]
+    depth_mm: float
+    hu: float
+    collapsed_mm: float
+    collapsed_hu: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,14 +59,17 @@ class Look:
     Attributes:
         phase: Of the contrast agent.
         means, textures: Mean HU of each tissue and deviation of its smooth unevenness.
-        medulla: Factor on the kidney's HU deep inside.
-        cortex_mm: Thickness of the kidney's cortex.
+        kidney: Its inside.
         compact_hu: By how much compact bone is denser than the rest.
-        lumen: HU of what fills stomach, bowel and oesophagus.
+        spleen_bands_hu: Amplitude of the stripes of the spleen.
+        lumen: HU of what fills stomach, bowel, oesophagus, gallbladder and heart.
+        lumen_textures: Deviation of its unevenness.
         gas: Share of gas in them.
         walls_mm: Thickness of their walls, by tissue.
         soft_share: Share of soft tissue in the interior.
-        ascites: Whether fluid fills part of the interior.
+        strands_hu: By how much sheets and strands in the fat are denser than it.
+        ascites: How much fluid lies in the interior, 0 for none.
+        effusion: Fluid beside the lungs, None for none.
         dilated: Whether wide loops of bowel do.
         muscle_mm, fat_mm, skin_mm, fat_unevenness: Layers beyond the core.
         arms: Whether arms lie beside the body, and how far from its middle.
@@ -95,14 +79,17 @@ class Look:
     phase: Phase
     means: NDArray[np.float32]
     textures: NDArray[np.float32]
-    medulla: float
-    cortex_mm: float
+    kidney: KidneyLook
+    spleen_bands_hu: float
     compact_hu: float
     lumen: NDArray[np.float32]
+    lumen_textures: NDArray[np.float32]
     gas: NDArray[np.float32]
     walls_mm: NDArray[np.float32]
     soft_share: float
-    ascites: bool
+    strands_hu: float
+    ascites: float
+    effusion: Effusion | None
     dilated: bool
     muscle_mm: float
     fat_mm: float
@@ -120,26 +107,29 @@ def draw_look(
     number = int(rng.choice(len(PHASES), p=weights / weights.sum()))
     textures = np.full(len(Tissue), rng.uniform(*config.texture_hu), dtype=np.float32)
     textures[[Tissue.LUNG, Tissue.BONE, Tissue.INTERIOR, Tissue.FAT, Tissue.OUTSIDE]] = (40, 45, 12, 10, 8)
-    if number == 1:
-        textures[Tissue.SPLEEN] = rng.uniform(5, 30)  # the spleen's stripes in the arterial phase
+    if 1 <= number <= 2:  # blood of different origin is not yet mixed
+        textures[Tissue.VEIN] = rng.uniform(*config.mixing_hu)
     means = _drawn_means(number, config, textures, rng)
-    lumen, gas = _drawn_contents(config, rng)
+    contents = _drawn_contents(config, means, rng)
     thin, thick = body.fat_mm
     return Look(
         phase=PHASES[number],
         means=means,
         textures=textures,
-        medulla=rng.uniform(*_MEDULLA_SHARE[number]),
-        cortex_mm=rng.uniform(*_CORTEX_MM),
+        kidney=_drawn_kidney(number, config, rng),
+        spleen_bands_hu=rng.uniform(*config.spleen_bands_hu) if number == 1 else 0.0,
         compact_hu=rng.uniform(*config.compact_bone_hu),
-        lumen=lumen,
-        gas=gas,
+        lumen=contents[0],
+        lumen_textures=contents[1],
+        gas=contents[2],
         walls_mm=_drawn_walls(rng),
         soft_share=rng.uniform(*config.interior_soft_share),
-        ascites=bool(rng.uniform() < config.ascites_probability),
+        strands_hu=rng.uniform(*config.strands_hu),
+        ascites=rng.uniform(*config.ascites) if rng.uniform() < config.ascites_probability else 0.0,
+        effusion=_drawn_effusion(number, config, rng),
         dilated=bool(rng.uniform() < config.dilated_bowel_probability),
         muscle_mm=rng.uniform(*body.muscle_mm),
-        fat_mm=thin + (thick - thin) * rng.uniform() ** 2,
+        fat_mm=thin + (thick - thin) * rng.uniform() ** 3,
         skin_mm=rng.uniform(*body.skin_mm),
         fat_unevenness=rng.uniform(0, body.fat_unevenness),
         arms=bool(rng.uniform() < body.arms_probability),
@@ -160,13 +150,14 @@ def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> 
     hu = _table(look.means, device)[tissue]
     hu += _table(look.textures, device)[tissue] * (0.7 * fine + 0.7 * one)
     _paint_bone(hu, seen, look.compact_hu, fine)
-    _paint_kidneys(hu, seen, look, middle)
-    vein = float(look.means[Tissue.VEIN])
-    liver_like = (tissue == Tissue.LIVER) | (tissue == Tissue.LUNG)
-    hu += torch.where(liver_like, threads * (vein - hu), 0.0)
+    paint_kidneys(hu, seen, grid, look.kidney, (middle, one))
+    _paint_spleen(hu, tissue, look.spleen_bands_hu, (middle, one))
+    _paint_vessels(hu, tissue, look, (middle, threads))
     _paint_contents(hu, seen, look, (middle, one, _y_mm(grid, device)))
     _paint_interior(hu, tissue, look, (broad, middle, one, threads, _y_mm(grid, device)))
-    _paint_outside(hu, seen, look, (around, middle, fine))
+    if look.effusion is not None:
+        _paint_effusion(hu, tissue, grid, look.effusion)
+    _paint_outside(hu, seen, look, (around, middle, fine), _y_mm(grid, device))
     if look.arms:
         _paint_arms(hu, tissue, grid, rng)
     for lesion in look.lesions:
@@ -179,12 +170,12 @@ def _drawn_means(
 ) -> NDArray[np.float32]:
     common = rng.uniform()
     means = np.zeros(len(Tissue), dtype=np.float32)
-    for tissue, ranges in _HU.items():
+    for tissue, ranges in HU.items():
         low, high = ranges[number]
-        share = 0.0 if tissue in _APART else config.common_share
+        share = 0.0 if tissue in APART else config.common_share
         place = share * common + (1 - share) * rng.uniform()
         means[tissue] = low + (high - low) * place + rng.normal() * config.spread_hu
-    for tissue, like in _ALIKE.items():
+    for tissue, like in ALIKE.items():
         means[tissue] = means[like]
     if rng.uniform() < config.fatty_liver_probability:
         means[Tissue.LIVER] -= rng.uniform(*config.fatty_liver_hu)
@@ -195,10 +186,10 @@ def _drawn_means(
 
 
 def _drawn_contents(
-    config: AppearanceConfig, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    lumen = np.zeros(len(Tissue), dtype=np.float32)
-    gas = np.zeros(len(Tissue), dtype=np.float32)
+    config: AppearanceConfig, means: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """What hollow organs hold, how uneven that is, and their share of gas."""
+    lumen, textures, gas = (np.zeros(len(Tissue), dtype=np.float32) for _ in range(3))
     contrast = rng.uniform() < config.oral_contrast_probability
     largest = {
         Tissue.STOMACH: 0.6,
@@ -209,9 +200,14 @@ def _drawn_contents(
     }
     for tissue in HOLLOW:
         reached = contrast and rng.uniform() < 0.75
-        lumen[tissue] = rng.uniform(*config.oral_contrast_hu) if reached else rng.uniform(-10, 60)
+        lumen[tissue] = rng.uniform(*config.oral_contrast_hu) if reached else rng.uniform(-10, 70)
+        textures[tissue] = rng.uniform(*config.contents_texture_hu) + 0.12 * abs(lumen[tissue])
         gas[tissue] = rng.uniform(0, config.gas_share) * largest[tissue]
-    return lumen, gas
+    textures[Tissue.COLON] += 30
+    dense = rng.uniform() < config.dense_bile_probability
+    lumen[Tissue.GALLBLADDER] = rng.uniform(*(DENSE_BILE_HU if dense else BILE_HU))
+    lumen[Tissue.HEART] = means[Tissue.VEIN] + rng.uniform(0.3, 1) * (means[Tissue.ARTERY] - means[Tissue.VEIN])
+    return lumen, textures, gas
 
 
 def _drawn_walls(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -220,7 +216,31 @@ def _drawn_walls(rng: np.random.Generator) -> NDArray[np.float32]:
     for tissue in (Tissue.STOMACH, Tissue.DUODENUM):
         if rng.uniform() < _COLLAPSED:
             walls[tissue] *= rng.uniform(1.5, 5.0)
+    walls[Tissue.HEART] = rng.uniform(*_HEART_WALL_MM)
     return walls
+
+
+def _drawn_kidney(number: int, config: AppearanceConfig, rng: np.random.Generator) -> KidneyLook:
+    stowed = rng.uniform() < config.hydronephrosis_probability
+    return KidneyLook(
+        medulla=rng.uniform(*MEDULLA_SHARE[number]),
+        cortex_mm=rng.uniform(*config.cortex_mm),
+        sinus=1.0 if stowed else rng.uniform(*config.sinus),
+        pelvis=1.0 if stowed else rng.uniform(0.4, 1.0),
+        pelvis_hu=rng.uniform(*PELVIS_HU[number]),
+    )
+
+
+def _drawn_effusion(number: int, config: AppearanceConfig, rng: np.random.Generator) -> Effusion | None:
+    if rng.uniform() >= config.effusion_probability:
+        return None
+    return Effusion(
+        sides=((True, True), (True, False), (False, True))[int(rng.integers(3))],
+        depth_mm=rng.uniform(*config.effusion_mm),
+        hu=rng.uniform(-5, 25),
+        collapsed_mm=rng.uniform(0, 25),
+        collapsed_hu=rng.uniform(20, 50) if number == 0 else rng.uniform(45, 130),
+    )
 
 
 def _paint_bone(hu: Tensor, seen: Tissues, compact_hu: float, fine: Tensor) -> None:
@@ -230,10 +250,22 @@ def _paint_bone(hu: Tensor, seen: Tissues, compact_hu: float, fine: Tensor) -> N
     hu += torch.where(tissue == Tissue.BONE, compact, 0.0)
 
 
-def _paint_kidneys(hu: Tensor, seen: Tissues, look: Look, middle: Tensor) -> None:
-    kidney = (seen.tissue == Tissue.KIDNEY_LEFT) | (seen.tissue == Tissue.KIDNEY_RIGHT)
-    deep = ((seen.depth_mm - look.cortex_mm + 1.5 * middle) / 3.0).clamp_(0, 1)
-    hu *= torch.where(kidney, 1 + deep * (look.medulla - 1), 1.0)
+def _paint_spleen(hu: Tensor, tissue: Tensor, bands_hu: float, fields: tuple[Tensor, Tensor]) -> None:
+    """Winding stripes: a wave along two random fields."""
+    if bands_hu <= 0:
+        return
+    middle, one = fields
+    places = (tissue == Tissue.SPLEEN).nonzero(as_tuple=True)
+    hu[places] += bands_hu * torch.sin(3.0 * middle[places] + 2.0 * one[places])
+
+
+def _paint_vessels(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor, Tensor]) -> None:
+    """Branches of the portal and the hepatic veins in the liver, vessels of the lung."""
+    middle, threads = fields
+    places = ((tissue == Tissue.LIVER) | (tissue == Tissue.LUNG)).nonzero(as_tuple=True)
+    own = hu[places]
+    portal, hepatic = float(look.means[Tissue.PORTAL_VEIN]), float(look.means[Tissue.VEIN])
+    hu[places] = torch.lerp(own, torch.where(middle[places] > 0, portal, hepatic), threads[places])
 
 
 def _paint_contents(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -241,11 +273,10 @@ def _paint_contents(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor,
     tissue, depth = seen
     device = hu.device
     hollow = torch.zeros(len(Tissue), dtype=torch.bool, device=device)
-    hollow[list(HOLLOW)] = True
+    hollow[[*HOLLOW, Tissue.GALLBLADDER, Tissue.HEART]] = True
     inside = hollow[tissue] & (depth > _table(look.walls_mm, device)[tissue])
     lumen = _table(look.lumen, device)[tissue]
-    colon = (tissue == Tissue.COLON).float()
-    content = lumen + (8 + 0.12 * lumen.abs()) * one + colon * 40 * (one - 0.5)
+    content = lumen + _table(look.lumen_textures, device)[tissue] * one
     # Gas gathers in front, as patients lie on their backs.
     share = _table(look.gas, device)[tissue]
     gas = (middle - y_mm / 60.0 > 1.6 - 3.2 * share) & (share > 0.02)
@@ -255,14 +286,18 @@ def _paint_contents(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor,
 
 def _paint_interior(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor, ...]) -> None:
     broad, middle, one, threads, y_mm = fields
-    interior = tissue == Tissue.INTERIOR
+    # Sheets of connective tissue, also through the fat of the kidneys: where a field vanishes.
+    sheets = torch.exp(one.square() * -12.0) * (0.6 + 0.4 * middle).clamp_(min=0.0)
+    filled = hu + look.strands_hu * sheets
+    hu.copy_(torch.where(tissue == Tissue.FAT, filled + 0.5 * threads * look.strands_hu, hu))
     level = 1.3 - 2.4 * look.soft_share
     soft = ((0.6 * broad + 0.7 * one - level) * 2.5).clamp_(0, 1)
     bowel = float(look.means[Tissue.SMALL_BOWEL]) - 15
-    filled = hu + soft * (bowel - hu)
-    filled += threads * (float(look.means[Tissue.VEIN]) - filled)
-    if look.ascites:
-        fluid = ((broad + 0.3 * one + 0.2) * 4).clamp_(0, 1)
+    filled += soft * (bowel - filled)
+    artery, vein = float(look.means[Tissue.ARTERY]), float(look.means[Tissue.PORTAL_VEIN])
+    filled += threads * (torch.where(middle > 0.7, artery, vein) - filled)
+    if look.ascites > 0:
+        fluid = ((broad + 0.3 * one - 1.2 + 1.4 * look.ascites) * 4).clamp_(0, 1)
         filled += fluid * (8.0 - filled)
     if look.dilated:
         loops = (0.8 - middle.abs()) * 6  # sheets between wide cells are walls
@@ -270,14 +305,31 @@ def _paint_interior(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor
         gas = middle - y_mm / 60.0 > 1.4
         content = torch.where(gas, -930.0, float(look.lumen[Tissue.SMALL_BOWEL]) + 5 * one)
         filled = torch.where((broad > 0) & (loops < -0.6), content, filled)
-    hu.copy_(torch.where(interior, filled, hu))
+    hu.copy_(torch.where(tissue == Tissue.INTERIOR, filled, hu))
 
 
-def _paint_outside(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, Tensor, Tensor]) -> None:
+def _paint_effusion(hu: Tensor, tissue: Tensor, grid: Grid, effusion: Effusion) -> None:
+    """Fluid, and airless lung before it, in the hindmost part of the lungs."""
+    _, y, x = axes_mm(grid, hu.device)
+    lung = tissue == Tissue.LUNG
+    rows = lung.any(0).any(1).nonzero().flatten()
+    if not len(rows):
+        return
+    level = float(y[0, int(rows[-1]), 0]) - effusion.depth_mm
+    right, left = effusion.sides
+    beside = (x < 0) & right | (x >= 0) & left
+    hu.copy_(torch.where(lung & beside & (y > level - effusion.collapsed_mm), effusion.collapsed_hu, hu))
+    hu.copy_(torch.where(lung & beside & (y > level), effusion.hu, hu))
+
+
+def _paint_outside(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, Tensor, Tensor], y_mm: Tensor) -> None:
     around, middle, fine = fields
     tissue, depth = seen
-    muscle_end = look.muscle_mm * (1 + 0.35 * middle).clamp_(min=0.2)
-    fat_end = muscle_end + look.fat_mm * (1 + look.fat_unevenness * around).clamp_(min=0.15)
+    # Behind, the maps name the muscles themselves.
+    behind = 1 - 0.8 * ((y_mm - 20.0) / 40.0).clamp(0, 1)
+    muscle_end = look.muscle_mm * (1 + 0.35 * middle).clamp_(min=0.2) * behind
+    # Fat evens out what is uneven below, so that the skin is smooth.
+    fat_end = look.muscle_mm * behind + look.fat_mm * (1 + look.fat_unevenness * around).clamp_(min=0.15)
     skin_end = fat_end + look.skin_mm
     muscle = float(look.means[Tissue.MUSCLE]) + 10 * fine
     layer = torch.where(depth < skin_end, float(look.means[Tissue.MUSCLE]) - 20.0, -1000.0)

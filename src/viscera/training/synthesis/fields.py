@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from viscera.geometry import Size, Vector
@@ -40,11 +39,31 @@ class RandomFields:
             for count, step in zip(self.shape, self.spacing, strict=True)
         ]
         values = torch.randn(1, 1, *nodes, generator=self._generator, device=self.device) / _LEFT
-        return F.interpolate(values, size=self.shape, mode="trilinear", align_corners=True)[0, 0]
+        return stretched(values[0], self.shape)[0]
 
     def white(self) -> Tensor:
         """Independent normal numbers (z, y, x)."""
         return torch.randn(self.shape, generator=self._generator, device=self.device)
+
+
+def stretched(values: Tensor, shape_zyx: Size) -> Tensor:
+    """Maps (c, z, y, x) interpolated linearly to a shape, the first and the last nodes of each axis on its ends.
+
+    A product of one small matrix an axis, which on a CPU takes a fraction of the time of `F.interpolate`.
+    """
+    for axis, count in enumerate(shape_zyx, start=1):
+        weights = _linear_weights(values.shape[axis], count).to(values.device)
+        if axis == 3:
+            return values @ weights
+        values = torch.tensordot(values, weights, dims=([axis], [0])).movedim(-1, axis).contiguous()
+    raise AssertionError("three axes")
+
+
+def _linear_weights(nodes: int, count: int) -> Tensor:
+    """(nodes, count) weights of linear interpolation."""
+    places = torch.linspace(0, nodes - 1, count, dtype=torch.float64) if count > 1 else torch.zeros(1)
+    away = (places[None] - torch.arange(nodes, dtype=torch.float64)[:, None]).abs()
+    return (1 - away).clamp_(min=0).float()
 
 
 def blurred(values: Tensor, sigma_vox: float, axes: tuple[int, ...]) -> Tensor:

@@ -17,18 +17,30 @@ from viscera.training.synthesis.tissues import ORGANS, Tissue
 _CYSTS = 1 / 3
 _CYST_HU = (-5.0, 20.0)
 _STONE_RADIUS_MM = (2.0, 8.0)
+_STENT_STEPS = (4, 9)
+_STENT_RADIUS_MM = (1.5, 4.0)
 _STONY = (Tissue.KIDNEY_LEFT, Tissue.KIDNEY_RIGHT, Tissue.GALLBLADDER)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """A ball of other density: centre (z, y, x) in the patient's mm, radius, HU, and whether those are a difference."""
+    """A ball of other density.
 
-    tissue: Tissue
+    Attributes:
+        tissue: Of the organ it is confined to, None for none: metal lies anywhere.
+        centre_zyx_mm: In the patient's mm.
+        radius_mm: Of the ball.
+        hu: What it measures.
+        added: Whether that is a difference to what is there.
+        whole: Whether it is dense up to its radius, as what fills an addition is, instead of having an uneven rim.
+    """
+
+    tissue: Tissue | None
     centre_zyx_mm: tuple[float, float, float]
     radius_mm: float
     hu: float
     added: bool
+    whole: bool = False
 
 
 def draw_lesions(
@@ -48,7 +60,26 @@ def draw_lesions(
             for centre in _places(tissue, organ, grid, 1, rng):
                 hu, radius_mm = rng.uniform(*config.stone_hu), rng.uniform(*_STONE_RADIUS_MM)
                 lesions.append(Lesion(tissue=organ, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=False))
+    if rng.uniform() < config.lipiodol_probability:
+        for centre in _places(tissue, Tissue.LIVER, grid, int(rng.integers(1, 12)), rng):
+            hu, radius_mm = rng.uniform(*config.lipiodol_hu), rng.uniform(2, 22)
+            lesions.append(Lesion(tissue=Tissue.LIVER, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=True))
+    if rng.uniform() < config.stent_probability:
+        lesions += _stent(tissue, grid, config, rng)
     return tuple(lesions)
+
+
+def _stent(tissue: Tensor, grid: Grid, config: AppearanceConfig, rng: np.random.Generator) -> list[Lesion]:
+    """A row of dense balls in or beside the pancreas or the liver: a stent, clips, coils or a drain."""
+    organ = (Tissue.PANCREAS, Tissue.LIVER)[int(rng.integers(2))]
+    hu, radius_mm = rng.uniform(*config.stent_hu), rng.uniform(*_STENT_RADIUS_MM)
+    way = rng.standard_normal(3)
+    way *= 1.2 * radius_mm / np.linalg.norm(way)
+    return [
+        Lesion(tissue=None, centre_zyx_mm=as_vector(start + step * way), radius_mm=radius_mm, hu=hu, added=False)
+        for start in map(np.array, _places(tissue, organ, grid, 1, rng))
+        for step in range(int(rng.integers(*_STENT_STEPS)))
+    ]
 
 
 def paint_lesion(hu: Tensor, tissue: Tensor, lesion: Lesion, place: tuple[Grid, Tensor]) -> None:
@@ -62,21 +93,32 @@ def paint_lesion(hu: Tensor, tissue: Tensor, lesion: Lesion, place: tuple[Grid, 
     """
     grid, middle = place
     axes = axes_mm(grid, hu.device)
-    ranges = []
-    for axis, centre in zip(axes, lesion.centre_zyx_mm, strict=True):
-        near = ((axis.flatten() - centre).abs() < 1.4 * lesion.radius_mm).nonzero().flatten()
-        if not len(near):
-            return
-        ranges.append(slice(int(near[0]), int(near[-1]) + 1))
-    part = (ranges[0], ranges[1], ranges[2])
+    part = ball_part(axes, lesion.centre_zyx_mm, 1.4 * lesion.radius_mm)
+    if part is None:
+        return
     z, y, x = axes[0][part[0]], axes[1][:, part[1]], axes[2][:, :, part[2]]
     zc, yc, xc = lesion.centre_zyx_mm
     distance = ((z - zc).square() + (y - yc).square() + (x - xc).square()).sqrt()
-    # An uneven rim, soft over two millimetres.
-    share = ((lesion.radius_mm * (1 + 0.12 * middle[part]) - distance) / 2.0).clamp_(0, 1)
-    share = torch.where(tissue[part] == lesion.tissue, share, 0.0)
+    # An uneven rim, soft over two millimetres; or beyond the radius, where the organ it is confined to ends.
+    rim = lesion.radius_mm + 2.0 if lesion.whole else lesion.radius_mm * (1 + 0.12 * middle[part])
+    share = ((rim - distance) / 2.0).clamp_(0, 1)
+    if lesion.tissue is not None:
+        share = torch.where(tissue[part] == lesion.tissue, share, 0.0)
     change = torch.full_like(share, lesion.hu) if lesion.added else lesion.hu - hu[part]
     hu[part] += share * change
+
+
+def ball_part(
+    axes: tuple[Tensor, Tensor, Tensor], centre_zyx_mm: Vector, radius_mm: float
+) -> tuple[slice, slice, slice] | None:
+    """The part of a grid with these `axes_mm` around a ball; None if it lies beyond."""
+    ranges = []
+    for axis, centre in zip(axes, centre_zyx_mm, strict=True):
+        near = ((axis.flatten() - centre).abs() < radius_mm).nonzero().flatten()
+        if not len(near):
+            return None
+        ranges.append(slice(int(near[0]), int(near[-1]) + 1))
+    return ranges[0], ranges[1], ranges[2]
 
 
 def _of_any_kind(

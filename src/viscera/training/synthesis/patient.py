@@ -8,13 +8,13 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from viscera.geometry import Grid, Vector
 from viscera.training.synthesis.anatomy import DEPTH_UNIT_MM, SPACING_MM, Anatomy
 from viscera.training.synthesis.config import BodyConfig
+from viscera.training.synthesis.fields import stretched
 from viscera.training.synthesis.tissues import Tissue
 
 # Half the side of the cube that B-spline nodes cover; beyond it the outermost go on.
@@ -23,6 +23,11 @@ _REACH_MM = 420.0
 _LATTICE_MM = 12.0
 # An organ's own deformation fades like a Gaussian of so many of its standard deviations.
 _FADING = 2.0
+# That of an enlarged one by this many, times its factor; and where it starts from, in standard deviations (z, y, x),
+# as a liver or a spleen leans on the wall and grows away from it.
+_ENLARGED_FADING = 2.2
+_LEANS = {Tissue.LIVER: (0.6, 0.5, -0.7), Tissue.SPLEEN: (0.4, 0.6, 0.7)}
+_KIDNEYS = (Tissue.KIDNEY_LEFT, Tissue.KIDNEY_RIGHT)
 
 
 class Tissues(NamedTuple):
@@ -52,6 +57,14 @@ class Inflation:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Resection:
+    """A removed part of the liver: all of it beyond a plane, `point` and outward `normal` in voxels of the anatomy."""
+
+    point: NDArray[np.float64]
+    normal: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Patient:
     """A bent anatomy on a device.
 
@@ -65,6 +78,7 @@ class Patient:
         nodes_mm: For each elastic scale its spacing and (3, n, n, n) displacements of B-spline nodes.
         changes: Of single organs, and the stretching around inflated lesions.
         inflations: Lesions that bulge an organ.
+        resection: Of the liver, None if it is whole.
         replaced: What each tissue is drawn as: itself, or interior if it is missing.
     """
 
@@ -75,6 +89,7 @@ class Patient:
     nodes_mm: tuple[tuple[float, NDArray[np.float64]], ...]
     changes: tuple[OrganChange, ...]
     inflations: tuple[Inflation, ...]
+    resection: Resection | None
     replaced: Tensor
 
     @classmethod
@@ -88,12 +103,14 @@ class Patient:
         centre = np.mean(middles, axis=0) if middles else (shape - 1) / 2
         turns = rng.uniform(-1, 1, 3) * (config.turn_rad, config.tilt_rad, config.tilt_rad)
         scale = rng.uniform(*config.scale) * rng.uniform(*config.axis_scale, 3)
+        scale[1] *= rng.uniform(*config.depth_scale)
         nodes = []
         for spacing, deviation in zip(config.elastic_spacing_mm, config.elastic_mm, strict=True):
             count = math.ceil(2 * _REACH_MM / spacing) + 3
             nodes.append((spacing, rng.standard_normal((3, count, count, count)) * deviation))
         alone = rng.uniform() < config.organ_probability
-        changes = tuple(_organ_change(*place, config, rng) for place in anatomy.organs.values() if alone)
+        changes = tuple(_organ_change(*item, config, rng) for item in anatomy.organs.items() if alone)
+        enlarged = _draw_enlargements(anatomy, config, rng)
         inflations, stretched = _draw_inflations(anatomy, config, rng)
         return cls(
             anatomy=anatomy,
@@ -102,8 +119,9 @@ class Patient:
             # Points are taken back into the anatomy, so factors are inverted.
             matrix=rotation(turns) @ np.diag(1 / scale),
             nodes_mm=tuple(nodes),
-            changes=changes + stretched,
+            changes=changes + enlarged + stretched,
             inflations=inflations,
+            resection=_draw_resection(anatomy, config, rng),
             replaced=_replaced(config, rng).to(device),
         )
 
@@ -115,8 +133,8 @@ class Patient:
             for low, high in zip(first, last, strict=True)
         ]
         lattice = self._bent(axes).to(self.packed.device)
-        # Lattice ends lie in the outer voxel centres, so ends are aligned.
-        fine = F.interpolate(lattice[None], size=grid.shape_zyx, mode="trilinear", align_corners=True)[0]
+        # Lattice ends lie in the outer voxel centres.
+        fine = stretched(lattice, grid.shape_zyx)
         return [fine[0], fine[1], fine[2]]
 
     def tissues(self, grid: Grid) -> Tissues:
@@ -130,6 +148,13 @@ class Patient:
         packed = self.packed.flatten()[(z.clamp_(0, depth - 1) * height + inner_y) * width + inner_x]
         further = ((y - inner_y).square() + (x - inner_x).square()).float().sqrt_()
         tissue = self.replaced[packed & 255].masked_fill_(further > 0, Tissue.OUTSIDE)
+        if self.resection is not None:
+            liver = (tissue == Tissue.LIVER).nonzero(as_tuple=True)
+            point, normal = self.resection.point, self.resection.normal
+            beyond = sum(
+                (axis[liver] - float(p)) * float(n) for axis, p, n in zip((z, y, x), point, normal, strict=True)
+            )
+            tissue[liver] = torch.where(beyond > 0, int(Tissue.INTERIOR), int(Tissue.LIVER))
         return Tissues(tissue, (packed >> 8).float() * DEPTH_UNIT_MM + further * SPACING_MM)
 
     def covered_z_mm(self) -> tuple[float, float]:
@@ -199,13 +224,48 @@ def as_vector(values: NDArray[np.float64]) -> Vector:
 
 
 def _organ_change(
-    centre: NDArray[np.float64], radius: NDArray[np.float64], config: BodyConfig, rng: np.random.Generator
+    organ: Tissue,
+    place: tuple[NDArray[np.float64], NDArray[np.float64]],
+    config: BodyConfig,
+    rng: np.random.Generator,
 ) -> OrganChange:
-    low, high = np.log(config.organ_scale)
+    centre, radius = place
+    kidney = organ in _KIDNEYS
+    low, high = np.log(config.kidney_scale if kidney else config.organ_scale)
     scale = np.exp(rng.uniform(low, high) + rng.uniform(low, high, 3) / 4)
     turn = rotation(rng.uniform(-1, 1, 3) * config.organ_turn_rad)
-    shift = rng.standard_normal(3) * config.organ_shift_mm / SPACING_MM
+    deviations = config.kidney_shift_mm if kidney else (config.organ_shift_mm,) * 3
+    shift = rng.standard_normal(3) * deviations / SPACING_MM
     return OrganChange(centre=centre, reach=_FADING * radius, matrix=turn @ np.diag(1 / scale) - np.eye(3), shift=shift)
+
+
+def _draw_enlargements(anatomy: Anatomy, config: BodyConfig, rng: np.random.Generator) -> tuple[OrganChange, ...]:
+    changes = []
+    for organ, lean in _LEANS.items():
+        if organ not in anatomy.organs or rng.uniform() >= config.enlarged_probability:
+            continue
+        middle, radius = anatomy.organs[organ]
+        low, high = np.log(config.enlargement_liver if organ == Tissue.LIVER else config.enlargement_spleen)
+        scale = float(np.exp(rng.uniform(low, high)))
+        changes.append(
+            OrganChange(
+                centre=middle + radius * lean,
+                reach=_ENLARGED_FADING * scale * radius,
+                matrix=(1 / scale - 1) * np.eye(3),
+                shift=np.zeros(3),
+            )
+        )
+    return tuple(changes)
+
+
+def _draw_resection(anatomy: Anatomy, config: BodyConfig, rng: np.random.Generator) -> Resection | None:
+    """The right part of the liver, or the left one, or what lies below or behind."""
+    if Tissue.LIVER not in anatomy.organs or rng.uniform() >= config.resection_probability:
+        return None
+    middle, radius = anatomy.organs[Tissue.LIVER]
+    main = ((0.0, 0.0, -1.0), (0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))[int(rng.integers(4))]
+    normal = np.array(main) + rng.normal(0, 0.3, 3)
+    return Resection(point=middle + rng.uniform(0.0, 1.2) * radius * main, normal=normal)
 
 
 def _draw_inflations(
@@ -239,6 +299,8 @@ def _replaced(config: BodyConfig, rng: np.random.Generator) -> Tensor:
     for tissue, chance in chances.items():
         if rng.uniform() < chance:
             table[tissue] = Tissue.INTERIOR
+            if tissue in _KIDNEYS:  # of which it is not known
+                table[Tissue.CYST] = Tissue.INTERIOR
     return table
 
 

@@ -20,6 +20,7 @@ from viscera.training.synthesis.acquisition import (
     slice_grid,
     upright_grid,
 )
+from viscera.training.synthesis.additions import Addition, draw_additions, with_additions
 from viscera.training.synthesis.anatomy import Anatomy
 from viscera.training.synthesis.appearance import Look, draw_look, painted, with_table
 from viscera.training.synthesis.config import AcquisitionConfig, SynthesisConfig
@@ -28,6 +29,7 @@ from viscera.training.synthesis.patient import Patient, Tissues
 from viscera.training.synthesis.tissues import ORGAN_LABELS, Tissue
 
 _OVERVIEW_MM = 6.0
+_OVERVIEW_WIDTH_MM = 690.0
 # A scan at its least shows so much of an axis.
 _LEAST_EXTENT_MM = 24.0
 # Scans are drawn anew until they show organs where they must; nearly always at once.
@@ -40,6 +42,7 @@ class Scan:
 
     Attributes:
         patient: The bent anatomy.
+        additions: What is laid over it.
         look: What it looks like.
         protocol: How it is scanned.
         lower_zyx_mm, upper_zyx_mm: Faces of the field of view in the patient's mm.
@@ -47,11 +50,16 @@ class Scan:
     """
 
     patient: Patient
+    additions: tuple[Addition, ...]
     look: Look
     protocol: Protocol
     lower_zyx_mm: Vector
     upper_zyx_mm: Vector
     organs: tuple[Vector, Vector] | None
+
+    def tissues(self, grid: Grid) -> Tissues:
+        """What lies at the voxel centres of an upright `grid`."""
+        return with_additions(self.patient.tissues(grid), grid, self.additions)
 
 
 def draw_scan(
@@ -79,8 +87,10 @@ def draw_scan(
         low_z, high_z = patient.covered_z_mm()
         overview = _overview_grid(low_z, high_z)
         seen = patient.tissues(overview)
+        additions = draw_additions(seen, overview, config.additions, rng)
         lesions = draw_lesions(patient, (seen, overview), config.appearance, rng)
-        look = draw_look(config.body, config.appearance, lesions, rng)
+        look = draw_look(config.body, config.appearance, (*additions.lesions, *lesions), rng)
+        seen = with_additions(seen, overview, additions.capsules)
         body = _body(seen, look).cpu().numpy()
         organs = torch.tensor(ORGAN_LABELS).to(seen.tissue.device)[seen.tissue].cpu().numpy() > 0
         if not body.any():
@@ -93,6 +103,7 @@ def draw_scan(
         if box is not None or not organs_needed:
             return Scan(
                 patient=patient,
+                additions=additions.capsules,
                 look=look,
                 protocol=protocol,
                 lower_zyx_mm=lower,
@@ -130,7 +141,7 @@ def scan_image(
         (voxel_mm, voxel_mm, voxel_mm),
         (float(first[0]), float(first[1]), float(first[2])),
     )
-    seen = scan.patient.tissues(fine)
+    seen = scan.tissues(fine)
     hu = painted(seen, fine, scan.look, rng)
     if scan.protocol.table:
         hu = with_table(hu, fine, rng)
@@ -155,7 +166,7 @@ def box_in(grid: Grid, lower_zyx_mm: Vector, upper_zyx_mm: Vector) -> Box:
 
 def _overview_grid(low_z: float, high_z: float) -> Grid:
     count = max(2, int((high_z - low_z) / _OVERVIEW_MM))
-    wide = int(600 / _OVERVIEW_MM)
+    wide = int(_OVERVIEW_WIDTH_MM / _OVERVIEW_MM)
     middle = (low_z + high_z) / 2 - _OVERVIEW_MM * (count - 1) / 2
     side = -_OVERVIEW_MM * (wide - 1) / 2
     return upright_grid((count, wide, wide), (_OVERVIEW_MM,) * 3, (middle, side, side))

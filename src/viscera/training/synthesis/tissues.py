@@ -55,6 +55,7 @@ for _tissue, _label in (
     (Tissue.LIVER, 1),
     (Tissue.KIDNEY_RIGHT, 2),
     (Tissue.KIDNEY_LEFT, 2),
+    (Tissue.CYST, 2),  # of the kidney, which experts count in
     (Tissue.SPLEEN, 3),
     (Tissue.PANCREAS, 4),
 ):
