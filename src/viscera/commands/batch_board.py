@@ -12,6 +12,7 @@ from typing import TextIO
 from viscera.batch.drive import Tally
 from viscera.batch.work import Fate, Outcome
 from viscera.commands.console import Console
+from viscera.sides import WARNING
 
 # A terminal is redrawn this often at most.
 _DRAW_SECONDS = 0.25
@@ -54,8 +55,8 @@ class Board:
             return
         why = f" again, as {outcome.why}" if outcome.why and outcome.fate is Fate.DONE else ""
         self._console.say(f"{outcome.name}: {outcome.fate}{why} ({outcome.seconds:.1f} s){far}")
-        if self._console.verbose:
-            for note in outcome.notes:
+        for note in outcome.notes:
+            if self._console.verbose or note.startswith(WARNING):
                 self._console.note(f"{outcome.name}: {note}")
 
     def case_retried(self, outcome: Outcome, tally: Tally) -> None:

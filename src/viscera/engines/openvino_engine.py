@@ -102,8 +102,15 @@ class OpenVinoEngine:
 
     def __reduce__(self) -> tuple[Callable[[], OpenVinoEngine], tuple[()]]:
         """How to make it again in another process: locks and compiled networks cannot be taken there."""
-        settings = {"precision": self._asked, "threads": self._threads, "memory_limit": self._memory_limit}
-        return partial(OpenVinoEngine, self._bundle, **settings, cache=self._cache), ()
+        again = partial(
+            OpenVinoEngine,
+            self._bundle,
+            precision=self._asked,
+            threads=self._threads,
+            memory_limit=self._memory_limit,
+            cache=self._cache,
+        )
+        return again, ()
 
     @property
     def precision(self) -> str:
