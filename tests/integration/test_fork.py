@@ -13,7 +13,7 @@ import pytest
 from viscera.case import Segmenter
 from viscera.phantom import PhantomConfig, make_phantom
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 
 # Of Python that says a process with threads is forked, which is what is tried here.
 QUIET = ("-W", "ignore:.*fork:DeprecationWarning")

@@ -44,7 +44,6 @@ COMMANDS = pytest.mark.parametrize("command", ["segment", "batch", "evaluate"])
 
 
 @posix
-@pytest.mark.slow
 @COMMANDS
 @pytest.mark.parametrize("closed", [">&- 2>&-", "<&- >&- 2>&-", "2>&-"])
 def test_with_descriptors_that_a_shell_has_closed(
@@ -57,7 +56,6 @@ def test_with_descriptors_that_a_shell_has_closed(
     assert_done(command, tmp_path, tiny_scan, tiny_bundle)
 
 
-@pytest.mark.slow
 @COMMANDS
 @pytest.mark.parametrize(
     "gone",
