@@ -49,7 +49,7 @@ class CaseOptions:
         series: The series to take from a DICOM folder with several, None for the reader's choice.
         hu_offset: Added to every voxel, for scans stored with a shifted HU scale.
         allow_empty: Write an empty label map when no organ is found instead of raising.
-        allow_mirrored: Label a scan that looks like a patient's mirror image, with a note, instead of raising.
+        allow_mirrored: Label a scan that is beyond doubt a patient's mirror image, with a note, instead of raising.
         preview: Write a picture beside the label file, NAME_preview.png.
         clean: Whether small parts of organs are removed from the labels, None for what the bundle's card says.
         side_files: Texts to write beside the label file.
@@ -166,7 +166,7 @@ class Segmenter:
 
         Raises:
             NothingFoundError: If no organ is found, unless allowed.
-            GeometryError: If the scan looks mirrored, unless allowed.
+            GeometryError: If the scan is beyond doubt mirrored, unless allowed; never for a DICOM scan.
         """
         card = self.bundle.card
         return run_stages(
@@ -192,8 +192,8 @@ class Segmenter:
         appear whole or not at all. `on_stage` is called with each of `STAGES` as it begins.
 
         Raises:
-            ReadError, GeometryError: If the scan cannot be read, its geometry is unsound, it looks mirrored, unless
-                `options.allow_mirrored`, or it is no DICOM though DICOM is asked for.
+            ReadError, GeometryError: If the scan cannot be read, its geometry is unsound, it is beyond doubt mirrored,
+                unless `options.allow_mirrored`, or it is no DICOM though DICOM is asked for.
             ConfigError: If a format is unknown.
             MissingExtraError: If a format needs a package that is not installed.
             NothingFoundError: If no organ is found, unless `options.allow_empty`.

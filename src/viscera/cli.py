@@ -36,7 +36,7 @@ from viscera.commands import (
     train,
     view,
 )
-from viscera.commands.console import Console
+from viscera.commands.console import Console, some_console
 from viscera.commands.interrupt import Terminated
 from viscera.errors import VisceraError
 
@@ -78,6 +78,11 @@ exit codes: 0 all done, 1 some case failed, 2 wrong usage, 130 interrupted
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command line `argv` (without the program's name), or of the process's own."""
+    with some_console():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text the terminal can show
@@ -85,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(verbose=args.verbose, quiet=args.quiet)
     try:
         code: int = VERBS[args.verb].run(args, console)
-        sys.stdout.flush()
+        console.require_printed()
     except VisceraError as error:
         console.fail(error)
         return error.exit_code
@@ -96,10 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.stopped("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (`viscera info | head`); keep the interpreter from flushing into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()  # the reader of our output has gone (`viscera info | head`)
         return 1
+    finally:
+        if console.lost is not None:
+            _give_up_stdout()
     return code
+
+
+def _give_up_stdout() -> None:
+    """Has nowhere take what is still to be printed, so that the interpreter does not fail on it as it ends."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, AttributeError):  # a stand-in
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def build_parser() -> argparse.ArgumentParser:

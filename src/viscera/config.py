@@ -309,10 +309,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(self, "margin_mm", self.margin_mm >= 0, "a margin of 0 mm or more")
         _require(self, "least_organs_ml", self.least_organs_ml >= 0, "a volume of 0 ml or more")
-        scn_multiple = max(
-            2 ** (self.scn.local_levels - 1), self.scn.spatial_factor * 2 ** (self.scn.spatial_levels - 1)
-        )
-        for name, multiple in (("localise", 2 ** (self.localiser.levels - 1)), ("segment", scn_multiple)):
+        for name, network in (("localise", self.localiser), ("segment", self.scn)):
+            multiple = network.size_multiple_vox
             stage: StageConfig = getattr(self, name)
             sizes = stage.sizes_x_vox + stage.sizes_y_vox + stage.sizes_z_vox
             fits = all(size % multiple == 0 for size in sizes)

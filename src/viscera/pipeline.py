@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,12 +23,12 @@ from viscera.preprocess import fitted_grid, network_input
 from viscera.quality import OrganQuality, assess
 from viscera.restore import restore_labels
 from viscera.segment import network_answer, segment_answer
-from viscera.sides import mirror_doubt
+from viscera.sides import WARNING, MirrorFinding, mirror_finding
 from viscera.signals import organ_signals
 from viscera.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from viscera.engines import Answer, Engine
+    from viscera.engines import Engine
 
 # A spacing that grew by less than this is not worth a note.
 _NOTED_GROWTH_MM = 0.01
@@ -39,7 +40,7 @@ class Allowed:
 
     Attributes:
         empty: No organ is found; the label map is all background then.
-        mirrored: The scan looks like the mirror image of a patient.
+        mirrored: The scan is beyond doubt the mirror image of a patient, or of one whose organs lie on exchanged sides.
     """
 
     empty: bool = False
@@ -100,13 +101,13 @@ def segment_volume(
 
     Raises:
         NothingFoundError: If either network finds no organ, unless allowed.
-        GeometryError: If the scan looks like the mirror image of a patient, unless allowed.
+        GeometryError: If whole organs agree that the scan is the mirror image of a patient, unless allowed; of a DICOM
+            scan, and on less evidence, a warning says so instead.
         BundleError: If a network answers with an unexpected shape or with values that are not finite.
     """
     stages = _Stages(on_stage=on_stage)
     turn = volume.grid.to_canonical()
     hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
-
     with stages.run("preprocess"):
         scout_grid = fitted_scout(grid, model)
         scout = network_input(hu, grid, scout_grid, model.localise)
@@ -114,20 +115,22 @@ def segment_volume(
 
     try:
         with stages.run("localise"):
-            found = _located(scout, (scout_grid, grid), engine, model)
+            box = _located(scout, (scout_grid, grid), engine, model)
     except NothingFoundError:
         if not allowed.empty:
             raise
         return _empty(volume, notes, organs, model, stages.seconds)
 
     with stages.run("crop"):
-        target = region_grid(grid, found, model)
+        target = region_grid(grid, box, model)
         region = network_input(hu, grid, target, model.segment)
     notes += _growth_note("segmentation", target, model.segment)
 
     with stages.run("segment"):
         answer = segment_answer(engine, region, model.scn)
-        warnings = _side_warnings(region, answer, organs, (engine, model), allowed.mirrored)
+        again = partial(segment_answer, engine, config=model.scn)
+        found = mirror_finding(region, answer, organs, again, voxel_ml=target.voxel_ml, quality=model.quality)
+    warnings = _side_warnings(found, certain=volume.sides_certain, allowed=allowed.mirrored)
     with stages.run("restore"):
         # Turned back while still small: the labels are then written once, in the scan's own order.
         back = turn.inverse()
@@ -143,10 +146,9 @@ def segment_volume(
             removed = _cleaned(labels, volume, organs, model)
     with stages.run("assess"):
         quality = assess(organ_signals(label_map, organs, answer, factor=model.scn.spatial_factor), model.quality)
-
     return Segmentation(
         label_map=label_map,
-        region=region_box(grid, found, model.margin_mm),
+        region=region_box(grid, box, model.margin_mm),
         region_grid=target,
         notes=notes + warnings + clean_notes(removed or ()),
         warnings=warnings,
@@ -177,26 +179,23 @@ def _located(scout: NDArray[np.float32], grids: tuple[Grid, Grid], engine: Engin
     return organ_box(logits, *grids, least_ml=model.least_organs_ml)
 
 
-def _side_warnings(
-    region: NDArray[np.float32],
-    answer: Answer,
-    organs: Sequence[Organ],
-    network: tuple[Engine, ModelConfig],
-    allowed: bool,
-) -> tuple[str, ...]:
-    """A warning if the scan looks mirrored and that is allowed; raises GeometryError if it is not."""
-    engine, model = network
-    doubt = mirror_doubt(region, answer, organs, lambda image: segment_answer(engine, image, model.scn))
-    if doubt is None:
+def _side_warnings(found: MirrorFinding | None, *, certain: bool, allowed: bool) -> tuple[str, ...]:
+    """A warning if the scan looks mirrored.
+
+    Raises GeometryError if that is beyond doubt, neither `allowed` nor, as left and right are `certain`, impossible.
+    """
+    if found is None:
         return ()
-    if allowed:
-        return (f"The scan looks like the mirror image of a patient: {doubt}. Left and right may be exchanged.",)
-    raise GeometryError(
-        "telling left from right",
-        expected="a scan in which the liver is on the patient's right",
-        got=f"{doubt}, as if the header exchanged left and right",
-        remedy="Correct the orientation in the header, or label the scan as it is with --allow-mirrored",
-    )
+    if found.overwhelming and not certain and not allowed:
+        raise GeometryError(
+            "telling left from right",
+            expected="a scan in which the liver is on the patient's right",
+            got=f"{found.evidence}, as if the header exchanged left and right",
+            remedy="Correct the orientation in the header, or label the scan as it is with --allow-mirrored, "
+            "as for a patient with situs inversus",
+        )
+    why = "its DICOM positions say that it is none" if certain else "its header may have exchanged left and right"
+    return (f"{WARNING}: {found.evidence}; {why}. Look whether the organs lie on exchanged sides (situs inversus).",)
 
 
 def _empty(

@@ -156,6 +156,19 @@ def quality_note(quality: Sequence[OrganQuality]) -> str | None:
     return f"Check {', '.join(parts)}." if parts else None
 
 
+def implausible_volume(volume_ml: float, limits: OrganLimits, *, cut: bool) -> Reason | None:
+    """TOO_SMALL or TOO_LARGE for a volume that an adult's whole organ does not have, else None.
+
+    Args:
+        volume_ml: Of the organ in the scan.
+        limits: What is plausible of it.
+        cut: Whether the scan may cut it, so that any volume below is plausible.
+    """
+    if volume_ml > limits.volume_max_ml:
+        return Reason.TOO_LARGE
+    return Reason.TOO_SMALL if volume_ml < limits.volume_min_ml and not cut else None
+
+
 def _judged(organ: OrganSignals, signals: Sequence[OrganSignals], config: QualityConfig) -> OrganQuality:
     others = [other for other in signals if other.organ != organ.organ and other.volume_ml > 0]
     if not organ.volume_ml > 0:
@@ -190,10 +203,11 @@ def _doubts(organ: OrganSignals, limits: OrganLimits) -> Iterator[Finding]:
 def _size(organ: OrganSignals, limits: OrganLimits) -> Iterator[Finding]:
     """Volumes no adult's organ has; one that the scan may cut may have any volume below."""
     volume = f"Its volume of {organ.volume_ml:.0f} ml is"
-    if organ.volume_ml < limits.volume_min_ml and not organ.border_faces:
-        yield Reason.TOO_SMALL, f"{volume} less than an adult's, at least {limits.volume_min_ml:g} ml."
-    if organ.volume_ml > limits.volume_max_ml:
-        yield Reason.TOO_LARGE, f"{volume} more than an adult's, at most {limits.volume_max_ml:g} ml."
+    found = implausible_volume(organ.volume_ml, limits, cut=bool(organ.border_faces))
+    if found is Reason.TOO_SMALL:
+        yield found, f"{volume} less than an adult's, at least {limits.volume_min_ml:g} ml."
+    elif found is Reason.TOO_LARGE:
+        yield found, f"{volume} more than an adult's, at most {limits.volume_max_ml:g} ml."
 
 
 def _place(organ: OrganSignals, others: Sequence[OrganSignals], config: QualityConfig) -> Iterator[Finding]:

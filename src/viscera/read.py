@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +87,7 @@ def read_volume(
     if not hu_offset:
         return volume
     note = f"An offset of {hu_offset:+d} HU was added to the stored values on request."
-    return Volume(hu=volume.hu, grid=volume.grid, notes=(*volume.notes, note))
+    return replace(volume, notes=(*volume.notes, note))
 
 
 def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid | None = None) -> LabelMap:

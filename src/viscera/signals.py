@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,24 @@ def network_signals(answer: Answer, factor: int) -> dict[int, NetworkSignals]:
             entropy_bits=_entropy_bits(probabilities[label], organ, box),
             disagreement=None if apart is None else _mean_within(apart[label], organ, box, factor),
         )
+    return found
+
+
+class ExpectedDsc(NamedTuple):
+    """The Dice coefficient to be expected of a label, and its voxels."""
+
+    dsc: float
+    voxels: int
+
+
+def expected_dscs(probabilities: NDArray[np.float32]) -> dict[int, ExpectedDsc]:
+    """`expected_dsc` of each label but 0 that is the likeliest of some voxel, by label."""
+    likeliest = _likeliest(probabilities)
+    found = {}
+    for label, box in label_boxes(likeliest).items():
+        inside = likeliest[box] == label
+        dsc = _expected_dsc(probabilities[label], inside, box)
+        found[label] = ExpectedDsc(dsc=dsc, voxels=int(np.count_nonzero(inside)))
     return found
 
 

@@ -21,11 +21,14 @@ class Volume:
         grid: Where the voxels lie.
         notes: What a reader of the result should know about how the CT was read (a series chosen among several, an
             offset applied on request), one sentence each. Never names or identifiers of a patient.
+        sides_certain: Whether no wrong header can have exchanged left and right, as in DICOM, where row, column and
+            slice positions are in the patient's own axes and always right-handed.
     """
 
     hu: NDArray[np.int16]
     grid: Grid
     notes: tuple[str, ...] = ()
+    sides_certain: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hu", _frozen(self.hu, np.int16, self.grid, "a CT volume"))

@@ -1,5 +1,7 @@
 """The bundle that ships: it loads, it finds organs in scans it never saw, and nothing where there are none."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,9 @@ from viscera.bundle import load_bundle
 from viscera.case import Segmenter
 from viscera.errors import GeometryError, NothingFoundError
 from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
-from viscera.geometry import Reorientation
+from viscera.geometry import Grid, Reorientation
 from viscera.phantom import HEAD_Z_MM, PhantomConfig, make_phantom
+from viscera.pipeline import Allowed
 from viscera.read import read_label_map, read_volume
 from viscera.volume import Volume
 
@@ -59,6 +62,43 @@ def test_a_real_scan_whose_header_mirrors_it_is_refused(segmenter, shared_data):
     volume = read_volume(shared_data / "robustness" / "msd_spleen_8_mirrored_ct.nii.gz")
     with pytest.raises(GeometryError, match="telling left from right"):
         segmenter.segment_volume(volume)
+    labelled = segmenter.segment_volume(dataclasses.replace(volume, sides_certain=True))
+    assert "looks like the mirror image" in labelled.warnings[0]
+
+
+# Of all 30 real CTs these are the ones in which the liver is in doubt, so that the mirror image is looked at.
+@pytest.mark.parametrize("case", ["tcga_bc_a10x", "hcc008_arterial", "hcc007_posttace_portal"])
+def test_a_patient_with_an_unusual_liver_is_not_taken_for_a_mirror_image(segmenter, shared_data, case):
+    result = segmenter.segment_volume(read_volume(shared_data / "real2" / f"{case}_ct.nii.gz"))
+    assert result.warnings == ()
+    assert result.label_map.labels.any()
+
+
+@pytest.mark.parametrize("cut", ["right", "upper"])
+def test_a_part_of_a_real_scan_is_never_refused_as_mirrored(segmenter, shared_data, cut):
+    """What a scan cuts looks like anything; each of these looks better in the mirror image."""
+    volume = read_volume(shared_data / "real2" / "tcga_bc_a10x_ct.nii.gz")
+    turn = volume.grid.to_canonical()
+    grid, hu = turn.apply_to_grid(volume.grid), turn.apply(volume.hu)
+    depth, _, width = hu.shape
+    part = hu[:, :, : int(0.6 * width)] if cut == "right" else hu[6 : 6 + int(100 / grid.spacing_zyx_mm[0])]
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.world(np.array([0 if cut == "right" else 6, 0, 0]))
+    assert depth > 30
+    scan = Volume(hu=np.ascontiguousarray(part), grid=Grid(shape_zyx=part.shape, affine=affine))
+    result = segmenter.segment_volume(scan)
+    assert "looks like the mirror image" in result.warnings[0]
+
+
+@pytest.mark.parametrize("case", ["amos_0018", "ts_slab"])
+def test_the_mirror_image_of_a_real_scan_is_told(segmenter, shared_data, case):
+    volume = read_volume(shared_data / "real" / f"{case}_ct.nii.gz")
+    turn = volume.grid.to_canonical()
+    hu = np.ascontiguousarray(np.flip(turn.apply(volume.hu), axis=2))
+    result = segmenter.segment_volume(
+        Volume(hu=hu, grid=turn.apply_to_grid(volume.grid)), allowed=Allowed(mirrored=True)
+    )
+    assert "looks like the mirror image" in result.warnings[0]
 
 
 def test_the_same_scan_with_its_header_put_right_is_not(segmenter, shared_data):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from viscera.config import QualityConfig
 from viscera.errors import GeometryError
 from viscera.evaluation.accuracy import (
     AccuracyConfig,
@@ -22,6 +23,7 @@ from viscera.evaluation.accuracy import (
 from viscera.evaluation.accuracy_table import card_metrics, run_markdown, runs_json
 from viscera.geometry import Box, Grid, Reorientation
 from viscera.pipeline import Segmentation
+from viscera.quality import OrganSignals, assess
 from viscera.statistics import OrganStatistics
 from viscera.volume import LabelMap, Volume
 
@@ -109,6 +111,17 @@ def test_the_box_of_labels_is_along_canonical_axes():
 def test_doubts_about_volumes(organ, volume_ml, faces, doubt):
     row = OrganStatistics(organ=organ, voxels=1, volume_ml=volume_ml, mean_hu=None, sd_hu=None, border_faces=faces)
     assert volume_doubt(row) == doubt
+
+
+@pytest.mark.parametrize("organ", ["liver", "kidney", "spleen", "pancreas"])
+def test_a_volume_is_doubted_exactly_where_the_quality_check_doubts_it(organ):
+    limits = QualityConfig().limits(organ)
+    for volume in (limits.volume_min_ml, limits.volume_max_ml):
+        for volume_ml in (volume - 1, volume, volume + 1):
+            row = OrganStatistics(organ=organ, voxels=1, volume_ml=volume_ml, mean_hu=None, sd_hu=None, border_faces=())
+            (judged,) = assess([OrganSignals(organ=organ, volume_ml=volume_ml)], QualityConfig())
+            found = {reason.replace("_", " ") for reason in judged.reasons} & {"too small", "too large"}
+            assert {volume_doubt(row)} - {None} == found
 
 
 class TestScoreCase:

@@ -3,6 +3,7 @@
 import io
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -157,6 +158,15 @@ def test_without_a_terminal_each_line_tells_how_far_it_is(capsys: pytest.Capture
     out, err = capsys.readouterr()
     assert out == "a: done again, as the scan has changed (1.5 s)  [1 of 2]\n"
     assert err == "viscera: note: b: will be tried again: no file\nviscera: error: b: no file\n"
+
+
+def test_of_the_notes_of_a_case_the_one_that_it_looks_mirrored_is_always_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    notes = ("Of 2 CT series, one was read.", "The scan looks like the mirror image of a patient: liver 0.7 and 0.9.")
+    with Board(Console(), io.StringIO()) as board:
+        board.case_ended(replace(outcome("a", Fate.DONE), notes=notes), Tally(total=1))
+    assert capsys.readouterr().err == f"viscera: note: a: {notes[1]}\n"
 
 
 def test_why_a_case_is_tried_again_is_said_once_for_each_reason(capsys: pytest.CaptureFixture[str]) -> None:

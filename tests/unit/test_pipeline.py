@@ -13,6 +13,7 @@ from viscera.errors import BundleError, GeometryError, NothingFoundError
 from viscera.geometry import AIR_HU, Grid, Reorientation
 from viscera.labels import ORGANS
 from viscera.pipeline import Allowed, segment_volume
+from viscera.sides import MirrorFinding
 from viscera.volume import Volume
 
 MODEL = ModelConfig()
@@ -443,7 +444,7 @@ class SureOfTheRight(ThresholdEngine):
         answer = super().run(stage, image)
         if stage == "localise":
             return answer
-        share = np.linspace(0.9, 0.55, image.shape[-1], dtype=np.float32)
+        share = np.linspace(0.95, 0.51, image.shape[-1], dtype=np.float32)
         liver = answer.output[:, 1] * share
         answer.output[:, 0] += answer.output[:, 1] - liver
         answer.output[:, 1] = liver
@@ -454,16 +455,39 @@ LIVER_LEFT = (((25.0, 0.0, 0.0), 22.0, 400, 1), ((-25.0, 0.0, 0.0), 15.0, -400, 
 LIVER_RIGHT = tuple(((-x, y, z), *rest) for (x, y, z), *rest in LIVER_LEFT)
 
 
-def test_a_scan_that_looks_mirrored_is_refused():
-    with pytest.raises(GeometryError, match=r"telling left from right.*--allow-mirrored"):
-        segment_volume(ball_volume(SCAN, balls=LIVER_LEFT), SureOfTheRight(), MODEL)
-    segment_volume(ball_volume(SCAN, balls=LIVER_RIGHT), SureOfTheRight(), MODEL)
-
-
-def test_a_scan_that_looks_mirrored_is_labelled_with_a_warning_if_allowed():
-    scan = ball_volume(SCAN, balls=LIVER_LEFT)
-    result = segment_volume(scan, SureOfTheRight(), MODEL, allowed=Allowed(mirrored=True))
+def test_a_liver_that_looks_better_in_the_mirror_image_is_labelled_with_a_warning():
+    result = segment_volume(ball_volume(SCAN, balls=LIVER_LEFT), SureOfTheRight(), MODEL)
     (warning,) = result.warnings
-    assert "looks like the mirror image" in warning
+    assert warning.startswith("The scan looks like the mirror image of a patient: expected Dice coefficients")
+    assert "its header may have exchanged left and right" in warning
     assert warning in result.notes
+    assert result.label_map.labels.any()
+    assert segment_volume(ball_volume(SCAN, balls=LIVER_RIGHT), SureOfTheRight(), MODEL).warnings == ()
+
+
+@pytest.fixture
+def beyond_doubt(monkeypatch):
+    found = MirrorFinding(evidence="liver 0.10 and 0.90", overwhelming=True)
+    monkeypatch.setattr("viscera.pipeline.mirror_finding", lambda *_, **__: found)
+
+
+@pytest.mark.usefixtures("beyond_doubt")
+def test_a_scan_that_is_beyond_doubt_mirrored_is_refused():
+    with pytest.raises(GeometryError, match=r"telling left from right.*--allow-mirrored, as for a patient with situs"):
+        segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
+
+
+@pytest.mark.usefixtures("beyond_doubt")
+def test_it_is_labelled_with_a_warning_if_allowed():
+    result = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allowed=Allowed(mirrored=True))
+    assert "looks like the mirror image" in result.warnings[0]
+
+
+@pytest.mark.usefixtures("beyond_doubt")
+def test_it_is_never_refused_where_left_and_right_are_certain():
+    scan = dataclasses.replace(ball_volume(SCAN), sides_certain=True)
+    result = segment_volume(scan, ThresholdEngine(), MODEL)
+    (warning,) = result.warnings
+    assert "its DICOM positions say that it is none" in warning
+    assert "situs inversus" in warning
     assert result.label_map.labels.any()

@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+
 from viscera.errors import ConfigError, ReadError
+from viscera.training import order, trainer
+from viscera.training import splits as splits_module
 from viscera.training.splits import Fold, Splits, kept_splits, read_splits, seeded_splits
 
 NAMES = [f"case{number:03d}" for number in range(11)]
@@ -40,6 +45,26 @@ def test_written_folds_come_back(tmp_path):
     kept_splits(tmp_path, splits)
     assert read_splits(tmp_path / "splits.json", NAMES) == splits
     assert kept_splits(tmp_path, splits) == splits
+
+
+def test_folds_and_the_order_of_training_have_streams_of_their_own():
+    # numpy fills a seed up with zeros, so that [1, 4] is [1, 4, 0], the first round of `order.CaseOrder`.
+    streams = (splits_module._STREAM, order._ORDER_STREAM, order._SAMPLE_STREAM, trainer._DROPOUT_STREAM)
+    assert len({*streams}) == len(streams)
+    drawn = np.random.default_rng([1, order._ORDER_STREAM, 0]).permutation(len(NAMES))
+    shared = {NAMES[place] for place in drawn[::4]}
+    assert {*seeded_splits(NAMES, 4, seed=1).folds[0].val} != shared
+
+
+def test_a_run_goes_on_with_the_folds_an_earlier_version_drew_with_its_seed(tmp_path):
+    wanted = seeded_splits(NAMES, 4, seed=1)
+    earlier = Splits(folds=seeded_splits(NAMES, 4, seed=9).folds, seed=1)
+    kept_splits(tmp_path, earlier)
+    assert kept_splits(tmp_path, wanted) == earlier
+    with pytest.raises(ConfigError, match="other folds"):
+        kept_splits(tmp_path, seeded_splits(NAMES, 3, seed=1))
+    with pytest.raises(ConfigError, match="other folds"):
+        kept_splits(tmp_path, Splits(folds=wanted.folds))  # given ones
 
 
 def test_going_on_with_other_folds_is_refused(tmp_path):

@@ -3,7 +3,9 @@
 import http.client
 import io
 import socket
+import socketserver
 import threading
+import urllib.request
 from collections.abc import Iterator
 
 import nibabel as nib
@@ -94,18 +96,89 @@ def test_head_tells_the_size_alone(server: ViewerServer) -> None:
 def test_there_is_nothing_else(path: str, server: ViewerServer) -> None:
     token = path_of(server).strip("/")
     answer = asked(server, path.replace("{token}", token))
-    assert (answer.status, answer.body) == (404, b"404 Not Found\n")  # type: ignore[attr-defined]
+    assert answer.status == 404
+    body: bytes = answer.body  # type: ignore[attr-defined]
+    assert body.startswith(b"404 Not Found\n")
+    assert b"the address it printed last" in body
+    assert token.encode() not in body
 
 
 @pytest.mark.parametrize(
-    "host", ["", "evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1:{port}.evil.example"]
+    "host",
+    [
+        "",
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1:{port}.evil.example",
+        "127.0.0.1.evil.example:{port}",
+        "localhost.evil.example:{port}",
+        "evil-localhost:{port}",
+        "user@localhost:{port}",
+        "evil.example@127.0.0.1:{port}",
+        "localhost:{port}@evil.example",
+        "localhost:{port},evil.example",
+        "localhost evil.example",
+        "localhost:",
+        "localhost:port",
+        "128.0.0.1:{port}",
+        "0.0.0.0:{port}",
+        "192.168.1.20:{port}",
+        "2130706433:{port}",
+        "127.1:{port}",
+        "[::]:{port}",
+        "[fe80::1]:{port}",
+        "[::1:{port}",
+        "::1",
+        "[127.0.0.1:{port}",
+    ],
 )
-def test_another_host_name_is_refused_even_with_the_token(host: str, server: ViewerServer) -> None:
-    assert asked(server, path_of(server), host=host.replace("{port}", str(server.port))).status == 403
+def test_another_host_name_is_refused_even_with_the_token_and_told_why(host: str, server: ViewerServer) -> None:
+    answer = asked(server, path_of(server), host=host.replace("{port}", str(server.port)))
+    body: bytes = answer.body  # type: ignore[attr-defined]
+    assert answer.status == 403
+    assert body.startswith(b"403 Forbidden\n")
+    assert b"ssh -L 8642:127.0.0.1:PORT" in body
+    assert not any(part in body for part in (b"evil", str(server.port).encode(), path_of(server).encode()))
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
-def test_localhost_is_this_machine_too(server: ViewerServer) -> None:
-    assert asked(server, path_of(server), host=f"LocalHost:{server.port}").status == 200
+@pytest.mark.parametrize(
+    "host",
+    [
+        "LocalHost:{port}",
+        "localhost",
+        "localhost:9000",
+        "127.0.0.1",
+        "127.0.0.1:9000",
+        "127.0.0.2:9000",
+        "[::1]:9000",
+        "[::1]",
+    ],
+)
+def test_this_machine_is_reached_under_each_of_its_names_through_a_tunnel_of_any_port(
+    host: str, server: ViewerServer
+) -> None:
+    assert asked(server, path_of(server), host=host.replace("{port}", str(server.port))).status == 200
+    assert asked(server, "/", host=host.replace("{port}", str(server.port))).status == 404  # the token is needed
+
+
+def test_a_tunnel_to_another_port_shows_page_and_scan(server: ViewerServer) -> None:
+    """As `ssh -L` does: whatever arrives at one port is passed on to the other, unchanged."""
+
+    class Tunnel(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as there:
+                there.sendall(self.request.recv(65536))
+                while part := there.recv(65536):
+                    self.request.sendall(part)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as tunnel:
+        threading.Thread(target=tunnel.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        for name in ("127.0.0.1", "localhost"):
+            address = f"http://{name}:{tunnel.server_address[1]}{path_of(server)}"
+            assert urllib.request.urlopen(address, timeout=10).read() == b"<p>the page</p>"
+            assert len(urllib.request.urlopen(address + "ct.nii", timeout=10).read()) > HU.nbytes
+        tunnel.shutdown()
 
 
 def raw(server: ViewerServer, request: bytes) -> bytes:

@@ -60,7 +60,7 @@ def read_dicom(
         if on_grid is not None:
             on_grid(stack.grid)
         hu = _decoded(stack.slices, stack.grid, hu_offset, doing)
-    return Volume(hu=hu, grid=stack.grid, notes=stack.notes + require_hu(hu, doing))
+    return Volume(hu=hu, grid=stack.grid, notes=stack.notes + require_hu(hu, doing), sides_certain=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

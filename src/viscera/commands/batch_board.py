@@ -11,7 +11,8 @@ from typing import TextIO
 
 from viscera.batch.drive import Tally
 from viscera.batch.work import Fate, Outcome
-from viscera.commands.console import Console
+from viscera.commands.console import Console, is_terminal
+from viscera.sides import WARNING
 
 # A terminal is redrawn this often at most.
 _DRAW_SECONDS = 0.25
@@ -31,7 +32,7 @@ class Board:
     def __init__(self, console: Console, stream: TextIO | None = None) -> None:
         self._console = console
         self._stream = sys.stderr if stream is None else stream
-        self._live = not console.quiet and self._stream.isatty()
+        self._live = not console.quiet and is_terminal(self._stream)
         self._lines = 0
         self._drawn = 0.0
         self._busy: float | None = time.monotonic()
@@ -54,8 +55,8 @@ class Board:
             return
         why = f" again, as {outcome.why}" if outcome.why and outcome.fate is Fate.DONE else ""
         self._console.say(f"{outcome.name}: {outcome.fate}{why} ({outcome.seconds:.1f} s){far}")
-        if self._console.verbose:
-            for note in outcome.notes:
+        for note in outcome.notes:
+            if self._console.verbose or note.startswith(WARNING):
                 self._console.note(f"{outcome.name}: {note}")
 
     def case_retried(self, outcome: Outcome, tally: Tally) -> None:
@@ -78,9 +79,8 @@ class Board:
         width = self._columns() - 1
         lines = foot(tally, {worker: (case, now - since) for worker, (case, since) in self._since.items()})
         self._clear()
-        self._stream.write("".join(line[:width] + "\n" for line in lines))
-        self._stream.flush()
-        self._lines, self._drawn = len(lines), now
+        self._draw("".join(line[:width] + "\n" for line in lines))
+        self._lines, self._drawn = len(lines) if self._live else 0, now
 
     def _tell_idle(self, busy: bool, now: float) -> None:
         if busy:
@@ -97,10 +97,16 @@ class Board:
             columns = 0
         return columns or shutil.get_terminal_size().columns  # some terminals do not know their size
 
+    def _draw(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # the terminal is gone, which is no reason to end the batch
+            self._live = False
+
     def _clear(self) -> None:
         if self._lines:
-            self._stream.write(_ABOVE_AND_CLEAR * self._lines)
-            self._stream.flush()
+            self._draw(_ABOVE_AND_CLEAR * self._lines)
             self._lines, self._drawn = 0, 0.0
 
 

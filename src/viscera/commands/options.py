@@ -81,9 +81,7 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
         help="remove small stray parts of organs; what is removed is reported (default: as the bundle's card says)",
     )
     group.add_argument("--preview", action="store_true", help="write a picture NAME_preview.png beside each label file")
-    group.add_argument(
-        "--allow-mirrored", action="store_true", help="label a scan that looks like a patient's mirror image"
-    )
+    group.add_argument("--allow-mirrored", action="store_true", help="label a scan that is beyond doubt a mirror image")
     group.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from viscera.bundle import STAGES, Bundle, Stage
 from viscera.engines import Answer, require_image
 from viscera.engines.compiled_cache import prepared_folder
+from viscera.engines.forks import keep_in_forks, loading, require_process
 from viscera.engines.openvino_parts import (
     Shape,
     WindowedNetwork,
@@ -39,8 +42,13 @@ EXTERNAL_DATA = b"location"
 # OpenVINO's Python package loads this converter, which reports each import to a web analytics service and needs as
 # much time as the rest of the import. Graphs are read without it.
 _REPORTING_MODULE = "openvino.tools.ovc"
-_import_lock = threading.Lock()
 _log = logging.getLogger(__name__)
+
+
+class _Compiling:
+    """Whether this process has begun to compile: OpenVINO's threads, which a fork loses, are the process's."""
+
+    process: int | None = None
 
 
 class OpenVinoEngine:
@@ -50,6 +58,9 @@ class OpenVinoEngine:
     fifth of the time and of the memory of a network that adapts itself. The last one of each stage is kept, without
     its working memory. A network that would need too much memory is computed in windows, with the same answer; see
     `openvino_parts`.
+
+    A process forked before the first network is compiled can use it, one forked later cannot (see `forks`). A copy that
+    pickle makes is as good as a new one.
 
     Args:
         bundle: The verified bundle.
@@ -78,9 +89,9 @@ class OpenVinoEngine:
         self._threads = threads
         self._memory_limit = memory_limit
         self._cache = None if cache is None else prepared_folder(cache)
-        self._loading = threading.Lock()
         self._running = threading.Lock()
         self._kept: dict[Stage, tuple[Shape, _Network]] = {}
+        keep_in_forks(self)
         if precision == "bf16" and not self._has_bf16:
             raise ConfigError(
                 "choosing the precision bf16",
@@ -88,6 +99,18 @@ class OpenVinoEngine:
                 got="one without",
                 remedy="Use f32 or auto",
             )
+
+    def __reduce__(self) -> tuple[Callable[[], OpenVinoEngine], tuple[()]]:
+        """How to make it again in another process: locks and compiled networks cannot be taken there."""
+        again = partial(
+            OpenVinoEngine,
+            self._bundle,
+            precision=self._asked,
+            threads=self._threads,
+            memory_limit=self._memory_limit,
+            cache=self._cache,
+        )
+        return again, ()
 
     @property
     def precision(self) -> str:
@@ -102,12 +125,14 @@ class OpenVinoEngine:
 
     def announce(self, stage: Stage, shape: Shape, *, beside: int = 0) -> None:
         """Refuses what cannot fit, and starts compiling the stage's network for `shape`; see `Engine.announce`."""
+        _begin_compiling()
         self._require_memory(stage, shape, beside)
         threading.Thread(target=self._compile_ahead, args=(stage, shape), name="viscera-compile").start()
 
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The network's answer to `image`; see `Engine.run`."""
         require_image(self._bundle.card.model, stage, image)
+        _begin_compiling()
         with self._running:
             try:
                 return self._network_for(stage, image.shape).answer(np.ascontiguousarray(image))
@@ -205,15 +230,17 @@ class OpenVinoEngine:
 
     @cached_property
     def _core(self) -> Any:
-        return import_openvino().Core()
+        with loading:
+            return import_openvino().Core()
 
     @cached_property
     def _has_bf16(self) -> bool:
-        return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        with loading:
+            return "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
     @property
     def _graphs(self) -> dict[Stage, Any]:
-        with self._loading:
+        with loading:
             return self._read_graphs
 
     @cached_property
@@ -262,7 +289,7 @@ def import_openvino() -> Any:
     `openvino.convert_model` is missing then. A program that has imported openvino before has had its own event, which
     cannot be undone here.
     """
-    with _import_lock:
+    with loading:
         kept_out = "openvino" not in sys.modules and _REPORTING_MODULE not in sys.modules
         if kept_out:
             sys.modules[_REPORTING_MODULE] = None  # type: ignore[assignment]  # makes its import fail
@@ -272,6 +299,12 @@ def import_openvino() -> Any:
             if kept_out:
                 sys.modules.pop(_REPORTING_MODULE, None)
     return openvino
+
+
+def _begin_compiling() -> None:
+    """Notes that this process is about to compile; raises ConfigError in one forked from another that was."""
+    require_process(_Compiling.process, has="has begun to compile networks")
+    _Compiling.process = os.getpid()
 
 
 def _graph_error(path: Path, expected: str, got: str) -> BundleError:

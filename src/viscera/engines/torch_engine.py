@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from viscera.bundle import STAGES, Bundle, Stage
 from viscera.config import ModelConfig
 from viscera.engines import Answer, require_image
+from viscera.engines.forks import require_process
 from viscera.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
 from viscera.memory import require_memory
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 class TorchEngine:
     """torch in inference mode; bf16 is torch's autocast, f32 is kept free of TF32.
+
+    A process forked from the one that made it cannot use it: neither CUDA nor the threads of OpenMP outlive a fork. A
+    copy that pickle makes is as good as a new one.
 
     Args:
         bundle: The verified bundle.
@@ -49,6 +55,10 @@ class TorchEngine:
         self._bundle = bundle
         self._memory_limit = memory_limit
         self._device = torch.device(device)
+        self._process = os.getpid()
+        self._make_again = partial(
+            TorchEngine, bundle, device=device, precision=precision, threads=threads, memory_limit=memory_limit
+        )
         self._loading = threading.Lock()
         self._running = threading.Lock()
         if device == "cuda" and not torch.cuda.is_available():
@@ -67,18 +77,24 @@ class TorchEngine:
         if threads is not None:
             torch.set_num_threads(threads)
 
+    def __reduce__(self) -> tuple[Callable[[], TorchEngine], tuple[()]]:
+        """How to make it again in another process: locks and what lies on a GPU cannot be taken there."""
+        return self._make_again, ()
+
     def prepare(self) -> None:
         """Starts reading both networks in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
     def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
         """Raises MemoryBudgetError for what cannot fit; nothing is compiled, and `beside` lies on the host."""
+        require_process(self._process, has="has loaded torch")
         self._planes(stage, shape)
 
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The network's answer to `image`; see `Engine.run`."""
         import torch
 
+        require_process(self._process, has="has loaded torch")
         require_image(self._bundle.card.model, stage, image)
         planes = self._planes(stage, image.shape)
         with self._running:

@@ -6,13 +6,12 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.config import ModelConfig
+from viscera.config import ModelConfig, QualityConfig
 from viscera.engines import Engine
 from viscera.errors import NothingFoundError
 from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
@@ -23,16 +22,13 @@ from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.localise import organ_box
 from viscera.pipeline import Segmentation
 from viscera.preprocess import fitted_grid, network_input
+from viscera.quality import implausible_volume
 from viscera.segment import network_answer
 from viscera.statistics import OrganStatistics, organ_statistics
 from viscera.volume import LabelMap, Volume
 
 Group = Literal["labelled", "unlabelled", "no abdominal CT"]
 
-# Wide ranges of whole organs of adults, diseased ones included, in ml: outside them a segmentation is hardly right.
-PLAUSIBLE_ML = MappingProxyType(
-    {"liver": (700.0, 3500.0), "kidney": (120.0, 700.0), "spleen": (40.0, 1200.0), "pancreas": (20.0, 200.0)}
-)
 # Scores below this are listed by themselves.
 LOW_DSC = 0.7
 
@@ -275,10 +271,8 @@ def labelled_box(label_map: LabelMap) -> Box | None:
 
 def volume_doubt(row: OrganStatistics) -> str | None:
     """What makes the volume of an organ implausible, None if nothing does or nothing is known of the organ."""
-    low, high = PLAUSIBLE_ML.get(row.organ, (0.0, math.inf))
-    if row.volume_ml > high:
-        return "too large"
-    return "too small" if row.volume_ml < low and not row.touches_border else None
+    found = implausible_volume(row.volume_ml, QualityConfig().limits(row.organ), cut=row.touches_border)
+    return None if found is None else str(found).replace("_", " ")
 
 
 def _scored(found: OrganAccuracy, score: CaseScore) -> OrganAccuracy:

@@ -162,8 +162,7 @@ class TerminalMonitor:
         """Leaves the last line standing and moves on to the next."""
         if self._shown and self._step is not None:
             self._write()
-            self._stream.write("\n")
-            self._stream.flush()
+            self._print("\n")
 
     def _write(self) -> None:
         if not self._shown or self._step is None:
@@ -176,8 +175,14 @@ class TerminalMonitor:
         if len(line) >= columns:
             line = short_status_line(self._step, self._scores, left_s=left_s)
         shown = line if len(line) < columns else line[: max(0, columns - 2)] + "…"
-        self._stream.write(f"\r{shown}\x1b[K")
-        self._stream.flush()
+        self._print(f"\r{shown}\x1b[K")
+
+    def _print(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # the terminal is gone, which is no reason to end the training
+            self._shown = False
 
     def _left_s(self, record: StepRecord) -> float | None:
         """Seconds left at the pace of late, validations and checkpoints included; None if that is not known yet."""

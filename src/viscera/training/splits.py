@@ -14,8 +14,9 @@ from viscera.errors import ConfigError, ReadError
 from viscera.write import write_text
 
 SPLITS = "splits.json"
-# Keeps this stream of random numbers apart from those of training with the same seed.
-_STREAM = 4
+# Keeps this stream of random numbers apart from those of training with the same seed: `order` has 4 and 5, `trainer` 6.
+# A further number there does not, as numpy fills up with zeros: [seed, 4] and [seed, 4, 0] are one stream.
+_STREAM = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,24 +91,35 @@ def read_splits(path: Path, names: Sequence[str]) -> Splits:
 def kept_splits(run: Path, wanted: Splits) -> Splits:
     """The folds of `run`: `wanted`, written to its splits.json, or those there already, if they are the same.
 
+    Folds there that were drawn from the same cases with the same seed stay as they are, too: an earlier version drew
+    others.
+
     Raises:
         ConfigError: If the run was begun with other folds.
     """
     path = run / SPLITS
-    if path.exists():
-        if (
-            read_splits(path, [name for fold in wanted.folds for name in (*fold.train, *fold.val)]).folds
-            != wanted.folds
-        ):
-            raise ConfigError(
-                f"going on with the cross-validation in {run}",
-                expected=f"the folds it was begun with, in {SPLITS}",
-                got="other folds",
-                remedy="Use the same cases, folds and seed, or another folder",
-            )
-    else:
+    if not path.exists():
         write_text(json.dumps(asdict(wanted), indent=1) + "\n", path)
-    return wanted
+        return wanted
+    kept = read_splits(path, [name for fold in wanted.folds for name in (*fold.train, *fold.val)])
+    if kept.folds == wanted.folds:
+        return wanted
+    if not _drawn_alike(kept, wanted):
+        raise ConfigError(
+            f"going on with the cross-validation in {run}",
+            expected=f"the folds it was begun with, in {SPLITS}",
+            got="other folds",
+            remedy="Use the same cases, folds and seed, or another folder",
+        )
+    return kept
+
+
+def _drawn_alike(kept: Splits, wanted: Splits) -> bool:
+    """Whether both were drawn with one seed, as many folds from the same cases."""
+    cases = {*wanted.held_out}
+    whole = all({*fold.train, *fold.val} == cases for fold in kept.folds)
+    same_kind = len(kept.folds) == len(wanted.folds) and {*kept.held_out} == cases
+    return kept.seed is not None and kept.seed == wanted.seed and whole and same_kind
 
 
 def _fold(path: Path, values: Any) -> Fold:

@@ -1,12 +1,16 @@
 """A server of one page to this machine's own browser, and to nobody else.
 
 It listens on 127.0.0.1 only; every address begins with a random token, without which there is nothing; a request for
-another host name (a web site that let its name point here) is refused; only what was handed over is served, no folder.
+another host than this machine itself (a web site that let its name point here) is refused; only what was handed over
+is served, no folder. The port in the request does not matter: a tunnel has another one, and a web site's own name is
+refused with any.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import re
 import secrets
 import socketserver
 from collections.abc import Mapping
@@ -35,6 +39,22 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+}
+
+# A request's Host: a name or an address, one of IPv6 in brackets, and a port if it is not the usual one.
+_HOST = re.compile(r"(?P<name>[a-z0-9.-]+|\[(?P<six>[0-9a-f:.]+)\])(?::[0-9]{1,5})?", re.IGNORECASE | re.ASCII)
+
+# What a page says of itself where it is not shown; nothing of the request comes back.
+_EXPLAINED = {
+    HTTPStatus.FORBIDDEN: f"""\
+viscera shows this page only under an address of this machine itself: {ADDRESS}, localhost or [::1], with any port.
+The address in your browser has another name, as a web site would have that tries to read the scan.
+To look at it from another machine, open a tunnel (ssh -L 8642:{ADDRESS}:PORT SERVER, with the port that viscera
+printed), and in the printed address replace that port by 8642.
+""",
+    HTTPStatus.NOT_FOUND: """\
+There is nothing at this address. Each run of `viscera view` has a new one: open all of the address it printed last.
+""",
 }
 
 _log = logging.getLogger(__name__)
@@ -80,7 +100,6 @@ class ViewerServer(socketserver.ThreadingTCPServer):
                 remedy="Give another --port, or none for any free one",
             ) from error
         self.port = int(self.server_address[1])
-        self.hosts = {f"{ADDRESS}:{self.port}", f"localhost:{self.port}"}
 
     @property
     def url(self) -> str:
@@ -110,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         names = self.headers.get_all("Host", [])
-        if len(names) != 1 or names[0].lower() not in self.server.hosts:
+        if len(names) != 1 or not is_this_machine(names[0]):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         item = self.server.item(self.path)
@@ -135,12 +154,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answers with the status alone; nothing of the request comes back."""
+        """Answers with the status and what it means; nothing of the request comes back."""
         status = HTTPStatus(code)
-        text = f"{status.value} {status.phrase}\n".encode()
+        explained = f"\n{_EXPLAINED[status]}" if status in _EXPLAINED else ""
+        text = f"{status.value} {status.phrase}\n{explained}".encode()
         self._send_head(status, "text/plain; charset=utf-8", len(text))
         if self.command != "HEAD":
             self.wfile.write(text)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Logs nothing: a line would hold the token."""
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a request's Host names this machine itself, with whichever port: localhost, 127.x.x.x or [::1].
+
+    A browser sends what stands in its address. A name of the internet may point to 127.0.0.1, but stays that name.
+    """
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    if found["name"].lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(found["six"] or found["name"]).is_loopback
+    except ValueError:  # a name
+        return False
