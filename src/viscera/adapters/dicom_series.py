@@ -212,7 +212,8 @@ def _labels(header: Any) -> dict[str, str]:
 
 def _slices(header: Any, source: DicomSource) -> tuple[str, list[Slice]]:
     """The slices of a CT object, and why there are none if so."""
-    if not _kind(header, [header]).slices:
+    kind = _kind(header, ())
+    if not kind.slices:
         return "localisers", []
     if int(header.get("SamplesPerPixel") or 1) != 1 or "Rows" not in header:
         return "pictures or objects without an image", []
@@ -220,7 +221,7 @@ def _slices(header: Any, source: DicomSource) -> tuple[str, list[Slice]]:
         return "images without position", list(_frames(header, source))
     if not header.get("ImagePositionPatient") or not header.get("ImageOrientationPatient"):
         return "images without position", []
-    return "images", [_slice(header, source, 0, [header])]
+    return "images", [_slice(header, source, 0, [header], kind)]
 
 
 def _frames(header: Any, source: DicomSource) -> Iterator[Slice]:
@@ -233,8 +234,8 @@ def _frames(header: Any, source: DicomSource) -> Iterator[Slice]:
             if (group := functional.get(name))
         ]  # fmt: skip
         placed = any("ImagePositionPatient" in item for item in items)
-        if placed and _kind(header, items).slices:
-            yield _slice(header, source, number, items)
+        if placed and (kind := _kind(header, items)).slices:
+            yield _slice(header, source, number, items, kind)
 
 
 # Where an enhanced object keeps what a classic one has at its top (DICOM PS3.3, C.7.6.16.2 and C.8.15.3).
@@ -254,13 +255,13 @@ def _kind(header: Any, items: Sequence[Any]) -> ImageKind:
     derivations = header.get("DerivationCodeSequence") or ()
     return image_kind(
         (*(texts("FrameType") or texts("ImageType")), *texts("VolumeBasedCalculationTechnique")),
-        rescale_type="".join(texts("RescaleType")),
+        rescale_type="".join(texts("RescaleType")).strip(),
         description=_text(header, "SeriesDescription"),
         codes=tuple(str(one.get("CodeValue") or "") for one in derivations),
     )
 
 
-def _slice(header: Any, source: DicomSource, frame: int, items: Sequence[Any]) -> Slice:
+def _slice(header: Any, source: DicomSource, frame: int, items: Sequence[Any], kind: ImageKind) -> Slice:
     def value(name: str, default: Any = None) -> Any:
         present = (item.get(name) for item in items)
         return next((one for one in present if one not in (None, "")), default)
@@ -281,7 +282,7 @@ def _slice(header: Any, source: DicomSource, frame: int, items: Sequence[Any]) -
         source=source,
         frame=frame,
         instance=str(header.get("SOPInstanceUID") or ""),
-        kind=_kind(header, items),
+        kind=kind,
         rescale_type=str(value("RescaleType", "")).strip().upper(),
         size_vox=(rows, columns),
         position_xyz_mm=(position[0], position[1], position[2]),
