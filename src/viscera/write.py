@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.sax.saxutils import quoteattr
@@ -28,6 +31,11 @@ _LABEL_INTENT = 1002
 # What a file is called until it is whole, and after how long without a write its process must have been killed.
 _PASSING = ".viscera-{}.part"
 _LEFT_SECONDS = 3600.0
+# How a file system says that it cannot flush (fsync(2), and what FUSE, SMB, 9P and shared folders of virtual machines
+# answer besides). EIO, ENOSPC and EDQUOT are failures.
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+_log = logging.getLogger(__name__)
 
 
 def write_label_map(label_map: LabelMap, path: Path, organs: Sequence[Organ] = ORGANS) -> None:
@@ -72,16 +80,47 @@ def write_bytes(data: bytes, path: Path, *, durable: bool = False) -> None:
         file.write(data)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Returns when a file, or the names in a folder, would outlive a power cut; of folders on POSIX systems only."""
+def flush_to_disk(path: Path) -> bool:
+    """Whether a file, or the names in a folder, would outlive a power cut now; folders are flushed on POSIX only.
+
+    Where flushing is not supported, as on many shares, a warning says so once, and what was written counts as written.
+
+    Raises:
+        OSError: If it is supported and fails.
+    """
     folder = path.is_dir()
     if folder and os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        return False
     try:
-        os.fsync(handle)
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    except OSError as error:
+        if not folder or error.errno not in (*_NOT_SUPPORTED, errno.EACCES, errno.EPERM, errno.EISDIR):
+            raise  # whoever may write into a folder need not be allowed to open it
+        return _not_flushed("a folder", error)
+    try:
+        return _flushed(handle, "a folder" if folder else "a file")
     finally:
         os.close(handle)
+
+
+def _flushed(handle: int, what: str) -> bool:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        return _not_flushed(what, error)
+    return True
+
+
+@cache  # told once
+def _tell_not_flushed(what: str, reason: str) -> None:
+    _log.warning("%s cannot be flushed here (%s): a power cut may undo what was written just before it", what, reason)
+
+
+def _not_flushed(what: str, error: OSError) -> bool:
+    _tell_not_flushed(what, reason(error))
+    return False
 
 
 def remove_left_files(folders: Iterable[Path]) -> None:
@@ -152,7 +191,8 @@ def _whole_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         with temporary.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # a power cut after the rename would else leave an empty file of that name
+            # A power cut after the rename would else leave an empty file of that name.
+            _flushed(file.fileno(), "a file")
         temporary.replace(path)
         if durable:
             flush_to_disk(path.parent)

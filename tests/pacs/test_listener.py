@@ -1,10 +1,12 @@
 """The C-STORE listener against real callers, decent and hostile ones."""
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +18,17 @@ import pytest
 pytest.importorskip("pynetdicom")
 
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    CTImageStorage,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE
 
+from viscera import write
 from viscera.adapters.pacs_listen import Listener, ListenerConfig
 from viscera.adapters.pacs_queue import SeriesQueue
 from viscera.adapters.pacs_records import QueueLimits
@@ -163,6 +173,101 @@ def test_a_repeated_image_is_acknowledged_and_stored_once(start: Start) -> None:
     running = start()
     assert send([image(), image(), image()], running.port) == [0, 0, 0]
     assert len(list(running.queue.folder.rglob("*.dcm"))) == 1
+
+
+def test_another_image_under_a_known_identifier_is_refused(start: Start) -> None:
+    """Not acknowledged as if it were the one that came before, whether that is still there or done with."""
+    running = start()
+    other = bytes(ROWS * ROWS * 2 - 1) + b"\1"
+    assert send([image(), image(PixelData=other), image(RescaleIntercept="-24")], running.port) == [0, 0xC101, 0xC101]
+    assert send([image(PatientName="Other^Name")], running.port) == [0]  # the same image, its patient renamed
+    (path,) = running.queue.folder.rglob("*.dcm")
+    assert path.read_bytes().endswith(bytes(ROWS * ROWS * 2))
+    assert wait_for(running.queue.close_quiet) == [1]
+    claimed = running.queue.claim()
+    assert claimed is not None
+    claimed[1].results.mkdir()
+    running.queue.segmented(claimed[1], [])
+    running.queue.finish(claimed[1])
+    assert send([image(), image(PixelData=other)], running.port) == [0, 0xC101]
+
+
+def test_the_same_image_in_the_default_encoding_is_known(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    running = start()
+    again = image()
+    again.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    packed = image()
+    packed.file_meta.TransferSyntaxUID = RLELossless
+    packed.PixelData = encapsulate([b"\2\0\0\0" + bytes(60)])
+    packed["PixelData"].VR = "OB"
+    with caplog.at_level("WARNING", "viscera.pacs"):
+        assert send([image(), again], running.port) == [0, 0]
+        assert caplog.text == ""
+        assert send([packed], running.port) == [0]  # whether it is the same cannot be seen, which is told
+    assert "encoded otherwise" in caplog.text
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Makes flushing fail with an error number, and has it told anew."""
+
+    def begin(number: int) -> None:
+        def fail(handle: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        write._tell_not_flushed.cache_clear()
+
+    yield begin
+    write._tell_not_flushed.cache_clear()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_that_cannot_flush_takes_images_and_says_so_once(
+    start: Start, unflushed: Callable[[int], None], caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    unflushed(number)
+    with caplog.at_level("WARNING"):
+        running = start()
+        assert send([image(1), image(2), image(3)], running.port) == [0, 0, 0]
+    assert running.queue.image_count(1) == 3
+    told = [one.getMessage() for one in caplog.records if one.name.startswith("viscera")]
+    assert len(told) == len(set(told)) == 2  # one of files, one of folders
+    assert all("cannot be flushed here" in one for one in told)
+
+
+def test_a_disk_that_fails_to_flush_takes_nothing(start: Start, unflushed: Callable[[int], None]) -> None:
+    running = start()
+    unflushed(errno.EIO)
+    assert send([image()], running.port) == [0xA700]
+
+
+def test_a_database_on_a_share_that_cannot_flush_works(tmp_path: Path, program: Callable[[str], str]) -> None:
+    """SQLite calls the system itself, past Python."""
+    source, library = tmp_path / "flush.c", tmp_path / "flush.so"
+    source.write_text(
+        "#include <errno.h>\n"
+        "int fsync(int fd) { (void)fd; errno = EINVAL; return -1; }\n"
+        "int fdatasync(int fd) { (void)fd; errno = EINVAL; return -1; }\n"
+    )
+    subprocess.run([program("cc"), "-shared", "-fPIC", "-o", library, source], check=True)
+    code = (
+        "import sys, pathlib; from viscera.adapters.pacs_queue import SeriesQueue\n"
+        "from viscera.adapters.pacs_records import Arrival\n"
+        "queue = SeriesQueue(pathlib.Path(sys.argv[1]))\n"
+        "one = Arrival(study_uid='1', series_uid='2', instance_uid='3', size_bytes=1,"
+        " write=lambda path: path.write_bytes(b'x'))\n"
+        "print(queue.admit(one))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "spool")],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "stored" in run.stdout.lower(), run.stderr
+    assert run.stderr.count("cannot be flushed") == 2
 
 
 def test_three_associations_at_once(start: Start) -> None:

@@ -92,7 +92,8 @@ def test_of_several_series_the_best_is_taken_with_a_note(
     request = ["pacs", "segment", "--dicomweb", orthanc.dicomweb, "--study", study, *PLAIN]
     assert main(request) == 0
     out, err = capsys.readouterr()
-    assert "Of 3 CT series, series 1 (Abdomen), 40 images, is segmented" in err
+    assert "Of 3 CT series, series 1 (Abdomen), 40 images, is segmented; the next best, series 3 (Abdomen)" in err
+    assert "4 images, has fewer than 10 places; see --series" in err
     assert "series 1 (Abdomen), 40 images: stored dicom-seg" in out
     seg = pydicom.dcmread(only_result(orthanc, "SEG", study, tmp_path / "seg.dcm"), stop_before_pixels=True)
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == objects[0].SeriesInstanceUID
@@ -101,6 +102,36 @@ def test_of_several_series_the_best_is_taken_with_a_note(
     assert "Give one of:" in capsys.readouterr().err
     assert main([*request, "--series", "1.2.3.2"]) == 1
     assert "localisers" in capsys.readouterr().err
+
+
+def test_a_projection_with_more_images_is_not_segmented(
+    orthanc: Orthanc, listen: Listen, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither on request nor by the listener, to which nobody said which series to take."""
+    objects, projection = ct_objects(17, tmp_path / "ct"), ct_objects(17, tmp_path / "mip")
+    study = str(objects[0].StudyInstanceUID)
+    for number, one in enumerate(projection * 2):
+        one.SeriesInstanceUID, one.SeriesNumber = "1.2.3.17", 9
+        one.ImageType = ["DERIVED", "SECONDARY", "REFORMATTED", "MIP"]
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.17.{number}"
+        one.ImagePositionPatient = [*one.ImagePositionPatient[:2], 4.8 * number]
+        send([one], orthanc.dicom_port, called="ORTHANC")
+    send(objects, orthanc.dicom_port, called="ORTHANC")
+    request = ["pacs", "segment", "--dicomweb", orthanc.dicomweb, "--study", study, *PLAIN]
+    assert main(request) == 0
+    out, err = capsys.readouterr()
+    assert "series 1 (Abdomen), 40 images, is segmented; the next best, series 9 (Abdomen), 80 images" in err
+    assert "is a projection or rendering (MIP, MinIP)" in err
+    assert "series 1 (Abdomen), 40 images: stored" in out
+    assert main([*request, "--all-series"]) == 0
+    out, err = capsys.readouterr()
+    assert "series 9 (Abdomen), 80 images, is passed over, as it is a projection or rendering" in err
+    assert "series 9" not in out
+
+    running = listen(f"ORTHANC@127.0.0.1:{orthanc.dicom_port}")
+    send(projection, running.port)
+    running.wait_for("series 1: cannot be segmented: ReadError: expected slices of the body, not projections")
+    assert len(orthanc.results("SEG", study)) == 1
 
 
 def test_what_arrives_is_segmented_and_sent_on(orthanc: Orthanc, listen: Listen, tmp_path: Path) -> None:

@@ -4,17 +4,20 @@ import base64
 import contextlib
 import gzip
 import http.server
+import json
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("dicomweb_client")
 
 from viscera.adapters.pacs_tls import TlsFiles
-from viscera.adapters.pacs_web import Access, DicomWeb, RemoteSeries
+from viscera.adapters.pacs_web import Access, DicomWeb, RemoteImage, RemoteSeries
+from viscera.adapters.series_ranking import SeriesTraits, image_kind
 from viscera.cli import main
 from viscera.errors import ConfigError, TransferError
 
@@ -247,10 +250,21 @@ def test_certificate_files_that_are_missing(tmp_path: Path) -> None:
 # Which series.
 
 
-def remote(number: str, images: int, *, axial: bool | None = True, description: str = "") -> RemoteSeries:
-    return RemoteSeries(
-        uid=f"1.{number}", number=number, description=description, body_part="", images=images, axial=axial
+SLICES = image_kind(("ORIGINAL", "PRIMARY", "AXIAL"))
+THROUGH = (0.0, 0.0, 1.0)
+
+
+def remote(number: str, images: int, *, axial: bool | None = True, description: str = "", **seen: Any) -> RemoteSeries:
+    """A series of which one image was looked at, and no positions are known."""
+    names = {"uid": f"1.{number}", "number": number, "description": description, "body_part": ""}
+    traits = SeriesTraits(
+        **{"kind": SLICES, "axial": axial, "places": None, "gap_mm": None, "even": None, **names, **seen}
     )
+    return RemoteSeries(**names, images=images, traits=traits).looked_into(traits, THROUGH, [])
+
+
+def rank(series: RemoteSeries) -> tuple[Any, ...]:
+    return series.traits.rank()
 
 
 def test_the_best_series_comes_first() -> None:
@@ -259,14 +273,38 @@ def test_the_best_series_comes_first() -> None:
         remote("2", 100, description="Abdomen 5 mm"),
         remote("1", 100),
         remote("10", 100),
+        remote("7", 400, kind=image_kind(("DERIVED", "SECONDARY", "AXIAL"))),
         remote("3", 300, axial=False),
         remote("5", 5),
+        remote("6", 500, kind=image_kind(("DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 MIP"))),
+        remote("8", 500, kind=image_kind(("ORIGINAL", "PRIMARY", "AXIAL"), rescale_type="Z_EFF")),
     ]
-    assert sorted((best_first[place] for place in (3, 0, 5, 2, 4, 1)), key=RemoteSeries.rank) == best_first
+    assert sorted((best_first[place] for place in (7, 3, 0, 5, 8, 2, 6, 4, 1)), key=rank) == best_first
 
 
 def test_one_multi_frame_object_is_not_a_short_series() -> None:
-    assert not remote("1", 1).rank()[0]
+    assert remote("1", 1, places=200, gap_mm=1.0, even=True).traits.places == 200
+    assert sorted([remote("2", 9), remote("1", 1)], key=rank)[0].number == "1"
+
+
+def test_positions_that_the_pacs_lists_tell_places_gap_and_evenness() -> None:
+    series = remote("1", 3)
+    images = [RemoteImage(uid=f"1.{k}", position_xyz_mm=(0.0, 0.0, 5.0 * k)) for k in (2, 0, 1)]
+    traits = series.looked_into(series.traits, THROUGH, images).traits
+    assert (traits.places, traits.gap_mm, traits.even) == (3, 5.0, True)
+    for fewer in (images[:2], [*images[:2], RemoteImage(uid="1.9", position_xyz_mm=None)]):
+        traits = series.looked_into(series.traits, THROUGH, fewer).traits
+        assert (traits.places, traits.gap_mm, traits.even) == (3, None, None)
+
+
+def test_images_without_an_identifier_or_position(site: Site) -> None:
+    listed = [{"00080018": {"vr": "UI", "Value": ["1.2"]}, "00200032": {"vr": "DS", "Value": ["1", 2, 3.5]}}]
+    site.reply = lambda request: reply(request, json.dumps([*listed, {"00080018": {"Value": ["1.3"]}}]).encode())
+    found = DicomWeb(Access(url=site.url)).images("1.2", "1.3")
+    assert [(one.uid, one.position_xyz_mm) for one in found] == [("1.2", (1.0, 2.0, 3.5)), ("1.3", None)]
+    site.reply = lambda request: reply(request, b"[{}]")
+    with pytest.raises(TransferError, match="expected objects, got none"):
+        DicomWeb(Access(url=site.url)).images("1.2", "1.3")
 
 
 @pytest.mark.parametrize("uid", ["../../x", "1.2/series", "", "1" * 65, "abc"])

@@ -1,5 +1,8 @@
 """The worker and the sender: every series once, whatever fails in between; a real receiver."""
 
+import shutil
+import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,9 +12,10 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 
+import pydicom
 import pynetdicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, SegmentationStorage
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, SegmentationStorage
 
 from viscera.adapters.pacs_queue import SeriesQueue
 from viscera.adapters.pacs_records import Arrival, Job, QueueLimits, State
@@ -19,7 +23,7 @@ from viscera.adapters.pacs_send import Destination, application_title, send_obje
 from viscera.adapters.pacs_work import Worker
 from viscera.errors import ConfigError, ReadError, TransferError
 
-from .conftest import PATIENT_NAME
+from .conftest import PATIENT_NAME, wait_for
 
 # pynetdicom leaves the socket of a failed call to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -231,9 +235,73 @@ def test_a_class_the_receiver_does_not_take_is_told(tmp_path: Path, archive: Rec
         result(tmp_path / "rt.dcm", "1.2", RTStructureSetStorage),
     ]
     sent: list[Path] = []
-    with pytest.raises(TransferError, match="no context for its SOP class"):
+    refused = r"no context for its SOP class RT Structure Set Storage in Explicit .* or Implicit .*abstract syntax not"
+    with pytest.raises(TransferError, match=refused):
         iterated(send_objects(paths, archive.destination, calling_aet="V"), sent)
     assert sent == [paths[0]]
+
+
+def test_a_receiver_of_other_classes_only_is_told(tmp_path: Path) -> None:
+    archive = Receiver([RTStructureSetStorage])
+    with pytest.raises(TransferError, match="no context for its SOP class Segmentation Storage in Explicit"):
+        list(send_objects([result(tmp_path / "1.dcm", "1.1")], archive.destination, calling_aet="V"))
+    archive.stop()
+
+
+@pytest.fixture
+def storescp(tmp_path: Path) -> Iterator[Callable[..., Destination]]:
+    """Starts DCMTK's receiver, which writes what comes to tmp_path / "got"."""
+    # pynetdicom installs a program of the same name beside Python's.
+    if (found := shutil.which("storescp", path="/usr/bin:/usr/local/bin")) is None:
+        pytest.skip("Debian's package dcmtk is not installed")
+    (tmp_path / "got").mkdir()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(*options: str) -> Destination:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        command = [found, "-od", str(tmp_path / "got"), *options, str(port)]
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        wait_for(lambda: listens(port))
+        return Destination(aet="DCMTK", host="127.0.0.1", port=port)
+
+    yield begin
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "syntax"), [(["+xi"], ImplicitVRLittleEndian), (["+xa"], ExplicitVRLittleEndian)], ids=["+xi", "any"]
+)
+def test_a_receiver_of_the_default_transfer_syntax_gets_all(
+    tmp_path: Path, storescp: Callable[..., Destination], options: list[str], syntax: str
+) -> None:
+    """DICOM's default, which every device must accept and some accept alone."""
+    paths = [result(tmp_path / "seg.dcm", "1.1"), result(tmp_path / "rt.dcm", "1.2", RTStructureSetStorage)]
+    for number, path in enumerate(paths):
+        one = pydicom.dcmread(path)
+        one.SpecificCharacterSet, one.PatientName = "ISO_IR 192", "Müller^Ärzte"
+        one.Rows, one.PixelData = 2, bytes([number, 1, 2, 3])
+        one["PixelData"].VR = "OB"
+        item = Dataset()
+        item.ROIName, item.ROINumber = "liver", 1
+        one.StructureSetROISequence = [item]
+        one.save_as(path)
+    assert list(send_objects(paths, storescp(*options), calling_aet="V")) == paths
+    received = {one.SOPInstanceUID: one for one in map(pydicom.dcmread, (tmp_path / "got").iterdir())}
+    for path in paths:
+        sent = pydicom.dcmread(path)
+        got = received[sent.SOPInstanceUID]
+        assert got.file_meta.TransferSyntaxUID == syntax
+        # Bytes of one kind are OB in one encoding and OW in the other.
+        assert {one.tag: one.value for one in got} == {one.tag: one.value for one in sent}
 
 
 def test_nobody_there_is_told(tmp_path: Path) -> None:

@@ -185,7 +185,10 @@ def two_series(folder):
 def test_of_two_series_the_longer_is_read_and_noted(tmp_path):
     volume = read_dicom(two_series(tmp_path))
     np.testing.assert_array_equal(volume.hu, ct())
-    assert volume.notes == ("Of 2 CT series, series 2 (Abdomen), 10 slices, was read.",)
+    assert volume.notes == (
+        "Of 2 CT series, series 2 (Abdomen), 10 slices, was read; the next best, series 3 (Thorax), 4 slices, has "
+        "fewer than 10 places.",
+    )
 
 
 def test_axial_is_preferred_to_longer(tmp_path):

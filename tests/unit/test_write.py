@@ -1,6 +1,8 @@
 """Writing: the grid and values arrive exactly, and a file is whole or absent."""
 
+import errno
 import os
+import re
 import stat
 import time
 import xml.etree.ElementTree as ET
@@ -159,6 +161,33 @@ def test_content_is_on_the_disk_before_its_name_and_a_durable_name_before_the_re
     monkeypatch.setattr(os, "fsync", fsync)
     write_bytes(b"a" * 100_000, path, durable=durable)
     assert flushed == [(100_000, False), *([("name", True)] if durable else [])]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EIO, errno.ENOSPC])
+def test_what_cannot_be_flushed_is_written_and_noted_once_what_fails_to_be_is_not(
+    tmp_path, monkeypatch, caplog, number
+):
+    def fail(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    write._tell_not_flushed.cache_clear()
+    if number in (errno.EIO, errno.ENOSPC):
+        with pytest.raises(WriteError, match=re.escape(os.strerror(number))):
+            write_bytes(b"x", tmp_path / "out")
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            write.flush_to_disk(tmp_path)
+        return
+    for name in ("1", "2"):
+        write_bytes(b"x", tmp_path / name, durable=True)
+        assert (tmp_path / name).read_bytes() == b"x"
+    assert not write.flush_to_disk(tmp_path)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"{what} cannot be flushed here ({os.strerror(number)}): a power cut may undo what was written just before it"
+        for what in ("a file", "a folder")
+    ]
+    write._tell_not_flushed.cache_clear()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -99,7 +99,9 @@ def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
         ReadError: If a zip is damaged, locked or larger than any study, or nothing can be opened.
     """
     if path.is_dir():
-        yield [_file_source(file, file.name) for file in files_below(path) if is_dicom_file(file)]
+        yield [
+            _file_source(file, file.relative_to(path).as_posix()) for file in files_below(path) if is_dicom_file(file)
+        ]
     elif is_zip_file(path):
         doing = f"reading {path}"
         with _opened_zip(path, doing) as archive:

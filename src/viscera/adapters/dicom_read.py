@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.adapters.dicom_copies import undecodable, without_copies
 from viscera.adapters.dicom_files import DicomSource, dicom_sources
 from viscera.adapters.dicom_pixels import file_images
-from viscera.adapters.dicom_series import DICOM_FAULTS, HU_TYPES, Series, Slice, ct_series
+from viscera.adapters.dicom_series import DICOM_FAULTS, Series, Slice, ct_series
 from viscera.errors import GeometryError, ReadError
 from viscera.geometry import Grid
 from viscera.hounsfield import allocated, fill_hu, require_hu, require_likely, require_offset
@@ -39,8 +40,8 @@ def read_dicom(
 ) -> Volume:
     """The CT in a DICOM folder, zip or file: int16 HU (slice, row, column), slices along their normal.
 
-    The affine follows from the slices' positions, so the shear of a tilted gantry is in it. Of several series the
-    axial one with most slices is taken, unless `series` says otherwise, and a note says so.
+    The affine follows from the slices' positions, so the shear of a tilted gantry is in it. Of several series the best
+    one is taken, see `viscera.adapters.series_ranking`, unless `series` says otherwise, and a note says why.
 
     Args:
         path: A folder (all below it is looked at, whatever its name), a zip, or one file with all slices.
@@ -81,17 +82,21 @@ class Stack:
 def chosen_stack(sources: Sequence[DicomSource], series: str | None, doing: str) -> Stack:
     """The stack that `read_dicom` takes from `sources`, its pixels not yet read; raises what `read_dicom` does."""
     chosen, notes = _chosen(ct_series(sources, doing), series, doing)
-    if chosen.rescale_type not in HU_TYPES:
+    if not chosen.traits.kind.in_hu:
         raise ReadError(
             doing,
             expected="Hounsfield units",
-            got=f"{chosen.text(with_uid=False)}, in units {chosen.rescale_type!r}",
+            got=f"{chosen.text(with_uid=False)}, in units {chosen.units}",
             remedy="Choose another series with --series",
         )
-    ordered, duplicates = _in_order(chosen.slices)
+    if chosen.traits.kind.projection:
+        notes += ("The images are projections or renderings (MIP, MinIP): organs are not shown as large as they are.",)
+    normal = chosen.slices[0].normal
+    distinct, copies = without_copies(chosen.slices, doing)
+    ordered = sorted(distinct, key=lambda one: float(np.dot(one.position_xyz_mm, normal)))
     grid, tilt = _stacked(ordered, doing)
-    if duplicates:
-        notes += (f"{duplicates} repeated copies of slices were passed over.",)
+    if copies:
+        notes += (f"{copies} repeated copies of slices were passed over.",)
     if tilt > TILT_DEGREES:
         notes += (f"The gantry was tilted by {tilt:.1f} degrees; the shear is kept in the geometry.",)
     return Stack(slices=tuple(ordered), grid=grid, notes=notes)
@@ -101,7 +106,10 @@ def _chosen(candidates: list[Series], wanted: str | None, doing: str) -> tuple[S
     if wanted is None:
         if len(candidates) == 1:
             return candidates[0], ()
-        return candidates[0], (f"Of {len(candidates)} CT series, {candidates[0].text(with_uid=False)}, was read.",)
+        best, second = candidates[:2]
+        drawback = f"{second.text(with_uid=False)}, {second.traits.drawback(best.traits)}"
+        taken = f"Of {len(candidates)} CT series, {best.text(with_uid=False)}, was read"
+        return best, (f"{taken}; the next best, {drawback}.",)
     by_uid = [one for one in candidates if one.uid == wanted]
     by_number = [one for one in candidates if one.number == wanted]
     by_prefix = [one for one in candidates if wanted and one.uid.startswith(wanted)]
@@ -116,17 +124,6 @@ def _chosen(candidates: list[Series], wanted: str | None, doing: str) -> tuple[S
         got=f"{len(matches)} among: {listing}",
         remedy="Give the number or the UID of one of them with --series",
     )
-
-
-def _in_order(slices: Sequence[Slice]) -> tuple[list[Slice], int]:
-    """The slices along their normal, and how many further copies of one and the same object were left out."""
-    normal = slices[0].normal
-    kept: dict[tuple[Any, ...], Slice] = {}
-    for number, one in enumerate(slices):
-        same_object = (one.instance, one.frame, one.position_xyz_mm) if one.instance else (number,)
-        kept.setdefault(same_object, one)
-    ordered = sorted(kept.values(), key=lambda one: float(np.dot(one.position_xyz_mm, normal)))
-    return ordered, len(slices) - len(ordered)
 
 
 def _stacked(ordered: Sequence[Slice], doing: str) -> tuple[Grid, float]:
@@ -217,12 +214,7 @@ def _decoded(ordered: Sequence[Slice], grid: Grid, hu_offset: int, doing: str) -
                         raise ValueError(f"an image of {image.shape}")
                     fill_hu(hu[place], image, slope=one.slope, intercept=one.intercept + hu_offset)
         except DICOM_FAULTS as error:
-            raise ReadError(
-                f"{doing}, {source.label}",
-                expected="pixels that can be decoded",
-                got=_short(error),
-                remedy="Copy the series again from its archive",
-            ) from error
+            raise undecodable(error, source, doing) from error
     return hu
 
 
@@ -243,7 +235,3 @@ def _require_room(ordered: Sequence[Slice], doing: str) -> None:
 def _pixels(source: DicomSource, frames: list[int]) -> Iterator[NDArray[Any]]:
     with source.opened() as file:
         yield from file_images(file, frames)
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from viscera.adapters.dicom_files import DicomSource
+from viscera.adapters.series_ranking import HU_TYPES, ImageKind, SeriesTraits, image_kind, spread
 from viscera.errors import ReadError
 from viscera.geometry import Vector
 
@@ -28,13 +30,8 @@ SPACING_TOLERANCE_MM = 1e-4
 # Cosine between a series' normal and the body's long axis above which its slices count as axial (37 degrees: gantries
 # tilt by up to 30).
 AXIAL_COSINE = 0.8
-# Shorter series are a look at one place, for timing contrast agent or guiding a needle; they come last.
-FEWEST_PLACES = 10
 # Larger than any CT detector's matrix; a header that claims more is wrong.
 LARGEST_MATRIX_VOX = 4096
-# Rescale types that are Hounsfield units or do not say (DICOM PS3.3, C.11.1.1.2).
-HU_TYPES = ("", "HU", "HU_MOD", "US", "NONE")
-ABDOMEN_HINTS = ("ABD", "LIVER", "PANCREAS", "KIDNEY", "SPLEEN", "BODY", "TRUNK", "TORSO", "WHOLEBODY")
 
 # Inflating an object has no limit on what comes out, and nobody deflates CT (reports, yes: they are passed over).
 DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -45,7 +42,8 @@ _TAGS = [
     "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "SeriesNumber", "SeriesDescription",
     "BodyPartExamined", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "VolumeBasedCalculationTechnique",
+    "DerivationCodeSequence",
 ]  # fmt: skip
 
 
@@ -60,6 +58,8 @@ class Slice:
     Attributes:
         source, frame: The object and the frame in it, from 0.
         instance: The object's identifier, possibly empty; never shown.
+        kind: What sort of image it is.
+        rescale_type: In capitals, empty if not said.
         size_vox: Rows and columns.
         position_xyz_mm: Centre of the first pixel.
         orientation: Unit direction of growing column index, then of growing row index, in x, y, z.
@@ -70,6 +70,8 @@ class Slice:
     source: DicomSource
     frame: int
     instance: str
+    kind: ImageKind
+    rescale_type: str
     size_vox: tuple[int, int]
     position_xyz_mm: Vector
     orientation: tuple[float, ...]
@@ -91,26 +93,37 @@ class Series:
         uid: Series Instance UID, possibly empty.
         number, description, body_part: As stored; empty where absent.
         slices: In no order.
-        rescale_type: Of the first slice, in capitals.
     """
 
     uid: str
     number: str
     description: str
     body_part: str
-    rescale_type: str
     slices: tuple[Slice, ...]
 
     @property
-    def places(self) -> int:
-        """How many different positions across the slices there are, to a hundredth of a millimetre."""
-        normal = self.slices[0].normal
-        return len({round(float(np.dot(one.position_xyz_mm, normal)), 2) for one in self.slices})
+    def units(self) -> str:
+        """What is measured, for messages."""
+        return repr(self.slices[0].rescale_type) if self.slices[0].rescale_type not in HU_TYPES else "of a spectral map"
 
-    @property
-    def axial(self) -> bool:
-        """Whether the slices lie across the body's long axis."""
-        return bool(abs(self.slices[0].normal[2]) >= AXIAL_COSINE)
+    @cached_property
+    def traits(self) -> SeriesTraits:
+        """What the ranking looks at."""
+        normal = self.slices[0].normal
+        along = np.array([one.position_xyz_mm for one in self.slices]) @ normal
+        images = {(one.instance or number, one.frame, one.position_xyz_mm) for number, one in enumerate(self.slices)}
+        places, gap_mm, even = spread(along, len(images))
+        return SeriesTraits(
+            kind=self.slices[0].kind,
+            axial=bool(abs(normal[2]) >= AXIAL_COSINE),
+            places=places,
+            gap_mm=gap_mm,
+            even=even,
+            description=self.description,
+            body_part=self.body_part,
+            number=self.number,
+            uid=self.uid,
+        )
 
     def text(self, *, with_uid: bool) -> str:
         """A line for notes and messages: number, description and slice count."""
@@ -121,9 +134,10 @@ class Series:
 
 
 def ct_series(sources: Sequence[DicomSource], doing: str) -> list[Series]:
-    """The CT series in `sources`, best first: not short, axial, most positions, named after the abdomen.
+    """The CT series in `sources`, best first, see `viscera.adapters.series_ranking`.
 
-    Localisers, pictures of reports and objects of other modalities are passed over.
+    Localisers, pictures of reports and objects of other modalities are passed over. Images in HU and others, and
+    projections and others, are never of one series, whatever their identifiers say.
 
     Raises:
         NoCtSeriesError: If there is no CT series.
@@ -150,7 +164,7 @@ def ct_series(sources: Sequence[DicomSource], doing: str) -> list[Series]:
     series = _grouped(found)
     if not series:
         raise _no_series(doing, modalities, passed_over)
-    return sorted(series, key=_rank)
+    return sorted(series, key=lambda one: one.traits.rank())
 
 
 def _header(source: DicomSource, doing: str) -> Any | None:
@@ -193,14 +207,13 @@ def _labels(header: Any) -> dict[str, str]:
         "number": _text(header, "SeriesNumber"),
         "description": _text(header, "SeriesDescription"),
         "body_part": _text(header, "BodyPartExamined"),
-        "rescale_type": _text(header, "RescaleType").upper(),
     }
 
 
 def _slices(header: Any, source: DicomSource) -> tuple[str, list[Slice]]:
     """The slices of a CT object, and why there are none if so."""
-    kinds = {str(kind).upper() for kind in header.get("ImageType") or ()}
-    if kinds & {"LOCALIZER", "SCOUT", "TOPOGRAM"}:
+    kind = _kind(header, ())
+    if not kind.slices:
         return "localisers", []
     if int(header.get("SamplesPerPixel") or 1) != 1 or "Rows" not in header:
         return "pictures or objects without an image", []
@@ -208,7 +221,7 @@ def _slices(header: Any, source: DicomSource) -> tuple[str, list[Slice]]:
         return "images without position", list(_frames(header, source))
     if not header.get("ImagePositionPatient") or not header.get("ImageOrientationPatient"):
         return "images without position", []
-    return "images", [_slice(header, source, 0, [header])]
+    return "images", [_slice(header, source, 0, [header], kind)]
 
 
 def _frames(header: Any, source: DicomSource) -> Iterator[Slice]:
@@ -220,10 +233,9 @@ def _frames(header: Any, source: DicomSource) -> Iterator[Slice]:
             for name in _GROUPS
             if (group := functional.get(name))
         ]  # fmt: skip
-        kinds = {str(kind).upper() for item in items for kind in item.get("FrameType") or ()}
         placed = any("ImagePositionPatient" in item for item in items)
-        if placed and not kinds & {"LOCALIZER", "SCOUT"}:
-            yield _slice(header, source, number, items)
+        if placed and (kind := _kind(header, items)).slices:
+            yield _slice(header, source, number, items, kind)
 
 
 # Where an enhanced object keeps what a classic one has at its top (DICOM PS3.3, C.7.6.16.2 and C.8.15.3).
@@ -233,7 +245,23 @@ _GROUPS = (
 )  # fmt: skip
 
 
-def _slice(header: Any, source: DicomSource, frame: int, items: Sequence[Any]) -> Slice:
+def _kind(header: Any, items: Sequence[Any]) -> ImageKind:
+    """What sort of image `items`, which stand before the object's `header`, tell of."""
+
+    def texts(name: str) -> list[str]:
+        value = next((one for item in (*items, header) if (one := item.get(name)) not in (None, "")), ())
+        return [str(part).upper() for part in ([value] if isinstance(value, str) else value)]
+
+    derivations = header.get("DerivationCodeSequence") or ()
+    return image_kind(
+        (*(texts("FrameType") or texts("ImageType")), *texts("VolumeBasedCalculationTechnique")),
+        rescale_type="".join(texts("RescaleType")).strip(),
+        description=_text(header, "SeriesDescription"),
+        codes=tuple(str(one.get("CodeValue") or "") for one in derivations),
+    )
+
+
+def _slice(header: Any, source: DicomSource, frame: int, items: Sequence[Any], kind: ImageKind) -> Slice:
     def value(name: str, default: Any = None) -> Any:
         present = (item.get(name) for item in items)
         return next((one for one in present if one not in (None, "")), default)
@@ -254,6 +282,8 @@ def _slice(header: Any, source: DicomSource, frame: int, items: Sequence[Any]) -
         source=source,
         frame=frame,
         instance=str(header.get("SOPInstanceUID") or ""),
+        kind=kind,
+        rescale_type=str(value("RescaleType", "")).strip().upper(),
         size_vox=(rows, columns),
         position_xyz_mm=(position[0], position[1], position[2]),
         orientation=tuple((orientation.reshape(2, 3) / lengths[:, None]).ravel().tolist()),
@@ -273,22 +303,30 @@ def _grouped(found: Iterable[tuple[dict[str, str], list[Slice]]]) -> list[Series
                     break
             else:
                 groups.append((labels, [one]))
-    return [Series(**labels, slices=tuple(members)) for labels, members in groups]
+    return [Series(**labels, slices=part) for labels, members in groups for part in _divided(members)]
+
+
+def _divided(members: Sequence[Slice]) -> list[tuple[Slice, ...]]:
+    """Originals and what was derived from them apart, where one series has both at the same places.
+
+    Under identifiers of their own only: what shares an identifier claims to be the same image, and is compared.
+    """
+    originals = tuple(one for one in members if not one.kind.derived)
+    derived = tuple(one for one in members if one.kind.derived)
+    shared = {one.position_xyz_mm for one in originals} & {one.position_xyz_mm for one in derived}
+    known = {(one.instance, one.frame) for one in originals}
+    if shared and not any((one.instance, one.frame) in known for one in derived):
+        return [originals, derived]
+    return [tuple(members)]
 
 
 def _alike(first: Slice, second: Slice) -> bool:
     return (
-        first.size_vox == second.size_vox
+        (first.kind.in_hu, first.kind.projection) == (second.kind.in_hu, second.kind.projection)
+        and first.size_vox == second.size_vox
         and bool(np.allclose(first.orientation, second.orientation, rtol=0, atol=ORIENTATION_TOLERANCE))
         and bool(np.allclose(first.spacing_mm, second.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM))
     )
-
-
-def _rank(series: Series) -> tuple[Any, ...]:
-    words = f"{series.body_part} {series.description}".upper()
-    hinted = any(hint in words for hint in ABDOMEN_HINTS)
-    short = series.places < FEWEST_PLACES
-    return short, not series.axial, -series.places, not hinted, len(series.number), series.number, series.uid
 
 
 def _no_series(doing: str, modalities: Counter[str], passed_over: Counter[str]) -> NoCtSeriesError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import shutil
 import sqlite3
 import threading
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from viscera.errors import ConfigError, WriteError, reason
+from viscera.write import flush_to_disk
 
 # Raised when a change to the tables would make an older queue unreadable.
 LAYOUT = 1
@@ -34,6 +37,12 @@ CREATE TABLE IF NOT EXISTS images (
   bytes INTEGER NOT NULL,
   PRIMARY KEY (series, name)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contents (
+  series INTEGER NOT NULL REFERENCES series ON DELETE CASCADE,
+  name TEXT NOT NULL,
+  content TEXT NOT NULL,
+  PRIMARY KEY (series, name)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS results (
   series INTEGER NOT NULL REFERENCES series ON DELETE CASCADE,
   name TEXT NOT NULL,
@@ -48,6 +57,9 @@ CREATE TABLE IF NOT EXISTS sent (
 ) WITHOUT ROWID;
 PRAGMA user_version = {LAYOUT};
 """
+# Not allowed, or not a feature of the file system.
+_NO_MODES = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_LOG = logging.getLogger("viscera.pacs")
 # Exclusive: a second listener on this folder is told so. Full: a commit outlives a power cut.
 _SETTINGS = ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
@@ -67,9 +79,11 @@ class Database:
         path = folder / "queue.sqlite"
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
-            path.chmod(0o600)
+            _keep_private(path)
             for setting in _SETTINGS:
                 self._connection.execute(f"PRAGMA {setting}")
+            if not flush_to_disk(path):  # every commit would fail
+                self._connection.execute("PRAGMA synchronous = OFF")
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             _require_layout(version, folder)
             self._connection.executescript(_SCHEMA)
@@ -109,6 +123,15 @@ class Database:
         """Closes the database; returns nothing."""
         with self.lock:
             self._connection.close()
+
+
+def _keep_private(path: Path) -> None:
+    try:
+        path.chmod(0o600)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+        _LOG.warning("the spool's files cannot be kept from other users here (%s)", reason(error))
 
 
 def unwritable(folder: Path, error: Exception) -> WriteError:

@@ -25,6 +25,7 @@ _LOG = logging.getLogger("viscera.pacs")
 _LARGEST_PDU_BYTES = 2**20
 _OUT_OF_RESOURCES = 0xA700
 _SERIES_CLOSED = 0xC100
+_OTHER_IMAGE = 0xC101
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +207,18 @@ class Listener:
             instance_uid=identity.instance_uid,
             size_bytes=len(data),
             announced=identity.announced,
+            content=identity.content,
             write=lambda path: _write_object(path, event.file_meta, data),
         )
         admission, number = self.queue.admit(arrival)
         if admission is Admission.CLOSED:
             _LOG.warning("series %d: an image came after the series was taken as complete; it is refused", number)
             return self._refusal(_SERIES_CLOSED, "its series was taken as complete before")
+        if admission is Admission.DIFFERENT:
+            _LOG.warning("series %d: another image came under an identifier that came before; it is refused", number)
+            return self._refusal(_OTHER_IMAGE, "another image came under its UID before")
+        if admission is Admission.RECODED:
+            _LOG.warning("series %d: an image came again, encoded otherwise; the first is kept unseen", number)
         with self._lock:
             self._peers[event.assoc].series.add(number)
         return 0x0000

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import struct
 from dataclasses import dataclass
 
 from pydicom.filereader import read_dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -44,6 +45,16 @@ _LONGEST_UID = 64
 _PIXELS = 0x7FE00008
 _CLASS, _INSTANCE, _STUDY, _SERIES = (Tag(0x00080016), Tag(0x00080018), Tag(0x0020000D), Tag(0x0020000E))
 _RELATED_INSTANCES = Tag(0x00201209)
+# Position, orientation, spacing, size and encoding of the pixels, rescale.
+_IMAGE = tuple(
+    Tag(tag)
+    for tag in (
+        0x00200032, 0x00200037, 0x00280010, 0x00280011, 0x00280030, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
+        0x00281052, 0x00281053,
+    )
+)  # fmt: skip
+# Their pixels are the same bytes.
+_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 _UNDEFINED = 0xFFFFFFFF
 # Value representations whose length takes four bytes, after two reserved ones (PS3.5, section 7.1.2).
@@ -66,12 +77,20 @@ class ObjectFaultError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The identifiers of an image, and how many images its series has, None if it does not say."""
+    """What tells an image from others.
+
+    Attributes:
+        study_uid, series_uid, instance_uid: Its identifiers.
+        announced: How many images its series has, None if it does not say.
+        content: How its pixels are encoded, a space, and a hash of them and of what gives them a place and a value.
+            Hashes of one encoding can be compared.
+    """
 
     study_uid: str
     series_uid: str
     instance_uid: str
     announced: int | None
+    content: str
 
 
 def is_uid(text: str) -> bool:
@@ -93,7 +112,7 @@ def checked_identity(data: bytes, sop_class: str, instance_uid: str, syntax: UID
     if not is_uid(instance_uid):
         raise ObjectFaultError(0x0117, "the SOP Instance UID is not a UID")
     stream = io.BytesIO(data)
-    tags = [_CLASS, _INSTANCE, _STUDY, _SERIES, _RELATED_INSTANCES]
+    tags = [_CLASS, _INSTANCE, _STUDY, _SERIES, _RELATED_INSTANCES, *_IMAGE]
     try:
         found = read_dataset(
             stream,
@@ -117,8 +136,27 @@ def checked_identity(data: bytes, sop_class: str, instance_uid: str, syntax: UID
     related = raw.get(_RELATED_INSTANCES, b"").strip(b"\0 ")
     announced = int(related) if re.fullmatch(rb"[0-9]{1,6}", related) else None
     return Identity(
-        study_uid=uids[_STUDY], series_uid=uids[_SERIES], instance_uid=instance_uid, announced=announced or None
+        study_uid=uids[_STUDY],
+        series_uid=uids[_SERIES],
+        instance_uid=instance_uid,
+        announced=announced or None,
+        content=_content(data, stream.tell(), raw, syntax) if sop_class == CTImageStorage else _whole(data, syntax),
     )
+
+
+def _content(data: bytes, pixels: int, raw: dict[BaseTag, bytes], syntax: UID) -> str:
+    """`Identity.content` of a classic image, whose pixels begin at `pixels`: nothing of the patient or the archive."""
+    digest = hashlib.sha256()
+    for tag in _IMAGE:
+        digest.update(raw.get(tag, b"") + b"\0")
+    start = 8 if syntax.is_implicit_VR else 12
+    digest.update(memoryview(data)[pixels + start :])
+    return f"{'plain' if syntax in _PLAIN else syntax} {digest.hexdigest()}"
+
+
+def _whole(data: bytes, syntax: UID) -> str:
+    """`Identity.content` of an enhanced object, whose frames have their places in sequences."""
+    return f"{syntax} {hashlib.sha256(data).hexdigest()}"
 
 
 def _whole_pixels(data: bytes, start: int, syntax: UID) -> bool:

@@ -76,7 +76,7 @@ class SeriesQueue:
         key, name = series_key(arrival.study_uid, arrival.series_uid), image_name(arrival.instance_uid)
         with self._database.transaction() as database:
             number = self._number(database, key)
-            if number is not None and (answer := self._standing(database, number, name)) is not None:
+            if number is not None and (answer := self._standing(database, number, name, arrival)) is not None:
                 return answer, number
             self._require_room(database, number, arrival.size_bytes)
             self._reserved += arrival.size_bytes
@@ -243,15 +243,17 @@ class SeriesQueue:
         query = "INSERT INTO series (key, state, touched) VALUES (?, ?, ?)"
         return int(database.execute(query, (key, State.RECEIVING, self._clock())).lastrowid or 0)
 
-    def _standing(self, database: sqlite3.Connection, number: int, name: str) -> Admission | None:
-        """Why an image need not be stored, None if it is to be; a series that ended badly is opened again."""
+    def _standing(self, database: sqlite3.Connection, number: int, name: str, arrival: Arrival) -> Admission | None:
+        """Why an image is not stored, None if it is to be; a series that ended badly is opened again."""
         (state,) = database.execute("SELECT state FROM series WHERE number = ?", (number,)).fetchone()
         known = database.execute("SELECT 1 FROM images WHERE series = ? AND name = ?", (number, name)).fetchone()
+        if known and (again := _compared(database, number, name, arrival.content)) is Admission.DIFFERENT:
+            return again
         if state in (State.REFUSED, State.FAILED):
             self._reopen(database, number, changed=not known)
         elif not known and state in (State.WORKING, State.SENDING, State.DONE):
             return Admission.CLOSED
-        return Admission.KNOWN if known else None
+        return again if known else None
 
     def _reopen(self, database: sqlite3.Connection, number: int, *, changed: bool) -> None:
         """To be tried again because it is sent again; results of the same images are kept, and only sent on."""
@@ -297,11 +299,12 @@ class SeriesQueue:
             try:
                 with self._database.transaction() as database:
                     number = self._number(database, key) or self._new_series(database, key)
-                    if (answer := self._standing(database, number, name)) is not None:
+                    if (answer := self._standing(database, number, name, arrival)) is not None:
                         return answer, number  # others came meanwhile
                     placed = self._folder(number) / "images" / f"{name}.dcm"
                     self._place(temporary, placed)
                     database.execute("INSERT INTO images VALUES (?, ?, ?)", (number, name, arrival.size_bytes))
+                    database.execute("INSERT INTO contents VALUES (?, ?, ?)", (number, name, arrival.content))
                     database.execute(
                         "UPDATE series SET state = ?, touched = ?, announced = coalesce(?, announced) WHERE number = ?",
                         (State.RECEIVING, self._clock(), arrival.announced, number),
@@ -341,6 +344,16 @@ class SeriesQueue:
 def _set(database: sqlite3.Connection, number: int, change: str, *values: object, only: State | None = None) -> None:
     where, more = ("", ()) if only is None else (" AND state = ?", (only,))
     database.execute(f"UPDATE series SET {change} WHERE number = ?{where}", (*values, number, *more))
+
+
+def _compared(database: sqlite3.Connection, number: int, name: str, content: str) -> Admission:
+    """What an image is to the one that had come under its identifier before."""
+    query = "SELECT content FROM contents WHERE series = ? AND name = ?"
+    ((before,),) = database.execute(query, (number, name)).fetchall() or [("",)]
+    if not (before and content) or before == content:  # an older version of viscera kept none
+        return Admission.KNOWN
+    same_encoding = before.partition(" ")[0] == content.partition(" ")[0]
+    return Admission.DIFFERENT if same_encoding else Admission.RECODED
 
 
 def _images(database: sqlite3.Connection, number: int) -> int:

@@ -31,6 +31,8 @@ class Admission(StrEnum):
 
     STORED = "stored"
     KNOWN = "known"  # it had come before
+    RECODED = "recoded"  # one under its identifier had come before, encoded otherwise
+    DIFFERENT = "different"  # one under its identifier had come before, and is another image
     CLOSED = "closed"  # its series has been taken as complete
 
 
@@ -70,6 +72,7 @@ class Arrival:
         study_uid, series_uid, instance_uid: Its identifiers.
         size_bytes: Of its file.
         announced: Images of its series, None if the object does not say.
+        content: A hash of the image itself after the name of its encoding, see `Identity`; empty if not known.
         write: Writes the file.
     """
 
@@ -79,6 +82,7 @@ class Arrival:
     size_bytes: int
     write: Callable[[Path], None]
     announced: int | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pydicom import dcmread
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
 from viscera.adapters.dicom_series import DICOM_FAULTS
 from viscera.adapters.pacs_listen import import_pynetdicom
 from viscera.adapters.pacs_tls import SOCKET_SECONDS, TlsFiles, sending_context
@@ -94,34 +98,69 @@ def send_objects(
 
 
 def _associated(paths: Sequence[Path], destination: Destination, calling_aet: str, tls: TlsFiles | None) -> Any:
-    from pydicom.filereader import read_file_meta_info
-
     entity = import_pynetdicom().AE(ae_title=calling_aet)
     entity.acse_timeout = entity.connection_timeout = SOCKET_SECONDS
     # A full archive may take its time to write an object.
     entity.dimse_timeout = entity.network_timeout = 4 * SOCKET_SECONDS
-    for path in paths:
-        meta = read_file_meta_info(path)
-        entity.add_requested_context(meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID)
+    metas = [read_file_meta_info(path) for path in paths]
+    # Each in a context of its own, so that the destination says yes or no to each.
+    for one in dict.fromkeys(
+        (meta.MediaStorageSOPClassUID, syntax) for meta in metas for syntax in _offered(meta.TransferSyntaxUID)
+    ):
+        entity.add_requested_context(*one)
     secure = None if tls is None else (sending_context(tls), destination.host)
     association = entity.associate(destination.host, destination.port, ae_title=destination.aet, tls_args=secure)
     if association.is_established:
         return association
-    got = "a refusal" if association.is_rejected else "no answer, or one that is not DICOM"
+    if association.rejected_contexts:
+        classes = {meta.MediaStorageSOPClassUID for meta in metas}
+        raise TransferError(
+            f"calling {destination}",
+            expected="presentation contexts to be accepted",
+            got="; ".join(sorted(_refused(association, one) for one in classes)),
+            remedy="Have the destination accept these objects in Explicit or Implicit VR Little Endian",
+        )
     raise TransferError(
         f"calling {destination}",
         expected=f"an association for {calling_aet}",
-        got=got,
+        got="a refusal" if association.is_rejected else "no answer, or one that is not DICOM",
         remedy="Check that it runs there, and that it knows this title, address and use of TLS",
     )
 
 
+def _offered(syntax: Any) -> tuple[Any, ...]:
+    """The transfer syntaxes an object of one can travel in, its own first.
+
+    What is not compressed can be given in the default one, which every destination must accept (DICOM PS3.5, section
+    10.1), and some accept alone.
+    """
+    plain = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    return tuple(dict.fromkeys((syntax, *plain))) if syntax in plain else (syntax,)
+
+
+def _refused(association: Any, sop_class: Any) -> str:
+    """Which contexts of a class were refused, and why, in words."""
+    contexts = [one for one in association.rejected_contexts if one.abstract_syntax == sop_class]
+    syntaxes = " or ".join(one.transfer_syntax[0].name for one in contexts)
+    reasons = ", ".join(sorted({one.status.lower() for one in contexts}))
+    return f"no context for its SOP class {sop_class.name} in {syntaxes}" + (f" ({reasons})" if reasons else "")
+
+
 def _sent(association: Any, path: Path) -> str | None:
     """Why an object was not acknowledged; None if it was."""
+    meta = read_file_meta_info(path)
+    accepted = {
+        context.transfer_syntax[0]
+        for context in association.accepted_contexts
+        if context.abstract_syntax == meta.MediaStorageSOPClassUID
+    }
+    if not accepted:
+        return _refused(association, meta.MediaStorageSOPClassUID)
     try:
-        answer = association.send_c_store(path)
-    except (*DICOM_FAULTS,) as error:  # no context accepted for its class, association gone
-        return "no context for its SOP class" if isinstance(error, ValueError) else "a broken association"
+        # A path is sent as it is; a data set is encoded as the destination wants it.
+        answer = association.send_c_store(path if meta.TransferSyntaxUID in accepted else dcmread(path))
+    except DICOM_FAULTS:
+        return "a broken association"
     if "Status" not in answer:
         return "no answer"
     # Warnings say that the object was stored with changes (DICOM PS3.4, annex B.2.3).

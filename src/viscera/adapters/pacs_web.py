@@ -11,22 +11,25 @@ import netrc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from viscera.adapters.dicom_series import ABDOMEN_HINTS, FEWEST_PLACES
+import numpy as np
+
 from viscera.adapters.multipart import MultipartFaultError, boundary_of, limited, save_parts
 from viscera.adapters.pacs_objects import is_uid
 from viscera.adapters.pacs_tls import TlsFiles
+from viscera.adapters.series_ranking import SeriesTraits, image_kind, spread
 from viscera.errors import ConfigError, MissingExtraError, TransferError, WriteError, reason
 
 _CHUNK_BYTES = 2**20
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _FIELDS = ("Modality", "SeriesNumber", "SeriesDescription", "BodyPartExamined", "NumberOfSeriesRelatedInstances")
+_POSITION = "00200032"  # Image Position (Patient)
 # Longer uploads would go in chunks, which some servers do not take.
 _ONE_PIECE_BYTES = 2**40
 _TIMEOUT_SECONDS = (15.0, 120.0)
@@ -86,7 +89,7 @@ class RemoteSeries:
         uid: Series Instance UID.
         number, description, body_part: As stored, empty where absent.
         images: How many objects it has, 0 if the PACS does not say.
-        axial: Whether its slices lie across the body; None if not looked at.
+        traits: What the ranking looks at, as far as it is known.
     """
 
     uid: str
@@ -94,7 +97,7 @@ class RemoteSeries:
     description: str
     body_part: str
     images: int
-    axial: bool | None = None
+    traits: SeriesTraits
 
     def text(self) -> str:
         """A line for notes and messages."""
@@ -102,12 +105,31 @@ class RemoteSeries:
         described = f" ({self.description})" if self.description else ""
         return f"{name}{described}, {self.images} images"
 
-    def rank(self) -> tuple[Any, ...]:
-        """Sorts the best first: not short, axial, most images, named after the abdomen; as for folders."""
-        words = f"{self.body_part} {self.description}".upper()
-        hinted = any(hint in words for hint in ABDOMEN_HINTS)
-        short = 1 < self.images < FEWEST_PLACES  # a single object may hold all slices
-        return short, self.axial is False, -self.images, not hinted, len(self.number), self.number, self.uid
+    def looked_into(self, seen: SeriesTraits, normal: Any, images: Sequence[RemoteImage]) -> RemoteSeries:
+        """This series with the traits of one of its objects, and with those that its other images add.
+
+        Args:
+            seen: The traits of the object.
+            normal: Direction across its slices.
+            images: All images that the PACS lists.
+        """
+        traits = replace(seen, number=self.number, description=self.description, body_part=self.body_part, uid=self.uid)
+        if self.images == 1:  # one object with all slices
+            return replace(self, traits=traits)
+        traits = replace(traits, places=self.images or None, gap_mm=None, even=None)
+        positions = [one.position_xyz_mm for one in images if one.position_xyz_mm is not None]
+        if positions and len(positions) == len(images) >= self.images:
+            places, gap_mm, even = spread(np.array(positions) @ np.asarray(normal), len(positions))
+            traits = replace(traits, places=places, gap_mm=gap_mm, even=even)
+        return replace(self, traits=traits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteImage:
+    """An object of a series in the PACS: its identifier, and the centre of its first pixel if the PACS says so."""
+
+    uid: str
+    position_xyz_mm: tuple[float, float, float] | None
 
 
 class DicomWeb:
@@ -163,19 +185,22 @@ class DicomWeb:
             )
         return series
 
-    def first_instance(self, study: str, series: str) -> str:
-        """The identifier of some object of a series.
+    def images(self, study: str, series: str) -> list[RemoteImage]:
+        """The objects of a series, in no order.
 
         Raises:
             TransferError: If it has none, or the PACS does not answer as it should.
         """
         doing = f"looking into a series at {self._url}"
         with _explained(doing):
-            found = self._search(doing, f"studies/{study}/series/{series}/instances", limit=1)
-            uid = _value(found[0], "00080018") if found else ""
-        if not is_uid(uid):
-            raise TransferError(doing, expected="an object", got="none", remedy="Check the series in the PACS")
-        return uid
+            found = self._search(doing, f"studies/{study}/series/{series}/instances", includefield=(_POSITION,))
+            images = [
+                RemoteImage(uid=_value(one, "00080018"), position_xyz_mm=_position(one.get(_POSITION, {})))
+                for one in found
+            ]
+        if not images or not all(is_uid(one.uid) for one in images):
+            raise TransferError(doing, expected="objects", got="none", remedy="Check the series in the PACS")
+        return images
 
     def _search(self, doing: str, path: str, **query: Any) -> list[dict[str, Any]]:
         """What a search below the root finds: objects in DICOM JSON (PS3.18, 8.3.4 and annex F).
@@ -350,14 +375,23 @@ def _explained(doing: str) -> Iterator[None]:
 
 
 def _remote_series(found: dict[str, Any]) -> RemoteSeries:
-    images = _value(found, "00201209")
-    return RemoteSeries(
-        uid=_value(found, "0020000E"),
-        number=_value(found, "00200011"),
-        description=_value(found, "0008103E"),
-        body_part=_value(found, "00180015"),
-        images=int(images) if images.isdecimal() else 0,
-    )
+    listed = _value(found, "00201209")
+    images = int(listed) if listed.isdecimal() else 0
+    names = {
+        "uid": _value(found, "0020000E"),
+        "number": _value(found, "00200011"),
+        "description": _value(found, "0008103E"),
+        "body_part": _value(found, "00180015"),
+    }
+    kind = image_kind((), description=names["description"])
+    places = images if images > 1 else None  # a single object may hold all slices
+    traits = SeriesTraits(kind=kind, axial=None, places=places, gap_mm=None, even=None, **names)
+    return RemoteSeries(**names, images=images, traits=traits)
+
+
+def _position(element: dict[str, Any]) -> tuple[float, float, float] | None:
+    values = element.get("Value") or []
+    return (float(values[0]), float(values[1]), float(values[2])) if len(values) == 3 else None
 
 
 def _value(found: dict[str, Any], tag: str) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from viscera.adapters.dicom_files import dicom_sources, is_dicom_file
-from viscera.adapters.dicom_series import FEWEST_PLACES, HU_TYPES, NoCtSeriesError, Series, ct_series
+from viscera.adapters.dicom_series import NoCtSeriesError, Series, ct_series
+from viscera.adapters.series_ranking import FEWEST_PLACES
 from viscera.bids import DESCRIPTION
 from viscera.errors import ConfigError, ReadError, reason
 from viscera.read import NIFTI_SUFFIXES, find_inputs
@@ -62,9 +63,9 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
     A file that ends in .csv is a list: a column `path`, relative to the list's own folder, and if wanted `name` and
     `series`; other columns are passed over. A folder with the description of a BIDS data set stands for its images with
     the suffix ct, in any folder of a subject. In any other folder each NIfTI, NRRD, MetaImage or zip file directly
-    within is a scan, and of the DICOM images at any depth each series worth segmenting is: CT, axial, in HU, of
-    `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its path is the deepest folder that holds all of it.
-    Any other file, and what cannot be listed, is a scan itself.
+    within is a scan, and of the DICOM images at any depth each series worth segmenting is: CT, axial, in HU, no
+    projection, of `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its path is the deepest folder that
+    holds all of it. Any other file, and what cannot be listed, is a scan itself.
 
     Scans whose names agree are told apart by the folder they are in, then by numbers. Names that a list gives stay.
 
@@ -168,7 +169,7 @@ def _folder(path: Path) -> tuple[list[Scan], int]:
 def _none_worth(path: Path, passed_over: int) -> list[Scan]:
     raise ReadError(
         f"looking for CTs in {path}",
-        expected=f"an axial CT series in HU, of {FEWEST_PLACES} slices at least over {LEAST_EXTENT_MM:g} mm",
+        expected=f"an axial CT series in HU, no MIP, of {FEWEST_PLACES} slices at least over {LEAST_EXTENT_MM:g} mm",
         got=f"{passed_over} other CT series",
         remedy="Give one you want all the same in a CSV with the columns path, name, series",
     )
@@ -238,7 +239,9 @@ def _dicom_tree(root: Path) -> tuple[list[Scan], int]:
                 series.setdefault((part.uid, "" if part.uid else str(folder)), []).append(part)
         except ReadError:
             broken.append(folder)
-    worth = {key: parts for key, parts in series.items() if _worth(parts)}
+    # A map or a projection in another folder may bear the identifier of the series it was made from.
+    suiting = {key: [part for part in parts if part.suits] for key, parts in series.items()}
+    worth = {key: parts for key, parts in suiting.items() if parts and _worth(parts)}
     places = {key: Path(os.path.commonpath([part.folder for part in parts])) for key, parts in worth.items()}
     shared = Counter(places.values())
     scans: list[Scan] = []
@@ -301,16 +304,15 @@ def _part(series: Series, folder: Path) -> _Part:
         folder=folder,
         uid=series.uid,
         number=series.number,
-        places=series.places,
+        places=series.traits.places or 0,
         ends_mm=(min(along), max(along)),
-        suits=series.axial and series.rescale_type in HU_TYPES,
+        suits=bool(series.traits.axial) and series.traits.worth,
     )
 
 
 def _worth(parts: Sequence[_Part]) -> bool:
     extent = max(part.ends_mm[1] for part in parts) - min(part.ends_mm[0] for part in parts)
-    enough = sum(part.places for part in parts) >= FEWEST_PLACES and extent >= LEAST_EXTENT_MM
-    return enough and all(part.suits for part in parts)
+    return sum(part.places for part in parts) >= FEWEST_PLACES and extent >= LEAST_EXTENT_MM
 
 
 def _tree_name(path: Path, root: Path) -> str:

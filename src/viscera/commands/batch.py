@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with clean_end():
         listing = list_scans(args.inputs)
         if listing.passed_over:
-            console.note(f"{listing.passed_over} CT series passed over: short, not axial, or not in HU")
+            console.note(f"{listing.passed_over} CT series passed over: short, not axial, not in HU, or projections")
         if args.list is not None:
             write_text(listing_csv(listing.scans), args.list)
             console.say(f"{args.list}: {len(listing.scans)} cases")

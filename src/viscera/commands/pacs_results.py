@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import viscera
+from viscera.adapters.dicom_files import dicom_sources
+from viscera.adapters.dicom_series import NoCtSeriesError, ct_series
 from viscera.adapters.pacs_records import image_name, images_identity, series_key
 from viscera.bundle import CARD
 from viscera.case import CaseOptions, SegmentedCase, Segmenter
+from viscera.errors import ReadError
 
 
 def write_results(
@@ -34,6 +38,27 @@ def write_results(
     card = hashlib.sha256((segmenter.bundle.folder / CARD).read_bytes()).hexdigest()
     options = CaseOptions(formats=tuple(formats), identity=f"{identity}/{card}/{viscera.__version__}")
     return segmenter.segment_file(images, results / "organs.nii.gz", options=options)
+
+
+def require_worth(images: Path) -> None:
+    """Raises ReadError if the images in a folder, all of one series, show no organs as they are; returns nothing.
+
+    What arrives was chosen by nobody, and its results are stored where nobody reads a note: projections and renderings
+    are not segmented. What is not in Hounsfield units is refused by reading it.
+    """
+    doing = "looking into a series"
+    # One image tells in nearly all cases.
+    with dicom_sources(min(images.iterdir())) as sources, contextlib.suppress(NoCtSeriesError):
+        if all(one.traits.worth for one in ct_series(sources, doing)):
+            return
+    with dicom_sources(images) as sources:
+        if ct_series(sources, doing)[0].traits.kind.projection:
+            raise ReadError(
+                doing,
+                expected="slices of the body, not projections or renderings (MIP, MinIP)",
+                got="these",
+                remedy="Send the series they were made from",
+            )
 
 
 def series_identity(images: Path) -> str:

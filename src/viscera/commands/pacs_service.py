@@ -18,7 +18,7 @@ from viscera.adapters.pacs_work import Watch, Worker
 from viscera.commands.console import Console
 from viscera.commands.interrupt import Terminated, clean_end
 from viscera.commands.options import loaded_segmenter
-from viscera.commands.pacs_results import write_results
+from viscera.commands.pacs_results import require_worth, write_results
 from viscera.formats import require_formats
 
 _GIB, _MIB, _DAY_SECONDS = 2**30, 2**20, 86_400.0
@@ -43,6 +43,7 @@ def listen(args: argparse.Namespace, console: Console) -> int:
         segmenter = loaded_segmenter(args)
 
         def segment(job: Job) -> list[Path]:
+            require_worth(job.images)
             case = write_results(segmenter, job.images, job.results, formats, identity=job.identity)
             return list(case.outputs.values())
 

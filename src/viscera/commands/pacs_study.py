@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from viscera.adapters.dicom_files import dicom_sources
@@ -100,28 +99,37 @@ def _chosen(web: DicomWeb, args: argparse.Namespace, console: Console) -> list[R
         return [by_uid[uid] for uid in dict.fromkeys(args.series)]
     if len(candidates) == 1:
         return candidates
-    ranked = sorted(_looked_at(web, args.study, candidates), key=RemoteSeries.rank)
+    ranked = sorted(_looked_at(web, args.study, candidates), key=lambda one: one.traits.rank())
+    best, *others = ranked
     if args.all_series:
-        return ranked
-    console.note(f"Of {len(candidates)} CT series, {ranked[0].text()}, is segmented; see --series and --all-series.")
-    return ranked[:1]
+        worth = [one for one in ranked if one.traits.worth] or [best]
+        for one in ranked[len(worth) :]:  # they come last
+            console.note(f"{one.text()}, is passed over, as it {one.traits.drawback(best.traits)}.")
+        return worth
+    behind = f"the next best, {others[0].text()}, {others[0].traits.drawback(best.traits)}; " if others else ""
+    taken = f"Of {len(candidates)} CT series, {best.text()}, is segmented"
+    console.note(f"{taken}; {behind}see --series and --all-series.")
+    return [best]
 
 
 def _looked_at(web: DicomWeb, study: str, candidates: Sequence[RemoteSeries]) -> list[RemoteSeries]:
-    """Those of the series that hold images of slices, not localisers, and whether they are axial; from one image each.
+    """Those of the series that hold images of slices, not localisers, with their traits; from one image each.
 
     Raises:
         TransferError: If there is none.
     """
     found = []
     for series in candidates:
+        images = web.images(study, series.uid)
         with tempfile.TemporaryDirectory(prefix="viscera-pacs-") as name:
-            web.fetch(study, series.uid, Path(name), instance=web.first_instance(study, series.uid))
+            # From the middle: a localiser or a dose sheet in the same series is its first or last image.
+            web.fetch(study, series.uid, Path(name), instance=images[len(images) // 2].uid)
             try:
                 with dicom_sources(Path(name)) as sources:
-                    found.append(replace(series, axial=ct_series(sources, "looking into a series")[0].axial))
+                    best = ct_series(sources, "looking into a series")[0]
             except ReadError:
                 continue  # a localiser, or a picture of a report
+            found.append(series.looked_into(best.traits, best.slices[0].normal, images))
     if not found:
         raise TransferError(
             "looking into the series of the study",
