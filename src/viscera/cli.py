@@ -157,7 +157,11 @@ class _Version(argparse.Action):
 
 
 def _set_up_logging(*, verbose: bool) -> None:
-    # Other packages' warnings may quote a file's header, and so a patient's name: they are shown only on request.
+    # Other packages' warnings may quote a file's header, and so a patient's name: they are shown only on request. Those
+    # that read and write DICOM are never heard: what is wrong with a file is said once, by the error that names it.
+    for name in ("pydicom", "highdicom"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
     logging.basicConfig(
         level=logging.WARNING if verbose else logging.ERROR, format="viscera: %(levelname)s: %(message)s"
     )

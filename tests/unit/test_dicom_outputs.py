@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import subprocess
 import zipfile
 from collections import defaultdict
@@ -379,7 +380,7 @@ def test_patient_and_study_are_the_sources(validator_says, labelled_ct, tmp_path
         result = pydicom.dcmread(tmp_path / name)
         assert {field: str(result.get(field)) for field in given} == given
         assert (result.StudyID, result.AccessionNumber) == ("7", "8")
-        assert result.SpecificCharacterSet == "ISO_IR 100"
+        assert result.SpecificCharacterSet == "ISO_IR 192"
         assert result.StudyInstanceUID == source.first.StudyInstanceUID
         assert "Error" not in validator_says(tmp_path / name)
 
@@ -408,6 +409,138 @@ def test_odd_or_missing_data_of_the_patient_keep_nobody_from_results(labelled_ct
             assert result.PatientID == odd.get("PatientID", "A")
             assert result.PatientSex in ("O", "")
     assert read_label_map(tmp_path / "seg.dcm").grid.matches(ct.label_map.grid)
+
+
+# Names as archives have them, and the character set that their headers declare.
+STORED_NAMES = {
+    "Shift-JIS, not declared": ("表^太郎".encode("shift_jis"), None),
+    "GBK, not declared": (b"\x82\x5c^\x8f\x5c", None),
+    "GB18030": ("表昞^俓".encode("gb18030"), "GB18030"),
+    "ISO 2022": (b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "\\ISO 2022 IR 87"),
+    "Latin-1": ("Müller^Jörg".encode("latin-1"), "ISO_IR 100"),
+    "Latin-1, not declared": ("Müller^Jörg".encode("latin-1"), None),
+    "Latin-1, declared as UTF-8": ("Müller^Jörg".encode("latin-1"), "ISO_IR 192"),
+    "an unknown character set": ("Müller^Jörg".encode("latin-1"), "ISO_IR 999"),
+    "a backslash": (b"AC\\ME^A", "ISO_IR 192"),
+    "blanks and empty parts": (b" A B ^C^^^ ", "ISO_IR 100"),
+}
+_PLACE = "X" * 64
+
+
+def stored(ct, charset, **values: bytes):
+    """The series with these bytes in every image, put where other text was so that nothing encodes or checks them."""
+    changed(
+        ct, SpecificCharacterSet=charset or "ISO_IR 6", **{name: _PLACE[: len(value)] for name, value in values.items()}
+    )
+    for path in ct.folder.iterdir():
+        raw = path.read_bytes()
+        for name, value in values.items():
+            tag = pydicom.tag.Tag(name)
+            begin = struct.pack("<HH", tag.group, tag.element) + pydicom.datadict.dictionary_VR(tag).encode()
+            place = raw.index(begin, 132) + 8
+            assert raw[place : place + len(value)] == _PLACE[: len(value)].encode()
+            raw = raw[:place] + value + raw[place + len(value) :]
+        if charset is None:
+            place = raw.index(b"\x08\x00\x05\x00CS")
+            raw = raw[:place] + raw[place + 8 + raw[place + 6] :]
+        path.write_bytes(raw)
+    return source_images(ct.folder)
+
+
+def has_stored(path: Path, name: str, value: bytes) -> bool:
+    """Whether the file has an element with these very bytes, padded to an even number."""
+    tag, value = pydicom.tag.Tag(name), value + b" " * (len(value) % 2)
+    representation = pydicom.datadict.dictionary_VR(tag).encode()
+    return struct.pack("<HH2sH", tag.group, tag.element, representation, len(value)) + value in path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:Unknown encoding:UserWarning")  # pydicom's, when it reads them here
+@pytest.mark.parametrize("case", STORED_NAMES)
+def test_patient_and_study_are_copied_byte_for_byte(labelled_ct, tmp_path, case):
+    name, charset = STORED_NAMES[case]
+    given = {
+        "PatientName": name,
+        "PatientID": b"7\\" + name,
+        "StudyDescription": name + b" ",
+        "ReferringPhysicianName": name,
+    }
+    ct = labelled_ct(PLAIN)
+    source = stored(ct, charset, **given)
+    write_dicom_seg(ct.label_map, source, tmp_path / "seg.dcm", ORIGIN)
+    write_rtstruct(ct.label_map, source, tmp_path / "rt.dcm", ORIGIN)
+    for path in (tmp_path / "seg.dcm", tmp_path / "rt.dcm"):
+        for field, value in given.items():
+            assert has_stored(next(ct.folder.iterdir()), field, value)
+            assert has_stored(path, field, value), field
+        if charset is None:
+            assert "SpecificCharacterSet" not in pydicom.dcmread(path)
+        else:
+            assert has_stored(path, "SpecificCharacterSet", charset.encode())
+    assert read_label_map(tmp_path / "seg.dcm").grid.matches(ct.label_map.grid)
+
+
+def test_codes_of_the_deidentification_are_copied_byte_for_byte(labelled_ct, tmp_path):
+    ct, meaning = labelled_ct(PLAIN), b"\x95\\ \x82\xff\\"
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99X", _PLACE[: len(meaning)]
+    changed(ct, DeidentificationMethodCodeSequence=[code])
+    for path in ct.folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(_PLACE[: len(meaning)].encode(), meaning))
+    source = source_images(ct.folder)
+    for path, write in ((tmp_path / "seg.dcm", write_dicom_seg), (tmp_path / "rt.dcm", write_rtstruct)):
+        write(ct.label_map, source, path, ORIGIN)
+        assert has_stored(path, "CodeMeaning", meaning)
+        assert pydicom.dcmread(path).DeidentificationMethodCodeSequence[0].CodeValue == "1"
+
+
+@pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
+def test_organs_that_the_patients_character_set_cannot_name(labelled_ct, tmp_path, write):
+    origin = Origin(bundle="mine", bundle_version="1", organs=(named_organ(1, "胆囊"), *ORGANS[1:]))
+    ct = labelled_ct(PLAIN)
+    source = stored(ct, None, PatientName=b"Muller^Jorg")
+    write(ct.label_map, source, tmp_path / "out.dcm", origin)
+    result = pydicom.dcmread(tmp_path / "out.dcm")
+    assert (result.SpecificCharacterSet, result.PatientName) == ("ISO_IR 192", "Muller^Jorg")
+    assert "胆囊" in str(result)
+    source = stored(ct, "ISO_IR 100", PatientName="Müller^Jörg".encode("latin-1"))
+    with pytest.raises(
+        WriteError, match=r"expected names of organs in the images' character set, ISO_IR 100.*plain letters"
+    ):
+        write(ct.label_map, source, tmp_path / "other.dcm", origin)
+    assert not (tmp_path / "other.dcm").exists()
+
+
+@pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
+def test_a_name_that_pydicom_would_change_is_not_written(labelled_ct, tmp_path, monkeypatch, write):
+    ct = labelled_ct(PLAIN)
+    source = stored(ct, "ISO_IR 192", PatientName="Müller^Jörg".encode("latin-1"))
+    monkeypatch.setattr(pydicom.Dataset, "set_original_encoding", lambda *_, **__: None)
+    with pytest.raises(WriteError, match="expected the images' own PatientName") as caught:
+        write(ct.label_map, source, tmp_path / "out.dcm", ORIGIN)
+    assert "ller" not in str(caught.value)
+    assert not (tmp_path / "out.dcm").exists()
+
+
+@pytest.mark.parametrize("name", ["PatientName", "PatientID"])
+def test_images_of_two_persons_in_one_series_are_refused(labelled_ct, name):
+    ct = labelled_ct(PLAIN)
+    path = sorted(ct.folder.iterdir())[4]
+    image = pydicom.dcmread(path)
+    setattr(image, name, "B^Other")
+    image.save_as(path)
+    with pytest.raises(ReadError, match=f"expected one {name} in the series.* got 2") as caught:
+        source_images(ct.folder)
+    assert "Other" not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", [{"SOPClassUID": ""}, {"SOPInstanceUID": ""}, {"SOPClassUID": None}])
+def test_identifiers_that_only_the_files_first_part_has(labelled_ct, tmp_path, empty):
+    ct = labelled_ct(PLAIN)
+    uids = [image.SOPInstanceUID for image in ct.source.images]
+    source = source_images(changed(ct, **empty))
+    assert [image.SOPInstanceUID for image in source.images] == uids
+    assert {image.SOPClassUID for image in source.images} == {pydicom.uid.CTImageStorage}
+    outputs(ct, tmp_path)
 
 
 def test_a_zip_is_the_same_source(labelled_ct, tmp_path):

@@ -14,12 +14,11 @@ import viscera
 from viscera.adapters.dicom_result import (
     INTENDED_USE,
     MANUFACTURER,
-    character_set,
-    copied_attributes,
     file_meta,
     private_codes_used,
     require_described,
     save,
+    set_identity,
 )
 from viscera.adapters.dicom_source import SourceImages
 from viscera.errors import MissingExtraError, WriteError
@@ -68,7 +67,8 @@ def write_dicom_seg(
             raise _refused(
                 doing, "images that a DICOM SEG can refer to", type(error).__name__, "Ask for NIfTI instead"
             ) from error
-        save(dataset, path)
+        set_identity(dataset, source, origin, doing)
+        save(dataset, path, source, doing)
 
 
 def import_highdicom() -> Any:
@@ -111,10 +111,9 @@ def _segmentation(label_map: LabelMap, source: SourceImages, origin: Origin, kin
         plane_orientation=hd.PlaneOrientationSequence("PATIENT", _orientation(source)),
         omit_empty_frames=False,
         series_description=f"Organs by viscera ({INTENDED_USE})"[:64],
-        specific_character_set=character_set(source, origin.organs),
+        specific_character_set=None,  # the source's, set with its patient and study
         coding_schemes=_coding_schemes(origin),
     )
-    dataset.update(copied_attributes(source))
     _date(dataset, origin)
     syntax = dataset.file_meta.TransferSyntaxUID
     dataset.file_meta = file_meta(dataset.SOPClassUID, dataset.SOPInstanceUID)

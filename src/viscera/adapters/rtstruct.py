@@ -17,13 +17,13 @@ import viscera
 from viscera.adapters.dicom_result import (
     INTENDED_USE,
     MANUFACTURER,
-    character_set,
     coded,
-    copied_attributes,
     file_meta,
     private_codes_used,
     require_described,
     save,
+    set_identity,
+    tag_of,
 )
 from viscera.adapters.dicom_source import SourceImages
 from viscera.errors import MissingExtraError
@@ -62,12 +62,15 @@ def write_rtstruct(label_map: LabelMap, source: SourceImages, path: Path, origin
         MissingExtraError: If contourpy is not installed.
     """
     import_contourpy()
-    source.require_grid(label_map.grid, f"writing {path}")
-    require_described(label_map, origin, f"writing {path}")
+    doing = f"writing {path}"
+    source.require_grid(label_map.grid, doing)
+    require_described(label_map, origin, doing)
     # The patient's data are the archive's own and are copied as they are, valid or not.
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values
-        save(_structure_set(label_map, source, origin), path)
+        dataset = _structure_set(label_map, source, origin)
+        set_identity(dataset, source, origin, doing)
+        save(dataset, path, source, doing)
 
 
 def import_contourpy() -> Any:
@@ -138,9 +141,8 @@ def _structure_set(label_map: LabelMap, source: SourceImages, origin: Origin) ->
     present = set(np.flatnonzero(np.bincount(label_map.labels.ravel(), minlength=256)).tolist())
     organs = [organ for organ in origin.organs if organ.index in present] or list(origin.organs)
     instance = origin.uid("rtstruct")
-    result = copied_attributes(source)
+    result = Dataset()
     result.file_meta = file_meta(RTStructureSetStorage, instance)
-    result.SpecificCharacterSet = character_set(source, origin.organs)
     result.SOPClassUID, result.SOPInstanceUID = RTStructureSetStorage, instance
     result.Modality, result.SeriesInstanceUID = "RTSTRUCT", origin.uid("rtstruct series")
     result.SeriesNumber, result.InstanceNumber, result.OperatorsName = SERIES_NUMBER, 1, ""
@@ -155,7 +157,10 @@ def _structure_set(label_map: LabelMap, source: SourceImages, origin: Origin) ->
     result.StructureSetDescription = f"{INTENDED_USE}. Made by {origin.algorithm}."
     result.ApprovalStatus = "UNAPPROVED"
     result.FrameOfReferenceUID = source.first.FrameOfReferenceUID
-    result.PositionReferenceIndicator = str(source.first.get("PositionReferenceIndicator") or "")
+    result.PositionReferenceIndicator = ""
+    if "PositionReferenceIndicator" in source.identity:
+        indicator = tag_of("PositionReferenceIndicator")
+        result[indicator] = source.identity.get_item(indicator)
     result.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
     result.StructureSetROISequence = [_region(organ, source, origin) for organ in organs]
     result.ROIContourSequence = [_contours(organ, label_map, source) for organ in organs]
