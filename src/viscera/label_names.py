@@ -39,8 +39,12 @@ _ANY_CODE = {
     ("SRT", "T-D000A"),
     ("SCT", "123037004"),
 }
-# Categories (CID 7150) of what is in an organ without being it: morphologically altered structure, in both codes.
-_ALTERED = {("SCT", "49755003"), ("SRT", "M-01000")}
+# What is in an organ without being it, whatever its name: the category (CID 7150) morphologically altered structure, in
+# both codes, and as the thing itself a neoplasm, a mass, a lesion, also by other codes.
+_ALTERED = {("SCT", "49755003"), ("SRT", "M-01000"), ("SCT", "108369006"), ("SCT", "4147007"), ("SCT", "52988006")}
+_ALTERED_WORDS = frozenset(
+    {"neoplasm", "tumor", "tumour", "mass", "lesion", "cyst", "metastasi", "metastase", "necrosi", "abscess", "edema"}
+)
 
 _SIDES = frozenset({"left", "right", "l", "r", "lt", "rt", "both", "bilateral"})
 # Words that add nothing to an organ's name, and words that name nothing by themselves.
@@ -171,7 +175,7 @@ def names_organ(label: LabelName, organs: Sequence[Organ]) -> bool:
 
 def _organ(label: LabelName, organs: Sequence[Organ], doing: str) -> Organ | None:
     named = organ_by_name(label.name, organs)
-    if label.category is not None and _current(label.category) in _ALTERED:
+    if any(code is not None and _is_altered(code) for code in (label.category, label.code)):
         return None
     if label.code is None or not label.code.value or _current(label.code) in _ANY_CODE:
         return named
@@ -187,6 +191,10 @@ def _organ(label: LabelName, organs: Sequence[Organ], doing: str) -> Organ | Non
         got=f"the name {label.name[:64]!r} with the code of {label.code.meaning[:64] or label.code.value!r}",
         remedy="Correct one of them in the program that made the file",
     )
+
+
+def _is_altered(code: Code) -> bool:
+    return _current(code) in _ALTERED or bool(_words(code.meaning) & _ALTERED_WORDS)
 
 
 def _alike(one: Organ, other: Organ) -> bool:

@@ -122,9 +122,7 @@ def test_a_mapping_must_agree_with_the_names(tmp_path):
 
 def test_training_reads_the_names(tmp_path):
     path = save(tmp_path / "a.nii.gz", extension=label_table(NAMES))
-    np.testing.assert_array_equal(
-        read_ids(path, LabelMapping()).labels, ORGAN_OF[ids_ijk()].transpose(2, 1, 0)
-    )
+    np.testing.assert_array_equal(read_ids(path, LabelMapping()).labels, ORGAN_OF[ids_ijk()].transpose(2, 1, 0))
     rules = [LabelRule(id=key, label=int(ORGAN_OF[key])) for key in NAMES]
     mapping = LabelMapping(rules=tuple(rules))
     ids = read_ids(path, mapping)
@@ -141,7 +139,9 @@ def bids(folder, table, *, at="sub-1/anat/sub-1_dseg.tsv"):
     return folder / "sub-1" / "anat" / "sub-1_dseg.nii.gz"
 
 
-TABLE = "index\tname\tcolor\n" + "".join(f"{key}\t{name}\t#000000\n" for key, name in {0: "Background", **NAMES}.items())
+TABLE = "index\tname\tcolor\n" + "".join(
+    f"{key}\t{name}\t#000000\n" for key, name in {0: "Background", **NAMES}.items()
+)
 
 
 @pytest.mark.parametrize("at", ["sub-1/anat/sub-1_dseg.tsv", "sub-1/sub-1_dseg.tsv", "dseg.tsv"])

@@ -24,7 +24,9 @@ GRID = Grid.from_axes(
     (10, 11, 12), spacing_zyx_mm=(3.0, 2.0, 1.0), direction_zyx=np.eye(3)[:, ::-1], origin_xyz_mm=(-7.0, 5.0, 9.0)
 )
 TISSUE = "SCT^85756007^Tissue"
-TERMS = "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list~{}~{}~^^~Anatomic codes~^^~^^|"
+TERMS = (
+    "TerminologyEntry:Segmentation category and type - 3D Slicer General Anatomy list~{}~{}~^^~Anatomic codes~^^~^^|"
+)
 
 
 def truth():
@@ -225,7 +227,7 @@ def test_names_that_say_nothing_leave_the_numbers(tmp_path):
     ("lines", "said"),
     [
         (segment(0, "liver", 1, 0, tags=coded("SCT^78961009^Spleen")), "a name and a code that mean one organ"),
-        (segment(0, "liver", 1, 0, tags=coded("SCT^4147007^Mass")), "'liver' with the code of 'Mass'"),
+        (segment(0, "liver", 1, 0, tags=coded("SCT^272673000^Bone")), "'liver' with the code of 'Bone'"),
         (segment(0, "Leber", 1, 0), "named or coded as liver, kidney, spleen, pancreas, got Leber"),
         ([*segment(0, "liver", 1, 0), *segment(1, "spleen", 1, 0)], "both 'liver' and 'spleen'"),
         ([*segment(0, "spleen", 9, 0), *segment(1, "liver", 2, 0)], "voxels of the label 1, 3, 4 without one"),
@@ -245,12 +247,12 @@ def test_a_part_of_an_organ_is_not_the_organ(tmp_path):
     lines = [
         *segment(0, "liver", 1, 0),
         *segment(1, "liver tumour", 2, 0),
-        *segment(2, "Spleen", 3, 0, tags=coded("SCT^4147007^Mass", category)),
+        *segment(2, "Spleen", 3, 0, tags=coded("SCT^78961009^Spleen", category)),
+        *segment(3, "Pancreas", 4, 0, tags=coded("SCT^4147007^Mass")),
     ]
-    array = np.where(truth() == 4, 0, truth())
-    read = read_label_map(save(tmp_path / "a.seg.nrrd", array, lines))
+    read = read_label_map(save(tmp_path / "a.seg.nrrd", truth(), lines))
     np.testing.assert_array_equal(read.labels, truth() == 1)
-    assert "passed over: liver tumour, Spleen" in read.notes[0]
+    assert "passed over: liver tumour, Spleen, Pancreas" in read.notes[0]
 
 
 def test_it_is_no_ct(tmp_path):
