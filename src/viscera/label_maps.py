@@ -25,8 +25,9 @@ from viscera.volume import LabelMap
 LARGEST_LABEL = 255
 # Values this close to whole numbers are labels: floats, and stored numbers with a scale factor, are rounded.
 _ROUNDING = 1e-3
-# Where a writer spread the labels over all numbers of a type, half a step of its scale; a larger step is no rounding.
-_LARGEST_ROUNDING = 0.01
+# Where a writer spread the labels over all numbers of a type, half a step of its scale and the rounding of that; a
+# larger step is no rounding.
+_HALF_STEP, _LARGEST_ROUNDING = 0.501, 0.01
 _MASK_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 _EMPTY_SHAPE = (1, 1, 1)
 
@@ -159,7 +160,7 @@ def _joined_masks(masks: Mapping[Path, Organ], doing: str) -> LabelMap:
                 got=f"{path.name} on another one",
                 remedy="Give the masks of one scan",
             )
-        _require_apart(np.count_nonzero((mask > 0) & (joined != BACKGROUND) & (joined != organ.index)), doing)
+        _require_apart(int(np.count_nonzero((mask > 0) & (joined != BACKGROUND) & (joined != organ.index))), doing)
         joined[mask > 0] = organ.index
     assert joined is not None
     assert grid is not None
@@ -189,7 +190,7 @@ def _joined_layers(raster: Raster, organs: Sequence[Organ], doing: str) -> Label
                 value: meaning.indices[number] for number, (one, value) in enumerate(places) if one == layer and value
             }
             found = _mapped(slab[..., layer], values, doing)
-            overlapping += np.count_nonzero((found != BACKGROUND) & (part != BACKGROUND) & (part != found))
+            overlapping += int(np.count_nonzero((found != BACKGROUND) & (part != BACKGROUND) & (part != found)))
             np.copyto(part, found, where=found != BACKGROUND)
         if slab.ndim != 4 or slab.shape[3] <= last:
             raise _refused(doing, f"voxels in {last + 1} layers", "fewer", "Save the segmentation again in 3D Slicer")
@@ -267,7 +268,7 @@ def _flat_slabs(raster: Raster, doing: str) -> Iterator[NDArray[Any]]:
 
 def _tolerance(raster: Raster) -> float:
     """How far rounding may have moved a label from a whole number."""
-    return min(_LARGEST_ROUNDING, max(_ROUNDING, abs(raster.slope) / 2)) if raster.slope != 1.0 else _ROUNDING
+    return min(_LARGEST_ROUNDING, max(_ROUNDING, _HALF_STEP * abs(raster.slope))) if raster.slope != 1.0 else _ROUNDING
 
 
 def _whole(values: NDArray[Any], tolerance: float, doing: str) -> NDArray[Any]:

@@ -90,7 +90,7 @@ def test_the_present_folder_has_its_name(tmp_path, monkeypatch):
 def test_a_series_with_an_image_that_was_not_fetched_is_refused(tmp_path):
     touch(tmp_path / "IM1", DICOM)
     for broken in (link(tmp_path / "IM2", tmp_path / "gone"), touch(tmp_path / "IM3", POINTER)):
-        with pytest.raises(ReadError, match="IM[23]"), dicom_sources(tmp_path):
+        with pytest.raises(ReadError, match=r"IM[23]"), dicom_sources(tmp_path):
             pass
         broken.unlink() if broken.name == "IM2" else None
     (tmp_path / "IM3").unlink()

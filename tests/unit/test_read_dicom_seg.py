@@ -111,14 +111,14 @@ def test_segments_with_a_code_for_anything_are_known_by_their_labels(seg, tmp_pa
     for segment in dataset.SegmentSequence:
         set_code(segment, *code[:2])
         segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning = code[2]
-    liver, kidney, spleen, pancreas = dataset.SegmentSequence
+    liver, kidney, spleen, _ = dataset.SegmentSequence
     spleen.SegmentLabel, liver.SegmentLabel, kidney.SegmentLabel = "Liver", "spleen", "kidney_left"
     found = read(dataset, tmp_path)
     np.testing.assert_array_equal(found.labels, np.array([0, 3, 2, 1, 4], dtype=np.uint8)[label_map.labels])
 
 
 def test_a_label_and_a_code_of_two_organs_are_refused(seg, tmp_path):
-    dataset, label_map = seg
+    dataset, _ = seg
     dataset.SegmentSequence[0].SegmentLabel = "Spleen"
     with pytest.raises(ReadError, match="the name 'Spleen' with the code of 'Liver'"):
         read(dataset, tmp_path)
@@ -148,7 +148,15 @@ def test_a_seg_without_empty_slices_is_put_onto_the_grid_of_its_ct(seg, tmp_path
     assert read_label_map(path, within=turned).grid is turned
 
 
-@pytest.mark.parametrize("moved_mm", [(0, 0, 1.0), (0.5, 0, 0), (0, 0, 60)])
+def test_a_seg_of_slices_beyond_the_grid_is_refused(seg, tmp_path):
+    dataset, label_map = seg
+    affine = label_map.grid.affine.copy()
+    affine[:3, 3] += (0, 0, 60)
+    with pytest.raises(GeometryError, match="labelled voxels outside"):
+        read_label_map(save(dataset, tmp_path), within=Grid(shape_zyx=label_map.grid.shape_zyx, affine=affine))
+
+
+@pytest.mark.parametrize("moved_mm", [(0, 0, 1.0), (0.5, 0, 0)])
 def test_a_seg_is_put_onto_no_grid_it_does_not_lie_on(seg, tmp_path, moved_mm):
     dataset, label_map = seg
     affine = label_map.grid.affine.copy()

@@ -230,15 +230,23 @@ def test_compressed_voxels_that_do_not_begin_at_once_are_refused(tmp_path, line)
 
 # What each program adds to the fields that all write, as found in files that it made from one NIfTI file.
 NIFTI_FIELDS = "\n".join(
-    ["ITK_original_direction = 1 -0 -0 -0 1 -0 0 0 1", "ITK_original_spacing = 1 2 3", "ITK_sform_corrected = NO"]
-    + ["bitpix = 16", "cal_max = 0", "datatype = 4", *(f"dim[{number}] = {number}" for number in range(8))]
-    + ["dim_info = 0", "intent_code = 0", *(f"pixdim[{number}] = 1" for number in range(8)), "qfac = 1"]
-    + ["qform_code_name = NIFTI_XFORM_SCANNER_ANAT", "srow_x = -1 0 0 -10", "toffset = 0", "xyzt_units = 10"]
+    [
+        "ITK_original_direction = 1 -0 -0 -0 1 -0 0 0 1",
+        "ITK_sform_corrected = NO",
+        "bitpix = 16",
+        *(f"dim[{number}] = {number}" for number in range(8)),
+        "dim_info = 0",
+        *(f"pixdim[{number}] = 1" for number in range(8)),
+        "qform_code_name = NIFTI_XFORM_SCANNER_ANAT",
+        "srow_x = -1 0 0 -10",
+        "xyzt_units = 10",
+    ]
 )
+CENTRE = "CenterOfRotation = 0 0 0\nAnatomicalOrientation"
 WRITERS = {
-    "SimpleITK 2.5, ITK 5.4, elastix, plastimatch 1.9": f"CenterOfRotation = 0 0 0\nAnatomicalOrientation = RAI\n{NIFTI_FIELDS}",
-    "VTK 9, 3D Slicer": "CenterOfRotation = 0 0 0\nAnatomicalOrientation = ???",
-    "ITK from DICOM": "0008|0008 = ORIGINAL\\PRIMARY\\AXIAL\n0018|0050 = 5\n0028|1053 = 1\nITK_InputFilterName = GDCMImageIO",
+    "SimpleITK 2.5, ITK 5.4, elastix, plastimatch 1.9": f"{CENTRE} = RAI\n{NIFTI_FIELDS}",
+    "VTK 9, 3D Slicer": f"{CENTRE} = ???",
+    "ITK from DICOM": "0008|0008 = ORIGINAL\\PRIMARY\\AXIAL\n0018|0050 = 5\nITK_InputFilterName = GDCMImageIO",
     "3D Slicer from NRRD": "Name = \nNRRD_kinds[0] = domain\nNRRD_space = left-posterior-superior",
 }
 
@@ -246,9 +254,9 @@ WRITERS = {
 @pytest.mark.parametrize("fields", WRITERS.values(), ids=WRITERS)
 def test_files_of_the_commonest_writers_are_read(tmp_path, fields):
     path = save(tmp_path / "ct.mha", ct_zyx())
-    raw = path.read_bytes()
+    raw = re.sub(rb"(CenterOfRotation|AnatomicalOrientation) = .*\n", b"", path.read_bytes())
     path.write_bytes(raw.replace(b"DimSize", fields.encode() + b"\nDimSize"))
-    assert path.read_bytes() != raw
+    assert fields.encode() in path.read_bytes()
     np.testing.assert_array_equal(read_volume(path).hu, sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
 
 
@@ -264,7 +272,6 @@ def test_what_simpleitk_makes_of_a_nifti_file_is_read(tmp_path, name):
 
 
 def test_what_plastimatch_makes_of_a_nifti_file_is_read(tmp_path, program):
-    """Plastimatch writes with its own ITK."""
     import subprocess
 
     save(tmp_path / "ct.nii.gz", ct_zyx())

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from viscera.adapters.slicer_segments import slicer_segments
+from viscera.adapters.slicer_segments import segment_names
 from viscera.errors import GeometryError, ReadError
 from viscera.label_names import LabelName
 
@@ -106,7 +106,7 @@ def checked_header(path: Path, doing: str) -> TextHeader:
     names: Mapping[tuple[int, int], LabelName] = {}
     if path.suffix.lower() == ".nrrd":
         fields, pairs = _nrrd_fields(text, doing)
-        names = slicer_segments(pairs, doing)
+        names = segment_names(pairs, doing)
         known = fields.get("space", "").lower() in _NRRD_SPACES and "space directions" in fields
         data_name = fields.get("data file", fields.get("datafile", "local"))
         compressed = fields.get("encoding", "").lower() in _COMPRESSED_FORMATS

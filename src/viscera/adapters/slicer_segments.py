@@ -19,7 +19,7 @@ _WHOLE = re.compile(r"[0-9]{1,5}")
 _TERMINOLOGY = "TerminologyEntry:"
 
 
-def slicer_segments(pairs: Mapping[str, str], doing: str) -> dict[tuple[int, int], LabelName]:
+def segment_names(pairs: Mapping[str, str], doing: str) -> dict[tuple[int, int], LabelName]:
     """What each segment is, by its layer and the value of its voxels there; empty for a file without segments.
 
     Files of before 2020 say neither layer nor value: their segments have a layer each, and value 1.
