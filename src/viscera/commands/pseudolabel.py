@@ -35,7 +35,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from viscera.bundle import load_bundle
     from viscera.case import bundle_source
     from viscera.engines import make_engine
-    from viscera.read import find_inputs, read_volume
+    from viscera.inputs import find_inputs
+    from viscera.read import read_volume
     from viscera.training.pseudo_labels import pseudo_labels
     from viscera.write import write_label_map, write_text
 

@@ -151,9 +151,8 @@ class Patient:
         if self.resection is not None:
             liver = (tissue == Tissue.LIVER).nonzero(as_tuple=True)
             point, normal = self.resection.point, self.resection.normal
-            beyond = sum(
-                (axis[liver] - float(p)) * float(n) for axis, p, n in zip((z, y, x), point, normal, strict=True)
-            )
+            sides = [(axis[liver] - float(p)) * float(n) for axis, p, n in zip((z, y, x), point, normal, strict=True)]
+            beyond = torch.stack(sides).sum(0)
             tissue[liver] = torch.where(beyond > 0, int(Tissue.INTERIOR), int(Tissue.LIVER))
         return Tissues(tissue, (packed >> 8).float() * DEPTH_UNIT_MM + further * SPACING_MM)
 
