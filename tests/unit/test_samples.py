@@ -181,7 +181,7 @@ def test_image_and_labels_move_together(scan, stage, seed):
 def test_beyond_the_scan_is_air_without_labels(scan, stage):
     case = scan[3].load("p", stage)
     full = dataclasses.replace(
-        case, image=np.zeros_like(case.image), labels=np.ones_like(case.labels), organs=case.scan
+        case, image=np.zeros_like(case.image), labels=np.ones_like(case.labels), organs=case.scan, labelled=None
     )
     augment = dataclasses.replace(IDENTITY, translation_mm=300.0)
     image, labels = training_sample(full, stage, dataclasses.replace(PLAIN, augment=augment), rng(1))

@@ -133,6 +133,16 @@ def test_growths_belong_to_their_organ_and_their_lesions_fill_them():
         assert (hu[after.tissue != Tissue.KIDNEY_RIGHT] == 500).all()
 
 
+def test_a_liver_does_not_grow_over_the_fat_of_kidneys():
+    config = only(growth_probability=1.0, lobe_probability=1.0)
+    for seed in range(5):
+        seen = a_ball(Tissue.LIVER)
+        fat = seen.tissue[:, 25:] == Tissue.INTERIOR
+        seen.tissue[:, 25:].masked_fill_(fat, int(Tissue.FAT))
+        after = with_additions(seen, GRID, draw_additions(seen, GRID, config, rng(seed)).capsules)
+        assert (after.tissue[:, 25:][fat] == Tissue.FAT).all()
+
+
 def test_accessory_spleens_lie_apart_and_count_as_spleen():
     config = only(accessory_probability=1.0, accessory_radius_mm=(6.0, 6.0))
     for seed in range(5):

@@ -22,7 +22,15 @@ from viscera.training.synthesis.patient import Tissues, as_vector, axes_mm, corn
 from viscera.training.synthesis.tissues import ORGANS, Tissue
 
 _FATTY = (Tissue.INTERIOR, Tissue.FAT)
-_SOFT = (*_FATTY, Tissue.SMALL_BOWEL, Tissue.COLON, Tissue.STOMACH, Tissue.DUODENUM, Tissue.GALLBLADDER)
+# What other organs may grow over; not the fat of kidneys, lest these lie within a liver.
+_SOFT = (
+    Tissue.INTERIOR,
+    Tissue.SMALL_BOWEL,
+    Tissue.COLON,
+    Tissue.STOMACH,
+    Tissue.DUODENUM,
+    Tissue.GALLBLADDER,
+)
 _BESIDE_BOWEL = (Tissue.KIDNEY_RIGHT, Tissue.KIDNEY_LEFT, Tissue.SPLEEN, Tissue.LIVER)
 _KIDNEYS = (Tissue.KIDNEY_RIGHT, Tissue.KIDNEY_LEFT)
 # Of growths: simple cysts, and how often; others differ from their organ as lesions do.
@@ -232,7 +240,8 @@ def _growth(shell: _Shell, config: AdditionConfig, rng: np.random.Generator) -> 
     centre = as_vector(point + outwards * radius * rng.uniform(*_OUTSIDE_SHARE))
     cyst = rng.uniform() < (_CYST_SHARE if kidney else _CYST_SHARE / 3)
     limits = (_DENSE_CYST_HU if rng.uniform() < _DENSE_SHARE else _CYST_HU) if cyst else config.growth_hu
-    capsule = Addition(tissue=shell.organ, start_zyx_mm=centre, end_zyx_mm=centre, radius_mm=radius, over=_SOFT)
+    over = (*_SOFT, Tissue.FAT) if kidney else _SOFT
+    capsule = Addition(tissue=shell.organ, start_zyx_mm=centre, end_zyx_mm=centre, radius_mm=radius, over=over)
     lesion = Lesion(
         tissue=shell.organ, centre_zyx_mm=centre, radius_mm=radius, hu=rng.uniform(*limits), added=not cyst, whole=True
     )

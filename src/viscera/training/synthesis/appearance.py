@@ -146,7 +146,7 @@ def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> 
     around = fields.smooth(160.0)
     one, other = fields.smooth(11.0), fields.smooth(11.0)
     # Where two fields vanish together they leave curves: branching vessels, strands.
-    threads = torch.exp((one.square() + other.square()) * -25.0)
+    threads = torch.exp((one.square() + other.square()) * -35.0)
     hu = _table(look.means, device)[tissue]
     hu += _table(look.textures, device)[tissue] * (0.7 * fine + 0.7 * one)
     _paint_bone(hu, seen, look.compact_hu, fine)

@@ -106,7 +106,7 @@ class BodyConfig:
     organ_turn_rad: float = 0.25
     organ_probability: float = 0.85
     enlarged_probability: float = 0.1
-    enlargement_liver: Range = (1.2, 1.9)
+    enlargement_liver: Range = (1.15, 1.6)
     enlargement_spleen: Range = (1.3, 2.6)
     resection_probability: float = 0.04
     muscle_mm: Range = (3.0, 15.0)
@@ -186,7 +186,7 @@ class AppearanceConfig:
     fatty_pancreas_hu: Range = (5.0, 55.0)
     fatty_pancreas_texture_hu: Range = (3.0, 25.0)
     compact_bone_hu: Range = (100.0, 500.0)
-    texture_hu: Range = (1.0, 6.0)
+    texture_hu: Range = (0.5, 4.0)
     oral_contrast_probability: float = 0.3
     oral_contrast_hu: Range = (100.0, 450.0)
     contents_texture_hu: Range = (2.0, 30.0)

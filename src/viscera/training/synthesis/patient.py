@@ -151,9 +151,9 @@ class Patient:
         if self.resection is not None:
             liver = (tissue == Tissue.LIVER).nonzero(as_tuple=True)
             point, normal = self.resection.point, self.resection.normal
-            sides = [(axis[liver] - float(p)) * float(n) for axis, p, n in zip((z, y, x), point, normal, strict=True)]
-            beyond = torch.stack(sides).sum(0)
-            tissue[liver] = torch.where(beyond > 0, int(Tissue.INTERIOR), int(Tissue.LIVER))
+            beyond = torch.stack([axis[liver] - p for axis, p in zip((z, y, x), point.tolist(), strict=True)])
+            outside = _tensor(normal) @ beyond.cpu() > 0
+            tissue[liver] = torch.where(outside.to(tissue.device), int(Tissue.INTERIOR), int(Tissue.LIVER))
         return Tissues(tissue, (packed >> 8).float() * DEPTH_UNIT_MM + further * SPACING_MM)
 
     def covered_z_mm(self) -> tuple[float, float]:
