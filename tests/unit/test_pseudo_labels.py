@@ -9,7 +9,7 @@ from viscera.errors import ConfigError
 from viscera.geometry import Grid
 from viscera.labels import ORGANS
 from viscera.training.cases import UNKNOWN_LABEL
-from viscera.training.pseudo_labels import PseudoLabelConfig, pseudo_labels
+from viscera.training.pseudo_labels import PseudoLabelConfig, trusted_labels
 from viscera.volume import Volume
 
 GRID = Grid.from_axes(
@@ -58,7 +58,7 @@ def labelled(engine, config=None):
     for value, inside in BALLS.items():
         hu[inside] = value
     card = ModelCard(name="known", version="1", description="", licence="", organs=ORGANS)
-    return pseudo_labels(Volume(hu=hu, grid=GRID), engine, card, config)
+    return trusted_labels(Volume(hu=hu, grid=GRID), engine, card, config)
 
 
 def share(found, value, label):

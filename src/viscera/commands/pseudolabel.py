@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from viscera.engines import make_engine
     from viscera.inputs import find_inputs
     from viscera.read import read_volume
-    from viscera.training.pseudo_labels import pseudo_labels
+    from viscera.training.pseudo_labels import trusted_labels
     from viscera.write import write_label_map, write_text
 
     bundle = load_bundle(bundle_source(args.bundle))
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             progress.begin(case.name)
             try:
                 volume = read_volume(case.path)
-                found = pseudo_labels(volume, engine, bundle.card)
+                found = trusted_labels(volume, engine, bundle.card)
             except VisceraError as error:
                 progress.pause()
                 console.complain(str(error), about=case.name)

@@ -64,7 +64,7 @@ class PseudoLabels:
     doubted: tuple[str, ...]
 
 
-def pseudo_labels(
+def trusted_labels(
     volume: Volume, engine: Engine, card: ModelCard, config: PseudoLabelConfig | None = None
 ) -> PseudoLabels:
     """Return the trusted labels of a CT, `UNKNOWN_LABEL` where there is doubt.
