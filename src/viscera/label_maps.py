@@ -275,7 +275,7 @@ def _whole(values: NDArray[Any], tolerance: float, doing: str) -> NDArray[Any]:
     rounded = np.rint(values) if values.dtype.kind == "f" else values
     # A NaN fails all comparisons.
     inside = (rounded >= 0) & (rounded <= LARGEST_LABEL)
-    if not inside.all() or (rounded is not values and not (np.abs(values - rounded) <= tolerance).all()):
+    if not inside.all() or (_differ(values, rounded) and not (np.abs(values - rounded) <= tolerance).all()):
         raise ReadError(
             doing,
             expected=f"labels, whole numbers from 0 to {LARGEST_LABEL}",
@@ -283,6 +283,10 @@ def _whole(values: NDArray[Any], tolerance: float, doing: str) -> NDArray[Any]:
             remedy="Give a label map, not an image or a probability map",
         )
     return rounded
+
+
+def _differ(values: NDArray[Any], rounded: NDArray[Any]) -> bool:
+    return rounded is not values and bool((values != rounded).any())
 
 
 def _require_apart(overlapping: int, doing: str) -> None:
