@@ -18,7 +18,8 @@ import numpy as np
 from seeds import Reader, Seed
 
 from viscera.errors import VisceraError
-from viscera.read import find_inputs, read_label_map, read_volume
+from viscera.inputs import find_inputs
+from viscera.read import read_label_map, read_volume
 
 LONGEST_SECONDS = 10.0
 LARGEST_BYTES = 2**30

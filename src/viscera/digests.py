@@ -20,7 +20,7 @@ class Digest(NamedTuple):
 def path_digest(path: Path) -> Digest:
     """The sha256 of a file, or of the sorted list of its files' sha256 for a folder.
 
-    `find FOLDER -type f -exec sha256sum {} + | cut -c 1-64 | sort | sha256sum` gives the same for a folder. Names do
+    `find -L FOLDER -type f -exec sha256sum {} + | cut -c 1-64 | sort | sha256sum` gives the same for a folder. Names do
     not count.
 
     Raises:
@@ -29,7 +29,8 @@ def path_digest(path: Path) -> Digest:
     try:
         if not path.is_dir():
             return Digest(_file_digest(path), 1)
-        digests = sorted(map(_file_digest, files_below(path)))
+        # Of links to nothing reading says what they are, if they may be images.
+        digests = sorted(_file_digest(file) for file in files_below(path) if file.exists())
     except OSError as error:
         raise ReadError(
             f"reading {path}",

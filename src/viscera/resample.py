@@ -9,7 +9,6 @@ point copy of the volume, and it costs a few matrix products.
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.cores import allowed_cores
 from viscera.errors import GeometryError
 from viscera.geometry import Grid
 
@@ -40,7 +40,7 @@ _MOST_WORKERS = 4
 
 def worker_count() -> int:
     """How many threads work on slabs at the same time."""
-    return min(_MOST_WORKERS, os.cpu_count() or 1)
+    return min(_MOST_WORKERS, allowed_cores())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -38,10 +38,13 @@ class LabelMap:
     Attributes:
         labels: uint8 (z, y, x), read-only.
         grid: Where the voxels lie.
+        notes: What a reader of the result should know about how the labels were read (segments passed over), one
+            sentence each.
     """
 
     labels: NDArray[np.uint8]
     grid: Grid
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", _frozen(self.labels, np.uint8, self.grid, "a label map"))

@@ -107,7 +107,7 @@ OTHERS = [
     Bad("evaluate empty empty", 1, "expected files ending in"),
     Bad("batch none -o OUT/b", 1, "expected a file or folder, got nothing there"),
     Bad("batch no_path.csv -o OUT/b", 1, "a column `path`"),
-    Bad("batch binary.csv -o OUT/b", 1, "a CSV in UTF-8"),
+    Bad("batch binary.csv -o OUT/b", 1, "a list in UTF-8, or in UTF-16 with its mark"),
     Bad("batch rows.csv -o OUT/b", 1, "at least one row"),
     Bad("batch twice.csv -o OUT/b", 2, "names that differ"),
     Bad("batch again.csv -o OUT/b", 2, "each scan once, got './ct.nii.gz' again in line 3"),

@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 
 from viscera.errors import VisceraError
 from viscera.geometry import Grid
-from viscera.read import find_inputs, read_label_map, read_volume
+from viscera.inputs import find_inputs
+from viscera.read import read_label_map, read_volume
 from viscera.volume import Volume
 from viscera.write import write_volume
 

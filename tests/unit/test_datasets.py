@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -16,8 +17,6 @@ from viscera.training.datasets import (
     read_case_labels,
     read_mapping,
 )
-from viscera.volume import LabelMap
-from viscera.write import write_label_map
 
 
 def touch(*paths):
@@ -78,6 +77,41 @@ def test_nnunet_with_other_names_asks_for_a_mapping(tmp_path):
         find_dataset(tmp_path)
     mapping = LabelMapping(rules=(LabelRule(id=1, label=2),))
     assert find_dataset(tmp_path, mapping).mapping == mapping
+
+
+def test_totalsegmentator(tmp_path):
+    for name in ("s0001", "s0002"):
+        touch(tmp_path / name / "ct.nii.gz", tmp_path / name / "segmentations" / "kidney_left.nii.gz")
+    touch(tmp_path / "s0003" / "ct.nii.gz", tmp_path / "s0003" / "segmentations" / "heart.nii.gz")
+    touch(tmp_path / "s0004" / "segmentations" / "liver.nii.gz", tmp_path / "meta.csv")
+    found = find_dataset(tmp_path)
+    assert named(found) == [(name, f"{name}/ct.nii.gz", f"{name}/segmentations") for name in ("s0001", "s0002")]
+    assert found.layout == "TotalSegmentator"
+    assert [case.name for case in found.refused] == ["s0003", "s0004"]
+
+
+def test_files_in_folders_of_their_own_names(tmp_path):
+    """As data sets come from Kaggle."""
+    touch(tmp_path / "images" / "a_0000.nii" / "a_0000.nii", tmp_path / "images" / "b.nii.gz" / "b.nii")
+    touch(tmp_path / "labels" / "a.nii" / "a.nii", tmp_path / "labels" / "b.nii")
+    assert named(find_dataset(tmp_path)) == [
+        ("a", "images/a_0000.nii/a_0000.nii", "labels/a.nii/a.nii"),
+        ("b", "images/b.nii.gz/b.nii", "labels/b.nii"),
+    ]
+
+
+def test_label_files_with_the_usual_endings(tmp_path):
+    touch(*(tmp_path / "images" / name for name in ("a.nii", "b.nii", "c_seg.nii", "._a.nii")))
+    touch(*(tmp_path / "labels" / name for name in ("a.seg.nrrd", "b_seg.nii", "c_seg.nii", "._a.nii")))
+    assert [case.labels.name for case in find_dataset(tmp_path).cases] == ["a.seg.nrrd", "b_seg.nii", "c_seg.nii"]
+
+
+def test_two_label_files_for_one_ct_are_refused(tmp_path):
+    touch(tmp_path / "images" / "a.nii", tmp_path / "images" / "b.nii")
+    touch(tmp_path / "labels" / "a_seg.nii", tmp_path / "labels" / "a.seg.nrrd", tmp_path / "labels" / "b.nii")
+    found = find_dataset(tmp_path)
+    assert [case.name for case in found.cases] == ["b"]
+    assert any("for one CT" in refusal.reason for refusal in found.refused)
 
 
 def test_a_second_channel_is_refused_by_name(tmp_path):
@@ -201,7 +235,7 @@ def test_labels_of_a_case_are_mapped(tmp_path):
         (2, 3, 4), spacing_zyx_mm=(3, 2, 1), direction_zyx=np.eye(3)[:, ::-1], origin_xyz_mm=(0, 0, 0)
     )
     ids = (np.arange(24) % 3).astype(np.uint8).reshape(2, 3, 4)
-    write_label_map(LabelMap(labels=ids, grid=grid), tmp_path / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(ids.transpose(2, 1, 0), grid.nifti_affine()), tmp_path / "a.nii")
     case = DatasetCase(name="a", image=tmp_path / "none.nii", labels=tmp_path / "a.nii")
     mapping = LabelMapping(rules=(LabelRule(id=1, label=4), LabelRule(id=2, label=0)))
     np.testing.assert_array_equal(read_case_labels(case, mapping).labels, np.where(ids == 1, 4, 0))

@@ -10,9 +10,9 @@ import pytest
 from viscera.errors import ConfigError, GeometryError, ReadError
 from viscera.evaluation import evaluate
 from viscera.evaluation.evaluate import Outcome, evaluate_cases, evaluate_label_maps, stored_along
-from viscera.evaluation.pairing import case_name
 from viscera.evaluation.scores import FLARE22, ScoringConfig, Tolerance
 from viscera.geometry import Grid, Reorientation
+from viscera.inputs import case_name
 from viscera.labels import ORGANS, named_organ
 from viscera.read import read_label_map, read_volume
 from viscera.volume import LabelMap

@@ -70,6 +70,7 @@ def test_a_left_and_a_right_kidney_are_kidney(seg, tmp_path):
     liver, kidney, spleen, pancreas = dataset.SegmentSequence
     set_code(liver, "18639004")  # left kidney structure
     set_code(spleen, "9846003")  # right kidney structure
+    liver.SegmentLabel, spleen.SegmentLabel = "Left kidney", "Segment 3"
     modifier = pydicom.Dataset()
     modifier.CodeValue, modifier.CodingSchemeDesignator, modifier.CodeMeaning = "24028007", "SCT", "Right"
     kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
@@ -89,6 +90,7 @@ def test_codes_of_snomed_rt_are_known(seg, tmp_path, value, index, scheme):
     dataset, label_map = seg
     for segment, other in zip(dataset.SegmentSequence, ("x", "y", "z", "w"), strict=True):
         set_code(segment, other)
+        segment.SegmentLabel = segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning = f"structure {other}"
     set_code(dataset.SegmentSequence[0], value, scheme)
     np.testing.assert_array_equal(read(dataset, tmp_path).labels, index * (label_map.labels == 1))
 
@@ -97,7 +99,29 @@ def test_segments_that_are_no_organ_are_passed_over(seg, tmp_path):
     dataset, label_map = seg
     set_code(dataset.SegmentSequence[0], "108369006")  # a tumour, wherever it lies
     dataset.SegmentSequence[0].SegmentLabel = "liver"
-    np.testing.assert_array_equal(read(dataset, tmp_path).labels, np.where(label_map.labels == 1, 0, label_map.labels))
+    found = read(dataset, tmp_path)
+    np.testing.assert_array_equal(found.labels, np.where(label_map.labels == 1, 0, label_map.labels))
+    assert found.notes == ("Labels that are no organ of the table were passed over: liver.",)
+
+
+@pytest.mark.parametrize("code", [("85756007", "SCT", "Tissue"), ("T-D0050", "SRT", "Tissue"), ("1", "99X", "Thing")])
+def test_segments_with_a_code_for_anything_are_known_by_their_labels(seg, tmp_path, code):
+    """As 3D Slicer exports segments whose terminology nobody chose."""
+    dataset, label_map = seg
+    for segment in dataset.SegmentSequence:
+        set_code(segment, *code[:2])
+        segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning = code[2]
+    liver, kidney, spleen, _ = dataset.SegmentSequence
+    spleen.SegmentLabel, liver.SegmentLabel, kidney.SegmentLabel = "Liver", "spleen", "kidney_left"
+    found = read(dataset, tmp_path)
+    np.testing.assert_array_equal(found.labels, np.array([0, 3, 2, 1, 4], dtype=np.uint8)[label_map.labels])
+
+
+def test_a_label_and_a_code_of_two_organs_are_refused(seg, tmp_path):
+    dataset, _ = seg
+    dataset.SegmentSequence[0].SegmentLabel = "Spleen"
+    with pytest.raises(ReadError, match="the name 'Spleen' with the code of 'Liver'"):
+        read(dataset, tmp_path)
 
 
 def test_slices_that_were_left_out_between_others_are_background(seg, tmp_path):
@@ -124,7 +148,15 @@ def test_a_seg_without_empty_slices_is_put_onto_the_grid_of_its_ct(seg, tmp_path
     assert read_label_map(path, within=turned).grid is turned
 
 
-@pytest.mark.parametrize("moved_mm", [(0, 0, 1.0), (0.5, 0, 0), (0, 0, 60)])
+def test_a_seg_of_slices_beyond_the_grid_is_refused(seg, tmp_path):
+    dataset, label_map = seg
+    affine = label_map.grid.affine.copy()
+    affine[:3, 3] += (0, 0, 60)
+    with pytest.raises(GeometryError, match="labelled voxels outside"):
+        read_label_map(save(dataset, tmp_path), within=Grid(shape_zyx=label_map.grid.shape_zyx, affine=affine))
+
+
+@pytest.mark.parametrize("moved_mm", [(0, 0, 1.0), (0.5, 0, 0)])
 def test_a_seg_is_put_onto_no_grid_it_does_not_lie_on(seg, tmp_path, moved_mm):
     dataset, label_map = seg
     affine = label_map.grid.affine.copy()
@@ -226,6 +258,7 @@ def overlap(dataset):
 def unknown_codes(dataset):
     for segment in dataset.SegmentSequence:
         set_code(segment, "0")
+        segment.SegmentLabel = segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning = "Heart"
 
 
 BAD = {
@@ -239,7 +272,7 @@ BAD = {
         lambda d: (setattr(d, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.481.3"), setattr(d, "Modality", "RTSTRUCT")),
         r"got 1 of RTSTRUCT.*structure sets \(RTSTRUCT\) are not read",
     ),
-    "no organ": (unknown_codes, "segments coded as liver.*got Liver, Kidney, Spleen, Pancreas"),
+    "no organ": (unknown_codes, "labels named or coded as liver.*got Heart, Heart, Heart, Heart"),
     "two organs in a voxel": (overlap, "at most one organ in a voxel, got [0-9]+ voxels with two"),
     "rows that lie": (lambda d: setattr(d, "Rows", 1000), "too few bytes for 40 frames of 1000 x 12"),
     "no rows": (lambda d: setattr(d, "Rows", 0), "got 40 frames of 0 x 12"),

@@ -3,7 +3,7 @@
 import pytest
 
 from viscera.errors import ReadError
-from viscera.read import find_inputs
+from viscera.inputs import find_inputs
 
 DICOM = bytes(128) + b"DICM" + bytes(20)
 

@@ -226,3 +226,64 @@ def test_compressed_voxels_that_do_not_begin_at_once_are_refused(tmp_path, line)
     path.write_text(path.read_text().replace("ElementDataFile", f"{line}\nElementDataFile"))
     with pytest.raises(ReadError, match="begin at once"):
         read_volume(path)
+
+
+# What each program adds to the fields that all write, as found in files that it made from one NIfTI file.
+NIFTI_FIELDS = "\n".join(
+    [
+        "ITK_original_direction = 1 -0 -0 -0 1 -0 0 0 1",
+        "ITK_sform_corrected = NO",
+        "bitpix = 16",
+        *(f"dim[{number}] = {number}" for number in range(8)),
+        "dim_info = 0",
+        *(f"pixdim[{number}] = 1" for number in range(8)),
+        "qform_code_name = NIFTI_XFORM_SCANNER_ANAT",
+        "srow_x = -1 0 0 -10",
+        "xyzt_units = 10",
+    ]
+)
+CENTRE = "CenterOfRotation = 0 0 0\nAnatomicalOrientation"
+WRITERS = {
+    "SimpleITK 2.5, ITK 5.4, elastix, plastimatch 1.9": f"{CENTRE} = RAI\n{NIFTI_FIELDS}",
+    "VTK 9, 3D Slicer": f"{CENTRE} = ???",
+    "ITK from DICOM": "0008|0008 = ORIGINAL\\PRIMARY\\AXIAL\n0018|0050 = 5\nITK_InputFilterName = GDCMImageIO",
+    "3D Slicer from NRRD": "Name = \nNRRD_kinds[0] = domain\nNRRD_space = left-posterior-superior",
+}
+
+
+@pytest.mark.parametrize("fields", WRITERS.values(), ids=WRITERS)
+def test_files_of_the_commonest_writers_are_read(tmp_path, fields):
+    path = save(tmp_path / "ct.mha", ct_zyx())
+    raw = re.sub(rb"(CenterOfRotation|AnatomicalOrientation) = .*\n", b"", path.read_bytes())
+    path.write_bytes(raw.replace(b"DimSize", fields.encode() + b"\nDimSize"))
+    assert fields.encode() in path.read_bytes()
+    np.testing.assert_array_equal(read_volume(path).hu, sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
+@pytest.mark.parametrize("name", ["ct.mha", "ct.mhd", "ct.nrrd"])
+def test_what_simpleitk_makes_of_a_nifti_file_is_read(tmp_path, name):
+    save(tmp_path / "ct.nii.gz", ct_zyx())
+    image = sitk.ReadImage(str(tmp_path / "ct.nii.gz"))
+    assert "dim[0]" in image.GetMetaDataKeys()
+    sitk.WriteImage(image, str(tmp_path / name), useCompression=True)
+    one, other = read_volume(tmp_path / name), read_volume(tmp_path / "ct.nii.gz")
+    np.testing.assert_array_equal(one.hu, ct_zyx())
+    assert one.grid.matches(other.grid, 1e-4)
+
+
+def test_what_plastimatch_makes_of_a_nifti_file_is_read(tmp_path, program):
+    import subprocess
+
+    save(tmp_path / "ct.nii.gz", ct_zyx())
+    convert = [
+        program("plastimatch"),
+        "convert",
+        "--input",
+        tmp_path / "ct.nii.gz",
+        "--output-img",
+        tmp_path / "ct.mha",
+    ]
+    subprocess.run(convert, check=True, capture_output=True)
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "ct.mha").hu, sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "ct.mha")))
+    )

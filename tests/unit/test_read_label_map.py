@@ -41,3 +41,39 @@ def test_other_values_are_refused(tmp_path, value, dtype):
 def test_a_folder_without_a_dicom_seg_is_refused(tmp_path):
     with pytest.raises(ReadError, match=r"expected one DICOM segmentation \(SEG\), got no DICOM object"):
         read_label_map(tmp_path)
+
+
+def scaled(path, stored, slope, intercept):
+    """A file with a scale factor; nibabel is the independent reader of what it means."""
+    image = nib.Nifti1Image(stored, AFFINE)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, path)
+    assert nib.load(path).dataobj.slope == pytest.approx(slope)
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype", "steps"),
+    [(4, np.int16, 65535), (4, np.int16, 4000), (117, np.int16, 65535), (255, np.uint16, 65535), (4, np.uint8, 255)],
+)
+def test_labels_that_a_scale_factor_has_rounded_are_read(tmp_path, largest, dtype, steps):
+    """Writers that spread the labels over all numbers of a type give 1.000015 and 2.99998."""
+    labels = np.random.default_rng(1).integers(0, largest + 1, (12, 11, 10))
+    low = np.iinfo(dtype).min
+    slope = largest / steps
+    stored = (np.rint(labels / slope) + low).astype(dtype)
+    values = scaled(tmp_path / "a.nii.gz", stored, slope, -low * slope)
+    assert (values != labels).any()
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.nii.gz").labels, labels.transpose(2, 1, 0))
+
+
+def test_labels_that_float32_has_rounded_are_read(tmp_path):
+    values = labels_ijk(np.float32) + np.float32(2e-5)
+    np.testing.assert_array_equal(read_label_map(save(tmp_path, values)).labels, labels_ijk().transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("slope", [1 / 255, 0.1, 0.5])
+def test_probabilities_with_a_scale_factor_are_no_labels(tmp_path, slope):
+    scaled(tmp_path / "a.nii.gz", np.random.default_rng(1).integers(0, 255, (12, 11, 10)).astype(np.uint8), slope, 0)
+    with pytest.raises(ReadError, match="whole numbers from 0 to 255"):
+        read_label_map(tmp_path / "a.nii.gz")

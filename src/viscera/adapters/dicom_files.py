@@ -30,6 +30,12 @@ _SNIFFED_BYTES = 136
 # What pydicom begins with when the 128-byte preamble is missing: group 0002 or 0008, a small element number, and a
 # value representation or a length that fits.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+# What stands in a file whose content git-annex or Git LFS has not fetched: the place of the content, also where a link
+# was made on a system without links.
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/")
+_LONGEST_POINTER = 1024
+# What lies beside images, and is none of them.
+_TEXT_SUFFIXES = (".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yml", ".yaml", ".toml")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,16 +74,40 @@ def is_dicom_file(path: Path) -> bool:
         return False
 
 
+def unfetched(path: Path) -> str | None:
+    """In words, why what `path` is called is not there though its name is; None if that is not so.
+
+    Links to nothing, and files that stand for content which git-annex, DataLad or Git LFS has not fetched.
+    """
+    try:
+        if path.is_symlink() and not path.exists():
+            return "a link to a file that is not there"
+        if path.is_file() and path.stat().st_size <= _LONGEST_POINTER:
+            with path.open("rb") as file:
+                head = file.read(_LONGEST_POINTER)
+            if any(pointer in head for pointer in _POINTERS):
+                return "a pointer to content that was not fetched"
+    except OSError:  # reading it says why
+        return None
+    return None
+
+
+def is_beside_images(name: str) -> bool:
+    """Whether a file of this name is no image: hidden, as those of macOS that begin with ._, or a text."""
+    return name.startswith(".") or name.lower().endswith(_TEXT_SUFFIXES)
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """All files in `folder` and its sub-folders, sorted by name, those directly in a folder before deeper ones.
 
+    Linked folders are followed, each once.
+
     Raises:
-        ReadError: If there are more than any study has.
+        ReadError: If a folder cannot be listed, or there are more files than any study has.
     """
     count = 0
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
+    for parent, names in folders_below(folder):
+        for name in names:
             count += 1
             if count > LARGEST_FILE_COUNT:
                 raise ReadError(
@@ -87,6 +117,41 @@ def files_below(folder: Path) -> Iterator[Path]:
                     remedy="Give the folder of one study",
                 )
             yield Path(parent, name)
+
+
+def folders_below(folder: Path, on_unlisted: Callable[[Path], None] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """`folder` and all folders below it with the sorted names of their files, links followed but no folder twice.
+
+    Args:
+        folder: Where to begin.
+        on_unlisted: Called with each folder that cannot be listed, instead of raising.
+
+    Raises:
+        ReadError: If one cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        if on_unlisted is not None:
+            on_unlisted(Path(error.filename))
+            return
+        raise ReadError(
+            f"reading {folder}",
+            expected="folders that can be listed",
+            got=f"{error.strerror or 'an error'} for {error.filename}",
+            remedy="Ask for the right to read it, or give another folder",
+        ) from error
+
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders.sort()
+        seen.add(os.path.realpath(parent))
+        # A linked folder within itself would never end, and one within its own tree is walked anyway.
+        folders[:] = [name for name in folders if not _walked(Path(parent, name), seen)]
+        yield Path(parent), sorted(names)
+
+
+def _walked(folder: Path, seen: set[str]) -> bool:
+    return folder.is_symlink() and os.path.realpath(folder) in seen
 
 
 @contextmanager
@@ -99,7 +164,7 @@ def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
         ReadError: If a zip is damaged, locked or larger than any study, or nothing can be opened.
     """
     if path.is_dir():
-        yield [_file_source(file, file.name) for file in files_below(path) if is_dicom_file(file)]
+        yield [_file_source(file, file.name) for file in files_below(path) if readable_dicom(file, path)]
     elif is_zip_file(path):
         doing = f"reading {path}"
         with _opened_zip(path, doing) as archive:
@@ -110,6 +175,25 @@ def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
             ]
     else:
         yield [_file_source(path, path.name)]
+
+
+def readable_dicom(file: Path, folder: Path) -> bool:
+    """Whether a file of a folder is DICOM; raises ReadError if that cannot be told of what may be an image."""
+    if is_dicom_file(file):
+        return True
+    if is_beside_images(file.name):
+        return False
+    got = unfetched(file)
+    if got is None and file.is_file() and not os.access(file, os.R_OK):
+        got = "one without permission to read it"
+    if got is not None:
+        raise ReadError(
+            f"reading {folder}",
+            expected="files that can be opened",
+            got=f"{file.name}, {got}",
+            remedy="Fetch it (datalad get, git annex get), ask for the right to read it, or take it away",
+        )
+    return False
 
 
 class _ZipFile(io.FileIO):

@@ -24,29 +24,15 @@ from viscera.adapters.dicom_series import (
     ORIENTATION_TOLERANCE,
 )
 from viscera.errors import GeometryError, ReadError
-from viscera.geometry import Grid, Reorientation
+from viscera.geometry import Grid
 from viscera.hounsfield import allocated
-from viscera.labels import BACKGROUND, ORGANS, Organ
+from viscera.label_names import LabelMeaning, LabelName, label_meaning
+from viscera.labels import BACKGROUND, ORGANS, Code, Organ
 from viscera.volume import LabelMap
 
 _SEGMENTATION, _LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 # Segment numbers are unsigned and of 16 bits.
 _LARGEST_SEGMENT = 65535
-# What is segmented, in other codes than the organ table's: one side of a pair, and the codes of SNOMED RT that programs
-# wrote before DICOM changed to SNOMED CT (PS3.16, annex O).
-_KIDNEY, _LIVER, _SPLEEN, _PANCREAS = "64033007", "10200004", "78961009", "15776009"
-_SAME_CODE: Mapping[tuple[str, str], str] = {
-    ("SCT", "18639004"): _KIDNEY,
-    ("SCT", "9846003"): _KIDNEY,
-    ("SRT", "T-71000"): _KIDNEY,
-    ("SRT", "T-71010"): _KIDNEY,
-    ("SRT", "T-71020"): _KIDNEY,
-    ("SRT", "T-62000"): _LIVER,
-    ("SRT", "T-C3000"): _SPLEEN,
-    ("SRT", "T-65000"): _PANCREAS,
-}
-# Names that SNOMED CT and SNOMED RT have had in DICOM files.
-_SCHEMES = {"99SDM": "SRT", "SNM3": "SRT"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +49,19 @@ class _Frame:
 def read_dicom_seg(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
     """The label map of a DICOM SEG on its own grid: uint8 (slice, row, column), slices along their normal.
 
-    Segments become the labels of the organs with the same code (Segmented Property Type); the category does not matter,
-    nor does the side, so that a left and a right kidney are both the organ kidney. Segments that are none of the organs
-    are passed over. The grid reaches from the first to the last slice that has a frame, and slices without one between
-    them are background: files that leave out empty slices do not say how far their CT reached.
+    Segments become the labels of the organs with the same code (Segmented Property Type), or of that name where the
+    code fits any tissue; the side does not matter, so that a left and a right kidney are both the organ kidney.
+    Segments that are none of the organs are passed over, with a note. The grid reaches from the first to the last slice
+    that has a frame, and slices without one between them are background: files that leave out empty slices do not say
+    how far their CT reached.
 
     Args:
         path: The file, or a folder or zip with one SEG among other objects.
         organs: What to look for.
 
     Raises:
-        ReadError: If there is not exactly one SEG, it is damaged or fractional, has none of the organs, or two of them
-            in one voxel.
+        ReadError: If there is not exactly one SEG, it is damaged or fractional, has none of the organs, one whose
+            name and code contradict each other, or two of them in one voxel.
         GeometryError: If its frames are not slices of one regular grid.
         MemoryBudgetError: If there is no memory for it.
     """
@@ -86,15 +73,15 @@ def read_dicom_seg(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
             with source.opened() as file:
                 dataset = pydicom.dcmread(file, force=True)
             _require_supported(dataset, source, doing)
-            indices = _indices(dataset, organs, doing)
+            meaning = _meaning(dataset, organs, doing)
             frames = _frames(dataset, doing)
             places, grid = _laid_out(frames, (int(dataset.Rows), int(dataset.Columns)), doing)
             labels: NDArray[np.uint8] = allocated(grid.shape_zyx, np.uint8, doing)
             labels[:] = BACKGROUND
-            _fill(labels, dataset, list(zip(places, frames, strict=True)), indices, doing)
+            _fill(labels, dataset, list(zip(places, frames, strict=True)), meaning.indices, doing)
         except DICOM_FAULTS as error:
             raise _damaged(doing, type(error).__name__) from error
-    return LabelMap(labels=labels, grid=grid)
+    return LabelMap(labels=labels, grid=grid, notes=meaning.notes)
 
 
 def _only_seg(sources: Sequence[DicomSource], doing: str) -> DicomSource:
@@ -148,35 +135,37 @@ def _require_supported(dataset: Any, source: DicomSource, doing: str) -> None:
         raise _damaged(doing, f"{len(dataset.PerFrameFunctionalGroupsSequence)} places for {count} frames")
 
 
-def _indices(dataset: Any, organs: Sequence[Organ], doing: str) -> dict[int, int]:
-    """Label index by segment number, of the segments that are organs."""
-    indices: dict[int, int] = {}
-    names = []
-    for segment in dataset.SegmentSequence:
-        found = _organ(segment, organs)
-        if found is not None:
-            indices[int(segment.SegmentNumber)] = found.index
-        names.append(str(segment.SegmentedPropertyTypeCodeSequence[0].get("CodeMeaning") or "without a name")[:64])
-    if not indices:
+def _meaning(dataset: Any, organs: Sequence[Organ], doing: str) -> LabelMeaning:
+    """The organ of each segment number."""
+    segments = {int(segment.SegmentNumber): _label_name(segment) for segment in dataset.SegmentSequence}
+    if len(segments) < len(dataset.SegmentSequence):
+        raise _damaged(doing, "two segments of one number")
+    meaning = label_meaning(segments, organs, doing) if segments else None
+    if meaning is None:
         raise ReadError(
             doing,
-            expected=f"segments coded as {', '.join(organ.name for organ in organs)}",
-            got=", ".join(names[:8]) or "no segment",
+            expected=f"segments coded or named as {', '.join(organ.name for organ in organs)}",
+            got=", ".join(one.name or "without a name" for one in list(segments.values())[:8]) or "no segment",
             remedy="Give a SEG of these organs, or the bundle whose organs they are",
         )
-    return indices
+    return meaning
 
 
-def _organ(segment: Any, organs: Sequence[Organ]) -> Organ | None:
-    """The organ a segment is, by its code; of several with one code the one with the segment's label."""
-    code = segment.SegmentedPropertyTypeCodeSequence[0]
-    scheme, value = str(code.get("CodingSchemeDesignator") or ""), str(code.get("CodeValue") or "")
-    scheme = _SCHEMES.get(scheme, scheme)
-    if same := _SAME_CODE.get((scheme, value)):
-        scheme, value = "SCT", same
-    coded = [organ for organ in organs if (organ.code.scheme, organ.code.value) == (scheme, value)]
-    named = [organ for organ in coded if organ.name == str(segment.get("SegmentLabel") or "")]
-    return next(iter(named or coded), None)
+def _label_name(segment: Any) -> LabelName:
+    """What a segment is by its label and by the code of its property type."""
+    kinds = segment.get("SegmentedPropertyCategoryCodeSequence") or ()
+    return LabelName(
+        name=str(segment.get("SegmentLabel") or ""),
+        code=_code(segment.SegmentedPropertyTypeCodeSequence[0]),
+        category=_code(kinds[0]) if kinds else None,
+    )
+
+
+def _code(item: Any) -> Code:
+    value, meaning, scheme = (
+        str(item.get(name) or "") for name in ("CodeValue", "CodeMeaning", "CodingSchemeDesignator")
+    )
+    return Code(value=value, meaning=meaning, scheme=scheme)
 
 
 def _frames(dataset: Any, doing: str) -> list[_Frame]:
@@ -264,7 +253,11 @@ def _alike(first: _Frame, other: _Frame) -> bool:
 
 
 def _fill(
-    labels: NDArray[np.uint8], dataset: Any, places: Sequence[tuple[int, _Frame]], indices: dict[int, int], doing: str
+    labels: NDArray[np.uint8],
+    dataset: Any,
+    places: Sequence[tuple[int, _Frame]],
+    indices: Mapping[int, int],
+    doing: str,
 ) -> None:
     """Writes every frame's voxels of organs into `labels`."""
     overlapping = 0
@@ -304,25 +297,3 @@ def _irregular(doing: str, got: str) -> GeometryError:
         got=got,
         remedy="Resample the segmentation onto its CT in the program that made it",
     )
-
-
-def extended_to(label_map: LabelMap, grid: Grid) -> LabelMap:
-    """The label map of a SEG that left out empty slices, on `grid` if its slices are some of that grid's; else itself.
-
-    Only slices are added, all of them background. `grid` may count them the other way round.
-    """
-    tolerance_mm = SLICE_TOLERANCE * min(grid.spacing_zyx_mm)
-    for upside_down in (False, True):
-        turn = Reorientation(axes=(0, 1, 2), flipped=(upside_down, False, False))
-        own = turn.apply_to_grid(label_map.grid)
-        place = int(np.rint(np.linalg.solve(grid.affine, own.affine[:, 3])[0]))
-        if not 0 <= place <= grid.shape_zyx[0] - own.shape_zyx[0]:
-            continue
-        origin = grid.world(np.array([place, 0, 0]))
-        affine = np.column_stack([grid.affine[:, :3], [*origin, 1.0]])
-        part = Grid(shape_zyx=(own.shape_zyx[0], *grid.shape_zyx[1:]), affine=affine)
-        if own.matches(part, tolerance_mm):
-            labels = np.full(grid.shape_zyx, BACKGROUND, dtype=np.uint8)
-            labels[place : place + own.shape_zyx[0]] = turn.apply(label_map.labels)
-            return LabelMap(labels=labels, grid=grid)
-    return label_map

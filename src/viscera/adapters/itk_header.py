@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from viscera.adapters.slicer_segments import segment_names
 from viscera.errors import GeometryError, ReadError
+from viscera.label_names import LabelName
 
-# Text headers are far shorter.
-HEADER_BYTES = 2**16
+# Text headers are far shorter, also those of segmentations with hundreds of segments. They are read in such parts.
+HEADER_BYTES = 2**24
+_PART_BYTES = 2**16
 # The spaces ITK knows how to turn into its own, LPS.
 _NRRD_SPACES = {
     "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
@@ -27,8 +30,9 @@ _LARGEST_SIZE_VOX = 2**31 - 1
 # Beyond any place in a scanner, in any unit. ITK multiplies directions by spacings, and its search for an inverse of a
 # matrix that has overflowed does not end.
 _LARGEST_NUMBER = 1e9
-# DICOM's elements are kept as fields like 0008|103e.
-_FIELD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_| ]*")
+# DICOM's elements are kept as fields like 0008|103e, NIfTI's like dim[0], DICOM's names like Slice Thickness (mm). ITK
+# ends a name at a colon as well as at a sign of equality, so that no other name may have one.
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_|\[\](){}.,/+#&'\- ]*")
 # ITK copies the texts of fields that it knows into places of 255 bytes without asking how long they are.
 _LONGEST_TEXT, _LONGEST_OWN_TEXT = 250, 4000
 _META_TEXTS = {
@@ -75,11 +79,19 @@ _NRRD_WHOLE = ("dimension", "space dimension", "line skip", "byte skip", "linesk
 
 @dataclass(frozen=True, kw_only=True)
 class TextHeader:
-    """The file that holds the voxels, whether they are compressed there, and at which byte they begin."""
+    """What a header says about its voxels.
+
+    Attributes:
+        data_file: The file that holds them.
+        compressed: Whether they are compressed there.
+        first_byte: At which byte they begin there.
+        names: What each label is, by layer and value, of a segmentation that says so.
+    """
 
     data_file: Path
     compressed: bool
     first_byte: int
+    names: Mapping[tuple[int, int], LabelName] = field(default_factory=dict)
 
 
 def checked_header(path: Path, doing: str) -> TextHeader:
@@ -90,10 +102,11 @@ def checked_header(path: Path, doing: str) -> TextHeader:
             one beside it.
         GeometryError: If it does not say where the voxels lie.
     """
-    with path.open("rb") as file:
-        text = file.read(HEADER_BYTES).decode("latin-1")
+    text = _header_text(path)
+    names: Mapping[tuple[int, int], LabelName] = {}
     if path.suffix.lower() == ".nrrd":
-        fields = _nrrd_fields(text, doing)
+        fields, pairs = _nrrd_fields(text, doing)
+        names = segment_names(pairs, doing)
         known = fields.get("space", "").lower() in _NRRD_SPACES and "space directions" in fields
         data_name = fields.get("data file", fields.get("datafile", "local"))
         compressed = fields.get("encoding", "").lower() in _COMPRESSED_FORMATS
@@ -112,7 +125,20 @@ def checked_header(path: Path, doing: str) -> TextHeader:
     if compressed and any(fields.get(name, "0") != "0" for name in _SKIPPED):
         raise _not_that(doing, "compressed voxels that begin at once", "some to be skipped before")
     first_byte = _header_bytes(text) if data_file == path else 0
-    return TextHeader(data_file=data_file, compressed=compressed, first_byte=first_byte)
+    return TextHeader(data_file=data_file, compressed=compressed, first_byte=first_byte, names=names)
+
+
+def _header_text(path: Path) -> str:
+    """The beginning of a file with the whole of its header, as far as that has an end."""
+    text, end = "", re.compile(r"\n\r?\n|^[ \t]*ElementDataFile[^\n]*\n", re.MULTILINE)
+    with path.open("rb") as file:
+        while len(text) < HEADER_BYTES and (part := file.read(_PART_BYTES)):
+            # The end may lie over the border of two parts, but its line is not longer than one.
+            start = max(0, len(text) - _PART_BYTES)
+            text += part.decode("latin-1")
+            if end.search(text, start):
+                break
+    return text
 
 
 def _header_bytes(text: str) -> int:
@@ -147,23 +173,25 @@ def _meta_fields(text: str, doing: str) -> Mapping[str, str]:
     return fields
 
 
-def _nrrd_fields(text: str, doing: str) -> Mapping[str, str]:
-    """The fields of a NRRD header, which ends with an empty line; names in small letters."""
+def _nrrd_fields(text: str, doing: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The fields of a NRRD header, names in small letters, and its keys with values; it ends with an empty line."""
     if not text.startswith("NRRD"):
         raise _not_that(doing, "an NRRD file", "a file that does not begin with NRRD")
     head, end, _ = text.replace("\r\n", "\n").partition("\n\n")
     if not end:  # without one there is only a header, and the voxels are elsewhere
         head = head.rstrip("\n")
-        if len(text) == HEADER_BYTES:
+        if len(text) >= HEADER_BYTES:
             raise _not_that(doing, f"an NRRD header of less than {HEADER_BYTES} bytes", "a longer one")
     version, *lines = head.split("\n")
     if not _NRRD_VERSION.fullmatch(version):
         raise _not_that(doing, "an NRRD file of a known version", f"{version[:20]!r}")
     fields: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for line in lines:
         _require_plain(line, doing)
         if line.startswith("#") or ":=" in line.partition(": ")[0]:
-            continue  # comments, and keys with values of a user's own
+            _add_pair(line, pairs, doing)
+            continue
         name, sign, value = line.partition(": ")
         if not sign or name.lower() not in _NRRD_FIELDS or name.lower() in fields:
             raise _not_that(doing, "an NRRD header of lines NAME: VALUE, each name once", "other text")
@@ -180,7 +208,17 @@ def _nrrd_fields(text: str, doing: str) -> Mapping[str, str]:
     for name in _NRRD_REAL:
         numbers = [one for one in _NRRD_SEPARATORS.split(fields.get(name, "")) if one not in ("", "none")]
         _require_numbers(name, numbers, len(numbers), doing, whole=False)
-    return fields
+    return fields, pairs
+
+
+def _add_pair(line: str, pairs: dict[str, str], doing: str) -> None:
+    """Adds a key with a value of a program's own; a line may be a comment instead."""
+    if line.startswith("#"):
+        return
+    key, _, value = line.partition(":=")
+    if key in pairs and key.startswith("Segment"):
+        raise _not_that(doing, "an NRRD header of keys that differ", f"{key[:40]!r} twice")
+    pairs[key] = value.encode("latin-1").decode(errors="replace")
 
 
 def _require_plain(line: str, doing: str) -> None:

@@ -21,12 +21,19 @@ from viscera.geometry import Grid
 from viscera.hounsfield import LARGEST_VOLUME_VOX, require_likely
 
 _CHUNK_BYTES = 2**20
+# How ITK's names of types with several numbers in a voxel begin.
+_VECTOR = "vector of "
 
 
-def open_itk(path: Path) -> Raster:
+def open_itk(path: Path, *, labels: bool = False) -> Raster:
     """The image of an .nrrd, .mha or .mhd file.
 
     SimpleITK keeps the whole image in its own type beside the slabs; for large scans NIfTI and DICOM are leaner.
+
+    Args:
+        path: The file.
+        labels: Whether a segmentation with named segments will do, which may have several layers, and be cut to one
+            slice of voxels.
 
     Raises:
         MissingExtraError: If SimpleITK is not installed.
@@ -41,11 +48,18 @@ def open_itk(path: Path) -> Raster:
             doing, expected="SimpleITK", got="no such package", remedy="Install it with: pip install 'viscera[itk]'"
         ) from error
     header = checked_header(path, doing)
+    if header.names and not labels:
+        raise ReadError(
+            doing,
+            expected="a CT",
+            got="a segmentation",
+            remedy="Give the CT that it was drawn on",
+        )
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        _require_real_volume(reader, sitk, doing)
+        _require_real_volume(reader, sitk, doing, segmentation=bool(header.names))
         _require_room(reader, sitk, header, doing)
         image = reader.Execute()
     except RuntimeError as error:
@@ -64,23 +78,25 @@ def open_itk(path: Path) -> Raster:
         direction_zyx=np.reshape(direction, (size, size))[:3, 2::-1],
         origin_xyz_mm=(origin[0], origin[1], origin[2]),
     )
-    return Raster(grid=grid, slope=1.0, intercept=0.0, slabs=_slabs(image, sitk, grid))
+    return Raster(grid=grid, slope=1.0, intercept=0.0, slabs=_slabs(image, sitk, grid), names=header.names)
 
 
 def _slabs(image: Any, sitk: Any, grid: Grid) -> Iterator[NDArray[Any]]:
     # The view is only valid while `image` lives, which this generator's frame sees to.
-    array = sitk.GetArrayViewFromImage(image).reshape(grid.shape_zyx)
+    layers = image.GetNumberOfComponentsPerPixel()
+    array = sitk.GetArrayViewFromImage(image).reshape(*grid.shape_zyx, *([layers] if layers > 1 else []))
     step = slab_slices(grid.shape_zyx, array.dtype)
     for start in range(0, grid.shape_zyx[0], step):
         yield array[start : start + step]
 
 
-def _require_real_volume(reader: Any, sitk: Any, doing: str) -> None:
+def _require_real_volume(reader: Any, sitk: Any, doing: str, *, segmentation: bool) -> None:
     size = reader.GetSize()
     # Names of other types begin with "vector of", "complex of", "label of" or "Unknown".
     name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     real = reader.GetNumberOfComponents() == 1 and name[0].isdigit()
-    if len(size) < 3 or min(size[:3]) < 2 or math.prod(size[3:]) > 1 or not real:
+    real = real or (segmentation and name.removeprefix(_VECTOR)[0].isdigit())
+    if len(size) < 3 or min(size[:3]) < (1 if segmentation else 2) or math.prod(size[3:]) > 1 or not real:
         kind = "" if real else f" of {name}"
         raise ReadError(
             doing,
@@ -91,9 +107,11 @@ def _require_real_volume(reader: Any, sitk: Any, doing: str) -> None:
 
 
 def _require_room(reader: Any, sitk: Any, header: TextHeader, doing: str) -> None:
-    voxels, stored = math.prod(reader.GetSize()), header.data_file.stat().st_size
-    # ITK names types as in "16-bit signed integer".
-    bits = int(sitk.GetPixelIDValueAsString(reader.GetPixelID()).partition("-")[0])
+    voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    stored = header.data_file.stat().st_size
+    # ITK names types as in "16-bit signed integer" and "vector of 8-bit unsigned integer".
+    name = sitk.GetPixelIDValueAsString(reader.GetPixelID()).removeprefix(_VECTOR)
+    bits = int(name.partition("-")[0])
     least = voxels * bits / 8 / (DEFLATE_LARGEST_RATIO if header.compressed else 1)
     if least > stored or voxels > LARGEST_VOLUME_VOX:
         raise ReadError(

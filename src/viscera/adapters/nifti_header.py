@@ -17,8 +17,8 @@ from viscera.adapters.nifti_affine import stored_affine
 from viscera.errors import ReadError
 from viscera.geometry import Grid
 
-# The longer of the two headers, version 2.
-HEADER_2_BYTES = 540
+# The two headers, of version 1 and of version 2.
+HEADER_1_BYTES, HEADER_2_BYTES = 348, 540
 # Far more than any extension before the voxels; what is to be passed over is to be unfolded first.
 LARGEST_OFFSET_BYTES = 2**28
 

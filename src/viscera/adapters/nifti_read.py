@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.adapters.deflate import FAULTS, gzip_decompressor
-from viscera.adapters.nifti_header import HEADER_2_BYTES, NiftiHeader, parsed_header
+from viscera.adapters.label_tables import LARGEST_TABLE_BYTES, label_table_names
+from viscera.adapters.nifti_header import HEADER_1_BYTES, HEADER_2_BYTES, NiftiHeader, parsed_header
 from viscera.adapters.raster import Raster, slab_slices
 from viscera.errors import ReadError
 from viscera.hounsfield import require_likely
@@ -24,8 +25,12 @@ _CHUNK_BYTES = 2**18
 _TRAILING_BYTES = 2**20
 
 
-def open_nifti(path: Path) -> Raster:
+def open_nifti(path: Path, *, labels: bool = False) -> Raster:
     """The image of a .nii or .nii.gz file; the file is opened now and read while the slabs are taken.
+
+    Args:
+        path: The file.
+        labels: Whether to look for the names of labels in the header's extensions.
 
     Raises:
         ReadError: If the file is no NIfTI image of one real-valued 3-D volume, or shorter than its header claims;
@@ -37,11 +42,15 @@ def open_nifti(path: Path) -> Raster:
     head = stream.taken(HEADER_2_BYTES)
     header = parsed_header(head, doing)
     _require_room(header, path, doing)
+    extensions = header.first_byte - HEADER_1_BYTES
+    if labels and 0 < extensions <= LARGEST_TABLE_BYTES:
+        head += stream.taken(max(0, header.first_byte - len(head)))
     return Raster(
         grid=header.grid,
         slope=header.slope,
         intercept=header.intercept,
         slabs=_slabs(stream, header, head),
+        names=label_table_names(head[HEADER_1_BYTES : header.first_byte]) if labels else {},
         notes=header.notes,
     )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viscera.geometry import Grid
+from viscera.label_names import LabelName
 
 # Slabs of about this size stay in a processor's cache while they are converted.
 SLAB_BYTES = 2**21
@@ -22,7 +23,9 @@ class Raster:
     Attributes:
         grid: Where the voxels lie.
         slope, intercept: Stored numbers to values.
-        slabs: Runs once over the whole image: consecutive arrays (some z, y, x) of real numbers, from z = 0 up.
+        slabs: Runs once over the whole image: consecutive arrays (some z, y, x) of real numbers, from z = 0 up; of a
+            segmentation in layers (some z, y, x, layer).
+        names: What the file says its labels are, by layer and value; empty if it does not.
         notes: What was odd, one sentence each.
     """
 
@@ -30,6 +33,7 @@ class Raster:
     slope: float
     intercept: float
     slabs: Iterator[NDArray[Any]]
+    names: Mapping[tuple[int, int], LabelName] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -18,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from viscera.adapters.dicom_files import dicom_sources, is_dicom_file
+from viscera.adapters.dicom_files import dicom_sources, folders_below, readable_dicom
 from viscera.adapters.dicom_series import FEWEST_PLACES, HU_TYPES, NoCtSeriesError, Series, ct_series
 from viscera.bids import DESCRIPTION
-from viscera.errors import ConfigError, ReadError, reason
-from viscera.read import NIFTI_SUFFIXES, find_inputs
+from viscera.errors import ConfigError, ReadError
+from viscera.inputs import Inputs, find_inputs, is_case_file, list_inputs
+from viscera.kinds import NIFTI_SUFFIXES
+from viscera.lists import read_list
 
 # A series that covers less of the body's length than this shows less than two thirds of a liver.
 LEAST_EXTENT_MM = 100.0
@@ -50,10 +52,17 @@ class Scan:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The scans found, with names that differ, and how many CT series of DICOM trees are not worth segmenting."""
+    """What was found.
+
+    Attributes:
+        scans: With names that differ.
+        passed_over: How many CT series of DICOM trees are not worth segmenting.
+        notes: What else was passed over, one sentence each.
+    """
 
     scans: tuple[Scan, ...]
     passed_over: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def list_scans(inputs: Sequence[Path]) -> Listing:
@@ -61,10 +70,10 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
 
     A file that ends in .csv is a list: a column `path`, relative to the list's own folder, and if wanted `name` and
     `series`; other columns are passed over. A folder with the description of a BIDS data set stands for its images with
-    the suffix ct, in any folder of a subject. In any other folder each NIfTI, NRRD, MetaImage or zip file directly
-    within is a scan, and of the DICOM images at any depth each series worth segmenting is: CT, axial, in HU, of
-    `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its path is the deepest folder that holds all of it.
-    Any other file, and what cannot be listed, is a scan itself.
+    the suffix ct, in any folder of a subject. In any other folder each NIfTI, NRRD, MetaImage or zip file is a scan, at
+    any depth as `viscera.inputs.list_inputs` says, and of the DICOM images at any depth each series worth segmenting
+    is: CT, axial, in HU, of `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its path is the deepest folder
+    that holds all of it. Any other file, and what cannot be listed or opened, is a scan itself.
 
     Scans whose names agree are told apart by the folder they are in, then by numbers. Names that a list gives stay.
 
@@ -74,8 +83,11 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
     """
     found: list[Scan] = []
     passed_over = 0
+    notes: list[str] = []
     for path in dict.fromkeys(one.absolute() for one in inputs):
-        if not path.exists():  # in a list it fails alone, as others' files may have gone since; here it is a slip
+        if (
+            not path.exists() and not path.is_symlink()
+        ):  # in a list it fails alone, as others' files may have gone since; here it is a slip
             raise ReadError(
                 f"looking for CTs in {path}",
                 expected="a file or folder",
@@ -83,12 +95,13 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
                 remedy="Check the path",
             )
         if path.is_dir():
-            scans, others = _folder(path)
-            found += scans
-            passed_over += others
+            listing = _folder(path)
+            found += listing.scans
+            passed_over += listing.passed_over
+            notes += listing.notes
         else:
             found += _listed(path) if path.suffix.lower() == ".csv" else [_single(path)]
-    return Listing(scans=_distinct(found), passed_over=passed_over)
+    return Listing(scans=_distinct(found), passed_over=passed_over, notes=tuple(notes))
 
 
 def listing_csv(scans: Sequence[Scan]) -> str:
@@ -105,8 +118,8 @@ def _listed(path: Path) -> list[Scan]:
     scans: list[Scan] = []
     given: set[str] = set()
     listed: set[tuple[Path, str | None]] = set()
-    for line, row in _rows(path, doing):
-        text, name = row["path"], row["name"]
+    for row in read_list(path, ("path",), doing):
+        line, (text, name, given_series) = row.line, (row.cells.get(column, "") for column in _COLUMNS)
         if not text or "\0" in text:
             raise ReadError(doing, expected="a path in every row", got=f"{text!r} in line {line}", remedy="Correct it")
         if name:
@@ -116,7 +129,7 @@ def _listed(path: Path) -> list[Scan]:
                 doing, expected="names that differ", got=f"{name!r} again in line {line}", remedy="Rename one"
             )
         given |= {name.casefold()} - {""}
-        place, series = Path(os.path.normpath(path.parent / text)), row["series"] or None
+        place, series = Path(os.path.normpath(path.parent / text)), given_series or None
         if (place, series) in listed:
             raise ConfigError(
                 doing, expected="each scan once", got=f"{text!r} again in line {line}", remedy="Remove one"
@@ -126,23 +139,6 @@ def _listed(path: Path) -> list[Scan]:
     if not scans:
         raise ReadError(doing, expected="at least one row", got="none", remedy="Give a list with scans")
     return scans
-
-
-def _rows(path: Path, doing: str) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a list, each with the number of its line and what it has of the columns."""
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-        rows = [(reader.line_num, {name: (row.get(name) or "").strip() for name in _COLUMNS}) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReadError(doing, expected="a CSV in UTF-8", got=reason(error), remedy="Correct the file") from error
-    if "path" not in (columns := reader.fieldnames or ()):
-        raise ReadError(
-            doing,
-            expected="a first line that names a column `path`, with commas between columns",
-            got=repr(",".join(columns)[:80]),
-            remedy="Name it so",
-        )
-    return rows
 
 
 def _require_name(name: str, doing: str) -> None:
@@ -155,14 +151,19 @@ def _require_name(name: str, doing: str) -> None:
         )
 
 
-def _folder(path: Path) -> tuple[list[Scan], int]:
+def _folder(path: Path) -> Listing:
     if (path / DESCRIPTION).is_file() and not _derivative(path):
-        return _data_set(path), 0
+        return Listing(scans=tuple(_data_set(path)))
     series, passed_over = _dicom_tree(path)
-    files = [] if any(map(is_dicom_file, _files(path))) else _image_files(path)
-    if not files and not series:
-        return [_single(path)] if not passed_over else _none_worth(path, passed_over), passed_over
-    return [*files, *series], passed_over
+    try:
+        images = list_inputs([path])
+    except ReadError:
+        images = Inputs(cases=())
+    files = [Scan(path=case.path, name=case.name) for case in images.cases if not case.path.is_dir()]
+    scans = [*files, *series] or [_single(path)]
+    if passed_over and not files and not series:
+        scans = _none_worth(path, passed_over)
+    return Listing(scans=tuple(scans), passed_over=passed_over, notes=images.notes)
 
 
 def _none_worth(path: Path, passed_over: int) -> list[Scan]:
@@ -188,6 +189,7 @@ def _data_set(path: Path) -> list[Scan]:
         for subject in sorted(path.glob("sub-*"))
         for file in sorted(subject.rglob("*"))
         if file.name.lower().endswith(tuple(f"_ct{suffix}" for suffix in NIFTI_SUFFIXES))
+        and not file.name.startswith(".")
     ]
     if not images:
         raise ReadError(
@@ -197,14 +199,6 @@ def _data_set(path: Path) -> list[Scan]:
             remedy="Give the images, or a CSV that lists them",
         )
     return [_single(file) for file in images]
-
-
-def _image_files(path: Path) -> list[Scan]:
-    try:
-        cases = find_inputs([path])
-    except ReadError:
-        return []
-    return [Scan(path=case.path, name=case.name) for case in cases if case.path.is_file()]
 
 
 def _single(path: Path) -> Scan:
@@ -232,9 +226,9 @@ def _dicom_tree(root: Path) -> tuple[list[Scan], int]:
     """The series worth segmenting in order of their paths, and how many CT series are not."""
     series: dict[tuple[str, str], list[_Part]] = {}
     broken: list[Path] = []
-    for folder in _folders(root):
+    for folder, names in _folders(root, broken):
         try:
-            for part in _parts(folder):
+            for part in _parts(folder, names):
                 series.setdefault((part.uid, "" if part.uid else str(folder)), []).append(part)
         except ReadError:
             broken.append(folder)
@@ -261,25 +255,22 @@ def _next_number(scans: Sequence[Scan], path: Path) -> int:
     return 1 + sum(scan.path == path for scan in scans)
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    for parent, folders, _ in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(parent)
+def _folders(root: Path, unlisted: list[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """The folders at and below `root` with the names of their files, hidden ones apart; fills `unlisted`."""
+    for folder, names in folders_below(root, unlisted.append):
+        if not any(part.startswith(".") for part in folder.relative_to(root).parts):
+            yield folder, [name for name in names if not name.startswith(".")]
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-
-
-def _parts(folder: Path) -> list[_Part]:
+def _parts(folder: Path, names: Sequence[str]) -> list[_Part]:
     """The CT series of the images directly in `folder`, of each the best part.
 
     Raises:
-        ReadError: If an image is damaged.
+        ReadError: If an image is damaged, or cannot be opened.
     """
     sources = []
-    for file in _files(folder):
-        if is_dicom_file(file):
+    for file in (folder / name for name in names if not is_case_file(name)):
+        if readable_dicom(file, folder):
             with dicom_sources(file) as found:
                 sources += found
     if not sources:

@@ -50,13 +50,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
             got=str(error),
             remedy="Run pip install 'viscera[train]'",
         ) from error
-    from viscera.read import read_label_map
+    from viscera.label_maps import read_label_file
+    from viscera.labels import ORGANS
 
     structures = _structures(args.structures)
     trunks: dict[str, NDArray[Any]] = {}
     for path in args.trunks:
         try:
-            trunks[_name(path)] = trunk_map(read_label_map(path), structures)
+            trunks[_name(path)] = trunk_map(read_label_file(path, ORGANS).label_map, structures)
         except KeyError as error:
             raise ReadError(
                 f"reading {path}",
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 got=str(error),
                 remedy=f"Correct {args.structures}",
             ) from error
-    donors = {_name(path): donor_map(read_label_map(path)) for path in args.donors}
+    donors = {_name(path): donor_map(read_label_file(path, ORGANS).label_map) for path in args.donors}
     count = 0
     with clean_end():
         for name in write_anatomies(trunks, donors, args.output, workers=args.workers):

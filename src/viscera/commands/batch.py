@@ -85,6 +85,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         listing = list_scans(args.inputs)
         if listing.passed_over:
             console.note(f"{listing.passed_over} CT series passed over: short, not axial, or not in HU")
+        for note in listing.notes:
+            console.note(note)
         if args.list is not None:
             write_text(listing_csv(listing.scans), args.list)
             console.say(f"{args.list}: {len(listing.scans)} cases")
@@ -113,7 +115,7 @@ def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
     from viscera.commands.options import case_options
     from viscera.commands.plan import refuse_overwriting
     from viscera.formats import LabelOutputs, require_formats
-    from viscera.read import CaseInput
+    from viscera.inputs import CaseInput
     from viscera.write import remove_left_files, write_text
 
     layout, folder = LAYOUTS[args.layout], args.output.absolute()
@@ -175,8 +177,9 @@ def _threads(args: argparse.Namespace) -> int | None:
     given: int | None = args.threads
     if given is not None or args.workers is None:
         return given
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(args.workers))
+    from viscera.cores import allowed_cores
+
+    return max(1, allowed_cores() // int(args.workers))
 
 
 def _of_series(options: CaseOptions, series: str) -> CaseOptions:

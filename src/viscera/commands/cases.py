@@ -148,7 +148,7 @@ class Batch:
                 options = self.request.options
                 volume = read_volume(case.source, series=options.series, hu_offset=options.hu_offset)
                 card = segmenter.bundle.card
-                labels = read_label_map(outputs.main, card.organs)
+                labels = read_label_map(outputs.main, card.organs, within=volume.grid)
                 organs = organ_statistics(volume, labels, card.organs)
             except VisceraError as error:
                 self._failed(index, error, progress)

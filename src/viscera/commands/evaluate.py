@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an organ the reference lacks: scored as in FLARE, or left out (default: %(default)s)",
     )
     parser.add_argument("--bundle", metavar="DIR_OR_NAME", help="the bundle whose organs the labels are")
-    parser.add_argument("--workers", metavar="N", type=positive, help="processes (default: one per core)")
+    parser.add_argument("--workers", metavar="N", type=positive, help="processes (default: one per allowed core)")
     group = parser.add_argument_group("files")
     group.add_argument(
         "-o",
@@ -157,6 +156,7 @@ def _evaluated(
     args: argparse.Namespace, prediction: Path, config: ScoringConfig, console: Console, *, name: str
 ) -> Evaluation:
     """The scores of one method; each case is said as it is done, and what is wrong with one that cannot be scored."""
+    from viscera.cores import allowed_cores
     from viscera.evaluation.evaluate import evaluate_cases
     from viscera.evaluation.pairing import pair_files
     from viscera.evaluation.tables import case_heading, case_line
@@ -174,6 +174,8 @@ def _evaluated(
             nonlocal done
             done += 1
             progress.pause()
+            for note in outcome.notes:
+                console.note(f"{outcome.case}: {note}")
             if outcome.error is not None:
                 console.fail(outcome.error, about=outcome.case)
             elif count > 1:
@@ -185,7 +187,7 @@ def _evaluated(
             args.reference,
             prediction,
             config=config,
-            workers=args.workers or os.cpu_count() or 1,
+            workers=args.workers or allowed_cores(),
             keep_going=True,
             on_outcome=on_outcome,
         )

@@ -10,7 +10,7 @@ import viscera
 from viscera.bids import bids_names, dataset_files, side_files
 from viscera.bundle import ModelCard
 from viscera.case import nothing_beside
-from viscera.read import CaseInput
+from viscera.inputs import CaseInput
 
 
 class Layout(Protocol):

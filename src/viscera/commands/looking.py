@@ -78,4 +78,5 @@ def read_inputs(args: argparse.Namespace) -> Looked:
         notes = (*notes, *run.notes)
     if unknown is not None:
         notes = (*notes, unknown)
+    notes = (*notes, *labels.notes)
     return Looked(volume=volume, label_map=label_map, organs=organs, rows=rows, notes=notes, run=run)

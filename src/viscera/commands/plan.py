@@ -10,7 +10,7 @@ from viscera.case import preview_path
 from viscera.commands.layouts import FlatLayout, Layout
 from viscera.errors import ConfigError, VisceraError
 from viscera.formats import FORMATS, LabelOutputs
-from viscera.read import CaseInput, find_inputs
+from viscera.inputs import Inputs, find_inputs, list_inputs
 
 _NIFTI = (".nii", ".nii.gz")
 # Image formats that are read but not written: as the end of OUT they are a mistake, not a folder's name.
@@ -36,12 +36,14 @@ class Plan:
         folder: Where the outputs go.
         statistics: The file name of the statistics without its ending.
         common: The texts of the files that the layout wants once, by their paths.
+        notes: What was passed over among the inputs, one sentence each.
     """
 
     cases: tuple[PlannedCase, ...]
     folder: Path
     statistics: Path
     common: Mapping[Path, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def plan_cases(
@@ -62,7 +64,8 @@ def plan_cases(
         ConfigError: If `output` has the wrong form or does not fit the layout, or a label file, picture, table or
             `report` would overwrite an input or each other.
     """
-    scans, failed = _found(inputs)
+    listed, failed = _found(inputs)
+    scans = listed.cases
     layout = layout or FlatLayout()
     single = output.name.lower().endswith(_NIFTI) and not output.is_dir()
     _require_form(output, single=single, cases=len(scans) + len(failed), layout=layout)
@@ -85,6 +88,7 @@ def plan_cases(
         folder=folder,
         statistics=folder / (f"{stem}_statistics" if single else "statistics"),
         common={} if single else layout.common_files(folder, report),
+        notes=listed.notes,
     )
     _check_outputs(plan, inputs, report, within=[] if single else [folder])
     return plan
@@ -157,13 +161,13 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _found(inputs: Sequence[Path]) -> tuple[list[CaseInput], list[PlannedCase]]:
+def _found(inputs: Sequence[Path]) -> tuple[Inputs, list[PlannedCase]]:
     """The scans of `inputs`, and a case with its error for every input that cannot be listed."""
     try:
-        return find_inputs(inputs), []
+        return list_inputs(inputs), []
     except VisceraError:
         usable, failed = _listed_apart(inputs)
-        return find_inputs(usable), failed
+        return list_inputs(usable), failed
 
 
 def _listed_apart(inputs: Sequence[Path]) -> tuple[list[Path], list[PlannedCase]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,8 @@ DESCRIPTION = """\
 Checks every CT and its labels (one grid, Hounsfield units, known label ids, organs present) and stores what training
 reads in CACHE. Cases that fail are named at the end, and the others are kept. Stopped or run again, it makes only what
 is missing, damaged or changed; needs viscera[train].
-DATASET is a folder with images/ and labels/, FLARE 2021, AbdomenCT-1K, nnU-Net raw, or a .csv with image and labels."""
+DATASET is a folder with images/ and labels/, FLARE 2021, AbdomenCT-1K, nnU-Net raw, TotalSegmentator, or a .csv with
+image and labels."""
 EXAMPLE = "viscera prepare FLARE2021/ -o cache/ --workers 4"
 
 # Each process holds a whole CT several times over.
@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE.toml", type=Path, help="settings of the training, if its sampling is not the default"
     )
-    parser.add_argument("--workers", metavar="N", type=positive, help="processes (default: one per core, at most 4)")
+    parser.add_argument(
+        "--workers", metavar="N", type=positive, help="processes (default: one per allowed core, at most 4)"
+    )
     parser.add_argument(
         "--allow-empty", action="store_true", help="keep scans without any organ, for training the localisation"
     )
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise MissingExtraError(
             "preparing for training", expected="safetensors", got=str(error), remedy="Run pip install 'viscera[train]'"
         ) from error
+    from viscera.cores import allowed_cores
     from viscera.training.config import read_train_config
     from viscera.training.datasets import find_dataset, read_mapping
     from viscera.training.prepare import PrepareConfig, prepare_dataset
@@ -56,7 +59,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     mapping = None if args.labels is None else read_mapping(args.labels)
     dataset = find_dataset(args.dataset, mapping)
     config = PrepareConfig(model=read_train_config(args.config).model, allow_empty=args.allow_empty)
-    workers = args.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+    workers = args.workers or min(_MOST_WORKERS, allowed_cores())
+    for note in dataset.notes:
+        console.note(note)
     with clean_end(), console.progress() as progress:
         shown = _Shown(progress, console, len(dataset.cases))
         manifest = prepare_dataset(dataset, args.output, config, workers=workers, on_case=shown.case)

@@ -65,6 +65,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     options = replace(case_options(args), series=args.series)
     require_formats(options.formats)
     plan = plan_cases(args.inputs, args.output, args.report, LAYOUTS[args.layout], formats=options.formats)
+    for note in plan.notes:
+        console.note(note)
     request = Request(
         options=options,
         skip_existing=args.skip_existing,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,30 +22,34 @@ from viscera.evaluation.metrics import header_spacing, mask_agreement
 from viscera.evaluation.pairing import Files, Pairs, pair_files
 from viscera.evaluation.parts import parts_apart
 from viscera.evaluation.scores import CaseScore, Evaluation, Failure, ScoringConfig
-from viscera.geometry import Grid, Ranges, Reorientation
+from viscera.geometry import Grid, Ranges
+from viscera.label_grids import ORIENTATIONS, joint_grid
 from viscera.labels import BACKGROUND, Organ
 from viscera.volume import LabelMap
+
+if TYPE_CHECKING:
+    from viscera.label_maps import LabelFile
 
 _LOGGER = logging.getLogger(__name__)
 
 _Pair = tuple[Path, Path | None]
 
-# Every way to store one scan's voxels, as it is first. All are tried where two grids are compared: none has to be
-# guessed from the axes' directions, which may be oblique to any degree.
-_ORIENTATIONS = tuple(
-    Reorientation(axes=(first, second, third), flipped=(z, y, x))
-    for first, second, third in itertools.permutations(range(3))
-    for z, y, x in itertools.product((False, True), repeat=3)
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a case: its scores, one per organ, or the error that kept it from being scored."""
+    """What became of a case: its scores, one per organ, or the error that kept it from being scored.
+
+    Attributes:
+        case: Its name.
+        scores: In the order of the organ table.
+        error: None if it was scored.
+        notes: On how the two were read, one sentence each.
+    """
 
     case: str
     scores: tuple[CaseScore, ...] = ()
     error: VisceraError | None = None
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_label_maps(
@@ -172,19 +175,37 @@ def _pooled(score: Callable[..., Outcome], cases: Mapping[str, _Pair], workers: 
 
 
 def _scored_files(case: str, reference: Path, prediction: Path | None, *, config: ScoringConfig) -> Outcome:
-    from viscera.read import read_label_map
-
     try:
         if prediction is None:
             raise _missing((case,), 1)
-        expected = read_label_map(reference, config.organs)
-        found = read_label_map(prediction, config.organs, within=expected.grid)
-        if found.grid.shape_zyx != expected.grid.shape_zyx:
-            expected = read_label_map(reference, config.organs, within=found.grid)
-        maps = expected, found
-        return Outcome(case=case, scores=evaluate_label_maps(*maps, case=case, config=config))
+        files = _read_pair(reference, prediction, config)
+        mappings = config.reference_labels, config.prediction_labels
+        expected, found = (_mapped(file, mapping, config) for file, mapping in zip(files, mappings, strict=True))
+        own = replace(config, reference_labels=None, prediction_labels=None)
+        notes = [*(f"Reference: {note}" for note in expected.notes), *(f"Prediction: {note}" for note in found.notes)]
+        scores = evaluate_label_maps(expected, found, case=case, config=own)
+        return Outcome(case=case, scores=scores, notes=tuple(notes))
     except VisceraError as error:
         return Outcome(case=case, error=error)
+
+
+def _read_pair(reference: Path, prediction: Path, config: ScoringConfig) -> tuple[LabelFile, LabelFile]:
+    """Both label files, those that hold a part of the scan on the grid of the other one, or on a common one."""
+    from viscera.label_maps import read_label_file
+
+    expected, found = read_label_file(reference, config.organs), read_label_file(prediction, config.organs)
+    grids = expected.label_map.grid, found.label_map.grid
+    if expected.partial and found.partial and (joint := joint_grid(*grids)) is not None:
+        return expected.placed_on(joint), found.placed_on(joint)
+    return expected.placed_on(grids[1]), found.placed_on(grids[0])
+
+
+def _mapped(file: LabelFile, mapping: Mapping[int, int] | None, config: ScoringConfig) -> LabelMap:
+    """Organ indices by the names in the file, or by a mapping where one is given and the file has its own labels."""
+    if mapping is None or not file.stored:
+        return file.by_name(config.organs)
+    label_map = file.by_mapping(mapping, config.organs)
+    return replace(label_map, labels=_organ_labels(label_map.labels, mapping, config, file.doing))
 
 
 def _ignore_interrupts() -> None:
@@ -259,7 +280,7 @@ def stored_along(grid: Grid, label_map: LabelMap, what: str = "a label map") -> 
     Raises:
         GeometryError: If no permutation and reversal of axes takes its grid to `grid`.
     """
-    for turn in _ORIENTATIONS:
+    for turn in ORIENTATIONS:
         if turn.apply_to_grid(label_map.grid).matches(grid):
             return LabelMap(labels=turn.apply(label_map.labels), grid=grid)
     grids = [

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viscera.errors import ReadError
-
-_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-# What `viscera segment` calls a DICOM SEG; of a case that has another label map, too, that one is taken.
-_SEG_ENDING = "_seg.dcm"
-# A file may end in one of these without it being part of the case's name.
-_ROLES = ("_labels", "_label", "_seg", "_segmentation", "_dseg")
+from viscera.inputs import LABEL_SUFFIXES, SEG_ENDING, case_name, find_label_files
+from viscera.label_maps import organ_masks
+from viscera.labels import ORGANS
 
 Files = Path | Mapping[str, Path]
 
@@ -38,15 +35,16 @@ class Pairs:
 def pair_files(references: Files, predictions: Files) -> Pairs:
     """The pairs of two folders, two files or two mappings from case names to files, sorted by name.
 
-    In a folder, a case's name is `case_name`; a DICOM SEG (_seg.dcm) counts where its case has no other file. One file
-    is paired with one file whatever their names.
+    In a folder, cases are named as `find_label_files` says; a DICOM SEG (_seg.dcm) counts where its case has no other
+    file. One label map, be it a file or a folder of masks, is paired with one whatever their names.
 
     Raises:
         ReadError: If there are no references or predictions, or two files of a folder have one case name.
     """
-    files = [path for path in (references, predictions) if isinstance(path, Path) and not path.is_dir()]
-    if len(files) == 2:
-        return Pairs(files={case_name(files[0]): (files[0], files[1])})
+    if _is_one(references) and _is_one(predictions):
+        assert isinstance(references, Path)
+        assert isinstance(predictions, Path)
+        return Pairs(files={_own_name(references): (references, predictions)})
     expected, found = _by_case(references, "references"), _by_case(predictions, "predictions")
     return Pairs(
         files={case: (expected[case], found.get(case)) for case in sorted(expected)},
@@ -54,40 +52,43 @@ def pair_files(references: Files, predictions: Files) -> Pairs:
     )
 
 
-def case_name(path: Path) -> str:
-    """The name of the case a label map belongs to: `case7` for `case7.nii.gz` and `case7_seg.nrrd`."""
-    suffix = next((suffix for suffix in (*_SUFFIXES, ".dcm") if path.name.lower().endswith(suffix)), "")
-    stem = path.name.removesuffix(path.name[len(path.name) - len(suffix) :]) if suffix else path.name
-    role = next((role for role in _ROLES if stem.endswith(role) and stem != role), "")
-    return stem.removesuffix(role)
-
-
 def _by_case(files: Files, what: str) -> dict[str, Path]:
     if isinstance(files, Mapping):
         listed = [(name, Path(path)) for name, path in files.items()]
-    elif files.is_dir():
-        names = sorted(files.iterdir())
-        listed = [(case_name(path), path) for path in names if path.name.lower().endswith(_SUFFIXES)]
-        known = {name for name, _ in listed}
-        segs = [(case_name(path), path) for path in names if path.name.lower().endswith(_SEG_ENDING)]
-        listed += [(name, path) for name, path in segs if name not in known]
+    elif _is_one(files):
+        listed = [(_own_name(files), files)]
     else:
-        listed = [(case_name(files), files)]
+        listed = [(one.name, one.path) for one in find_label_files(files)]
     by_case: dict[str, Path] = {}
     for name, path in listed:
         if name in by_case:
             raise ReadError(
                 f"listing {what}",
                 expected="one file per case",
-                got=f"{by_case[name].name} and {path.name}, both for case {name}",
+                got=f"{_shown(by_case[name], files)} and {_shown(path, files)}, both for case {name}",
                 remedy="Move one of them away, or give the files by case name",
             )
         by_case[name] = path
     if not by_case:
         raise ReadError(
             f"listing {what} in {files}",
-            expected=f"files ending in {', '.join((*_SUFFIXES, _SEG_ENDING))}",
+            expected=f"files ending in {', '.join((*LABEL_SUFFIXES, SEG_ENDING))}",
             got="none",
             remedy="Give the folder the label maps lie in",
         )
     return by_case
+
+
+def _is_one(files: Files) -> bool:
+    """Whether these are one label map: a file, or a folder with a mask for each organ."""
+    return isinstance(files, Path) and (not files.is_dir() or bool(organ_masks(files, ORGANS)))
+
+
+def _own_name(path: Path) -> str:
+    """The name of the case of a single label map; a folder of masks may be called as that of every case."""
+    full = path.absolute()
+    return case_name(path) if not path.is_dir() else full.parent.name if full.name == "segmentations" else full.name
+
+
+def _shown(path: Path, files: Files) -> str:
+    return str(path.relative_to(files)) if isinstance(files, Path) and path.is_relative_to(files) else path.name

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from viscera.adapters.dicom_files import files_below
 from viscera.bundle import Stage
 from viscera.config import StageConfig, from_dict
 from viscera.errors import ConfigError, ReadError, reason
@@ -269,7 +270,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     total = hashlib.sha256()
-    for member in sorted(member for member in path.rglob("*") if member.is_file()):
+    for member in sorted(member for member in files_below(path) if member.is_file()):
         total.update(f"{member.relative_to(path).as_posix()}\0{file_sha256(member)}\n".encode())
     return total.hexdigest()
 

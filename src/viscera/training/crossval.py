@@ -29,7 +29,7 @@ from viscera.read import read_label_map, read_volume
 from viscera.training.cases import Cache, CaseEntry, file_sha256
 from viscera.training.config import TrainConfig
 from viscera.training.crossval_files import Effort, efforts, label_file, read_score, write_score, write_tables
-from viscera.training.datasets import LabelMapping
+from viscera.training.datasets import LabelMapping, read_ids
 from viscera.training.runs import TrainedRun, finished_run, joint_model, read_run, run_bundle
 from viscera.training.splits import Fold, Splits, kept_splits, read_splits, seeded_splits
 from viscera.volume import LabelMap, Volume
@@ -233,8 +233,9 @@ class _Work:
 
     def _reference(self, entry: CaseEntry, grid: Grid) -> LabelMap:
         """The source's labels on `grid`, the CT's, as organ indices by the rules the cache was made with."""
-        settings, source = self.cache.manifest.settings, read_label_map(Path(entry.labels))
+        settings = self.cache.manifest.settings
         mapping = LabelMapping(organs=settings.organs, rules=settings.rules)
+        source = read_ids(Path(entry.labels), mapping, within=grid)
         labels = mapping.apply(source.labels, f"reading the labels of {entry.name}")
         # Preparing has made sure that both lie at one place; their files may still run along other axes.
         turn, back = source.grid.to_canonical(), grid.to_canonical().inverse()
@@ -297,7 +298,7 @@ class _Work:
             title=title,
             volume=volume,
             reference=self._reference(entry, volume.grid),
-            prediction=read_label_map(label_file(self.run / f"fold{fold}", case)),
+            prediction=read_label_map(label_file(self.run / f"fold{fold}", case), self.organs),
             scores=tuple(score for score in scores if score.case == case),
         )
 

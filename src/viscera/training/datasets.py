@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.errors import ConfigError, ReadError, reason
-from viscera.labels import ORGANS
-from viscera.read import find_inputs, read_label_map
+from viscera.geometry import Grid
+from viscera.inputs import find_label_files, list_inputs
+from viscera.label_maps import organ_masks, read_label_file
+from viscera.labels import ORGANS, Organ, named_organ
+from viscera.lists import read_list
 from viscera.training.cases import LabelRule, Refusal
 from viscera.volume import LabelMap
 
@@ -24,7 +26,8 @@ _CHANNEL = "_0000"
 _BACKGROUND = "background"
 _LAYOUTS = (
     "images/ + labels/, TrainingImg/ + TrainingMask/ (FLARE 2021), AbdomenCT-1K-ImagePart*/ + Mask/, "
-    "imagesTr/ + labelsTr/ with dataset.json (nnU-Net), or a .csv file with the columns image and labels"
+    "imagesTr/ + labelsTr/ with dataset.json (nnU-Net), */ct.nii.gz + */segmentations/ (TotalSegmentator), or a .csv "
+    "file with the columns image and labels"
 )
 
 
@@ -59,6 +62,11 @@ class LabelMapping:
                 got=f"the ids {ids} and the organs {list(self.organs)}",
                 remedy="Correct the mapping",
             )
+
+    @property
+    def organ_table(self) -> tuple[Organ, ...]:
+        """The organs as an organ table, to find them by name."""
+        return tuple(named_organ(index, name) for index, name in enumerate(self.organs, start=1))
 
     @property
     def lesion_ids(self) -> tuple[int, ...]:
@@ -98,6 +106,7 @@ class Dataset:
         cases: Every CT with its labels, by name.
         refused: What has no counterpart or cannot be a case, each with the reason.
         mapping: What the data set itself says of its labels, else the default.
+        notes: What was passed over, one sentence each.
     """
 
     folder: Path
@@ -105,6 +114,7 @@ class Dataset:
     cases: tuple[DatasetCase, ...]
     refused: tuple[Refusal, ...] = ()
     mapping: LabelMapping = LabelMapping()
+    notes: tuple[str, ...] = ()
 
 
 def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
@@ -125,6 +135,7 @@ def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
         _flare,
         _abdomenct,
         _plain,
+        _totalsegmentator,
     )
     dataset = next((found for layout in layouts if (found := layout(path, mapping)) is not None), None)
     if dataset is None:
@@ -173,8 +184,37 @@ def read_mapping(path: Path) -> LabelMapping:
 
 def read_case_labels(case: DatasetCase, mapping: LabelMapping) -> LabelMap:
     """The labels of a case as organ indices on their own grid; raises ReadError for an id without a rule."""
-    label_map = read_label_map(case.labels)
-    return LabelMap(labels=mapping.apply(label_map.labels, f"reading {case.labels}"), grid=label_map.grid)
+    label_map = read_ids(case.labels, mapping)
+    return replace(label_map, labels=mapping.apply(label_map.labels, f"reading {case.labels}"))
+
+
+def read_ids(path: Path, mapping: LabelMapping, within: Grid | None = None) -> LabelMap:
+    """The labels at `path` with the ids that `mapping` has for them.
+
+    Of a file that names its labels the names count: with the default mapping they say which organ a label is, with
+    another one they must agree with it. A file that only names its labels, as a DICOM SEG, gets ids of the mapping.
+
+    Args:
+        path: See `viscera.read.read_label_map`.
+        mapping: What the ids mean.
+        within: The grid of the CT, see there.
+
+    Raises:
+        ReadError: If the file cannot be read, or its names contradict the mapping.
+        GeometryError: If it does not say where the voxels lie, or labels lie outside of `within`.
+    """
+    organs = mapping.organ_table
+    file = read_label_file(path, organs)
+    file = file if within is None else file.placed_on(within)
+    if file.stored and mapping.rules != LabelMapping().rules:
+        return file.by_mapping({rule.id: rule.label for rule in mapping.rules}, organs)
+    label_map = file.by_name(organs)
+    ids = np.arange(256, dtype=np.uint8)
+    if not file.stored:
+        for organ in organs:
+            own = [rule.id for rule in mapping.rules if rule.label == organ.index]
+            ids[organ.index] = next((one for one in own if one not in mapping.lesion_ids), own[0] if own else 0)
+    return replace(label_map, labels=ids[label_map.labels])
 
 
 def id_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -244,11 +284,12 @@ def _paired(path: Path, images: list[Path], labels: Path, layout: str, mapping: 
     """The data set of CTs and label files that are called alike, but for the channel behind a CT's name."""
     if not labels.is_dir() or not all(folder.is_dir() for folder in images):
         return None
+    listed = [list_inputs([folder]) for folder in images]
     found: dict[str, list[Path]] = {}
-    for case in (case for folder in images for case in find_inputs([folder])):
+    for case in (case for one in listed for case in one.cases):
         found.setdefault(case.name.removesuffix(_CHANNEL), []).append(case.path)
-    masks = {case.name: case.path for case in find_inputs([labels])}
-    refused = [Refusal(name=name, reason=f"{masks[name]} has no CT") for name in masks.keys() - found.keys()]
+    masks, refused = _label_files(labels, found)
+    refused += [Refusal(name=name, reason=f"{masks[name]} has no CT") for name in masks.keys() - found.keys()]
     refused += [
         Refusal(name=name, reason=f"{paths[0]} has no labels in {labels}")
         for name, paths in found.items()
@@ -264,29 +305,47 @@ def _paired(path: Path, images: list[Path], labels: Path, layout: str, mapping: 
         for name, paths in found.items()
         if name in masks and len(paths) == 1
     ]
-    return _dataset(path, layout, cases, refused, mapping)
+    notes = tuple(note for one in listed for note in one.notes)
+    return replace(_dataset(path, layout, cases, refused, mapping), notes=notes)
+
+
+def _label_files(folder: Path, images: Collection[str]) -> tuple[dict[str, Path], list[Refusal]]:
+    """The label file of each case, and those whose case has another one already."""
+    masks: dict[str, Path] = {}
+    refused = []
+    for one in find_label_files(folder):
+        name = one.stem if one.stem in images else one.name  # a CT may itself be called ..._seg
+        if name in masks:
+            reason = f"{masks[name]} and {one.path} for one CT"
+            refused.append(Refusal(name=f"{name} ({one.path.name})", reason=reason))
+        masks.setdefault(name, one.path)
+    twice = {refusal.name.partition(" (")[0] for refusal in refused}
+    return {name: mask for name, mask in masks.items() if name not in twice}, refused
+
+
+def _totalsegmentator(path: Path, mapping: LabelMapping | None) -> Dataset | None:
+    """The data set of one folder for each case, with ct.nii.gz and a folder of masks, one for each structure."""
+    cases, refused = [], []
+    for folder in sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []:
+        images = [image for image in (folder / "ct.nii.gz", folder / "ct.nii") if image.exists() or image.is_symlink()]
+        masks = folder / "segmentations"
+        if images and organ_masks(masks, (mapping or LabelMapping()).organ_table):
+            cases.append(DatasetCase(name=folder.name, image=images[0], labels=masks))
+        elif images:
+            refused.append(Refusal(name=folder.name, reason=f"{images[0]} has no masks of the organs in {masks}"))
+        elif masks.is_dir():
+            refused.append(Refusal(name=folder.name, reason=f"{masks} has no CT"))
+    return _dataset(path, "TotalSegmentator", cases, refused, mapping) if cases else None
 
 
 def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
     """The data set of a CSV file with the columns image and labels, and name if wanted."""
     if not path.is_file() or path.suffix.lower() != ".csv":
         return None
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or []
-    except (OSError, ValueError, csv.Error) as error:
-        raise ReadError(
-            f"reading {path}", expected="a CSV file", got=reason(error), remedy="Correct the file"
-        ) from error
-    if not {"image", "labels"} <= set(columns):
-        raise ReadError(
-            f"reading {path}", expected="the columns image and labels", got=str(columns), remedy="Name the columns so"
-        )
     cases, refused = [], []
-    for number, row in enumerate(rows, start=2):
-        image, labels = row["image"] or "", row["labels"] or ""
-        name = row.get("name") or Path(image).name.split(".")[0].removesuffix(_CHANNEL)
+    for row in read_list(path, ("image", "labels"), f"reading {path}"):
+        image, labels, number = row.cells["image"], row.cells["labels"], row.line
+        name = row.cells.get("name") or Path(image).name.split(".")[0].removesuffix(_CHANNEL)
         if not image or not labels:
             refused.append(Refusal(name=name or f"line {number}", reason=f"line {number} lacks the CT or the labels"))
         else:

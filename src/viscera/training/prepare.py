@@ -38,7 +38,7 @@ from viscera.training.cases import (
     file_sha256,
     read_record,
 )
-from viscera.training.datasets import Dataset, DatasetCase, LabelMapping, id_counts
+from viscera.training.datasets import Dataset, DatasetCase, LabelMapping, id_counts, read_ids
 from viscera.volume import LabelMap, Volume
 from viscera.write import write_bytes, write_text
 
@@ -149,9 +149,8 @@ def checked_case(case: DatasetCase, mapping: LabelMapping, *, allow_empty: bool 
         ReadError: If a file cannot be read, the CT cannot be HU, an id is unknown, or no organ is labelled.
         GeometryError: If the two do not lie on one grid.
     """
-    from viscera.read import read_label_map
-
-    volume, label_map = read_volume(case.image), read_label_map(case.labels)
+    volume = read_volume(case.image)
+    label_map = read_ids(case.labels, mapping, within=volume.grid)
     turn, label_turn = volume.grid.to_canonical(), label_map.grid.to_canonical()
     grid, label_grid = turn.apply_to_grid(volume.grid), label_turn.apply_to_grid(label_map.grid)
     if not grid.matches(label_grid, SAME_PLACE_MM):
@@ -170,7 +169,7 @@ def checked_case(case: DatasetCase, mapping: LabelMapping, *, allow_empty: bool 
             remedy="Leave the case out, or keep it for localisation with --allow-empty",
         )
     hu: NDArray[np.int16] = turn.apply(volume.hu)
-    return Volume(hu=hu, grid=grid, notes=volume.notes), LabelMap(labels=labels, grid=grid)
+    return Volume(hu=hu, grid=grid, notes=(*volume.notes, *label_map.notes)), LabelMap(labels=labels, grid=grid)
 
 
 def stored_grid(grid: Grid, organs: Box | None, stage: Stage, config: PrepareConfig) -> Grid:
