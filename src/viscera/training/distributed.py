@@ -93,7 +93,8 @@ def joined_world(device: str) -> Iterator[World]:
         dist.init_process_group("nccl" if chosen == "cuda" else "gloo")
         begun = True
     if not dist.is_initialized():
-        yield World(device=torch.device(chosen))
+        # With its number, as the threads that prepare samples must choose it for themselves.
+        yield World(device=torch.device("cuda", torch.cuda.current_device()) if chosen == "cuda" else torch.device(chosen))
         return
     place = torch.device(chosen)
     if chosen == "cuda":

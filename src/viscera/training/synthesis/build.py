@@ -54,7 +54,7 @@ _Plan = tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None, bool]
 def make_anatomy(name: str, tissues: NDArray[np.uint8]) -> Anatomy:
     """The anatomy of a tissue map whose core is not yet filled: unnamed voxels named, depths and organs measured."""
     filled = _with_perirenal_fat(_with_core(tissues))
-    return Anatomy(name=name, tissues=filled, depth=_depth(filled), organs=_places(filled))
+    return Anatomy(name=name, tissues=filled, depth=depths(filled), organs=_places(filled))
 
 
 def trunk_map(label_map: LabelMap, names: Mapping[int, str]) -> NDArray[np.uint8]:
@@ -225,7 +225,7 @@ def _hull(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inside
 
 
-def _depth(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def depths(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:
     depth = np.zeros(tissues.shape, dtype=np.float32)
     for tissue, box in enumerate(ndimage.find_objects(tissues.astype(np.int32) + 1)):
         if box is None:
