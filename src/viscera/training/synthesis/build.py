@@ -226,6 +226,7 @@ def _hull(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def depths(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return how deep each voxel lies in its tissue, uint8 (z, y, x), in the units of `Anatomy.depth`."""
     depth = np.zeros(tissues.shape, dtype=np.float32)
     for tissue, box in enumerate(ndimage.find_objects(tissues.astype(np.int32) + 1)):
         if box is None:
