@@ -94,7 +94,8 @@ def joined_world(device: str) -> Iterator[World]:
         begun = True
     if not dist.is_initialized():
         # With its number, as the threads that prepare samples must choose it for themselves.
-        yield World(device=torch.device("cuda", torch.cuda.current_device()) if chosen == "cuda" else torch.device(chosen))
+        number = torch.cuda.current_device() if chosen == "cuda" else None
+        yield World(device=torch.device(chosen, number) if number is not None else torch.device(chosen))
         return
     place = torch.device(chosen)
     if chosen == "cuda":
