@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import secrets
 import shutil
 import sqlite3
 import threading
@@ -82,7 +83,7 @@ class Database:
             _keep_private(path)
             for setting in _SETTINGS:
                 self._connection.execute(f"PRAGMA {setting}")
-            if not flush_to_disk(path):  # every commit would fail
+            if not _can_flush(folder):  # every commit would fail
                 self._connection.execute("PRAGMA synchronous = OFF")
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             _require_layout(version, folder)
@@ -123,6 +124,19 @@ class Database:
         """Closes the database; returns nothing."""
         with self.lock:
             self._connection.close()
+
+
+def _can_flush(folder: Path) -> bool:
+    """Whether files in `folder` can be flushed.
+
+    Tried on a file of its own: closing the database's would end this process's lock on it (fcntl(2)).
+    """
+    probe = folder / f"{secrets.token_hex(16)}.probe"
+    try:
+        probe.touch(mode=0o600, exist_ok=False)
+        return flush_to_disk(probe)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _keep_private(path: Path) -> None:
