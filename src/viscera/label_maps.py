@@ -129,7 +129,11 @@ def organ_masks(path: Path, organs: Sequence[Organ]) -> dict[Path, Organ]:
     if not path.is_dir():
         return {}
     found = {}
-    for file in sorted(path.iterdir()):
+    try:
+        files = sorted(path.iterdir())
+    except OSError:  # reading it says why
+        return {}
+    for file in files:
         suffix = next((one for one in _MASK_SUFFIXES if file.name.lower().endswith(one)), None)
         if suffix is None or file.name.startswith("."):
             if not suffix and not file.name.startswith(".") and is_dicom_file(file):

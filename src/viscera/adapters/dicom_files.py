@@ -187,9 +187,7 @@ def readable_dicom(file: Path, folder: Path) -> bool:
         return True
     if is_beside_images(file.name):
         return False
-    got = unfetched(file)
-    if got is None and file.is_file() and not os.access(file, os.R_OK):
-        got = "one without permission to read it"
+    got = unfetched(file) or _unopened(file)
     if got is not None:
         raise ReadError(
             f"reading {folder}",
@@ -198,6 +196,16 @@ def readable_dicom(file: Path, folder: Path) -> bool:
             remedy="Fetch it (datalad get, git annex get), ask for the right to read it, or take it away",
         )
     return False
+
+
+def _unopened(file: Path) -> str | None:
+    """In words, why a file cannot be opened; None if it can, or is no file."""
+    try:
+        if file.is_file():
+            file.open("rb").close()
+    except OSError as error:
+        return error.strerror or "an error"
+    return None
 
 
 class _ZipFile(io.FileIO):
