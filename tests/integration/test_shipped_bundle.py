@@ -7,7 +7,7 @@ import pytest
 
 from viscera.bundle import load_bundle
 from viscera.case import Segmenter
-from viscera.errors import GeometryError, NothingFoundError
+from viscera.errors import NothingFoundError
 from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
 from viscera.geometry import Grid, Reorientation
 from viscera.phantom import HEAD_Z_MM, PhantomConfig, make_phantom
@@ -58,10 +58,10 @@ def test_organs_of_real_scans_are_found(segmenter, shared_data, case):
     assert {organ: scores[organ] for organ, least in REAL_DSC[case].items() if scores[organ] < least} == {}
 
 
-def test_a_real_scan_whose_header_mirrors_it_is_refused(segmenter, shared_data):
+def test_a_real_scan_whose_header_mirrors_it_is_warned_of(segmenter, shared_data):
     volume = read_volume(shared_data / "robustness" / "msd_spleen_8_mirrored_ct.nii.gz")
-    with pytest.raises(GeometryError, match="telling left from right"):
-        segmenter.segment_volume(volume)
+    # Liver and kidneys speak for the mirror image; spleen and pancreas do not say enough for a refusal.
+    assert "looks like the mirror image" in segmenter.segment_volume(volume).warnings[0]
     labelled = segmenter.segment_volume(dataclasses.replace(volume, sides_certain=True))
     assert "looks like the mirror image" in labelled.warnings[0]
 
@@ -139,7 +139,7 @@ def test_a_head_has_no_organs(segmenter, seed):
 
 def test_the_card_says_how_good_it_is_and_where_it_ends():
     card = load_bundle().card
-    assert "without any CT" in card.description
+    assert "without a labelled CT" in card.description
     assert card.limits
     scored = " ".join(card.metrics["real CTs, DSC"])
     assert all(case in scored for case in ("amos_0018", "ts_example", "ts_slab", "ts_dicom", "ts_s0009"))

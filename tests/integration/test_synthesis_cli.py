@@ -248,7 +248,7 @@ def test_what_does_not_go_with_anatomies_is_one_line(others, words, people, sett
 def test_a_validation_cache_is_for_anatomies_only(small_cache, settings, tmp_path, capsys):
     held_out = ["--validation-cache", str(small_cache.folder)]
     assert trained(small_cache.folder, tmp_path / "run", settings, *held_out) == 2
-    assert "--validation-cache only with anatomies" in capsys.readouterr().err
+    assert "--validation-cache and --real only with anatomies" in capsys.readouterr().err
 
 
 def test_real_label_maps_are_read(shared_data):
