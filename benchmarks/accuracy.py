@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from viscera.bundle import Bundle, ModelCard, load_bundle
-from viscera.case import Segmenter, bundle_source
-from viscera.config import ModelConfig
-from viscera.engines import DEVICES, PRECISIONS, Engine, make_engine
-from viscera.errors import VisceraError
+from viscera.core.config import ModelConfig
+from viscera.core.errors import VisceraError
+from viscera.core.files import write_bytes, write_text
+from viscera.core.organs import BACKGROUND, ORGANS, Organ
+from viscera.core.volume import LabelMap, Volume
+from viscera.engines.choice import DEVICES, PRECISIONS, make_engine
+from viscera.engines.engine import Engine
 from viscera.evaluation.ablation import KnownBox, NetworkPair, torch_pair
-from viscera.evaluation.accuracy import (
+from viscera.evaluation.benchmark import (
     AccuracyConfig,
     AccuracyRun,
     CaseAccuracy,
@@ -40,13 +42,12 @@ from viscera.evaluation.accuracy import (
     localised_organs,
     score_case,
 )
-from viscera.evaluation.accuracy_table import card_metrics, run_markdown, runs_json, write_card_metrics
+from viscera.evaluation.benchmark_tables import card_metrics, run_markdown, runs_json, write_card_metrics
 from viscera.evaluation.evaluate import stored_along
-from viscera.labels import BACKGROUND, ORGANS, Organ
+from viscera.model.bundle import Bundle, ModelCard, load_bundle
 from viscera.pipeline import Allowed
 from viscera.read import read_label_map, read_volume
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_bytes, write_text
+from viscera.segmenter import Segmenter, bundle_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -291,8 +292,8 @@ def drawn(
     config: AccuracyConfig,
 ) -> bytes:
     """A PNG of the case: beside its reference, or alone with the volumes found."""
-    from viscera.evaluation.case_figure import CaseRow, case_png
-    from viscera.evaluation.figures import preview_png
+    from viscera.drawing.overlay import preview_png
+    from viscera.evaluation.overlay_cases import CaseRow, case_png
 
     if reference is None:
         return preview_png(volume, prediction, config.organs)

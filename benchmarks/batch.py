@@ -26,13 +26,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from viscera.batch.dask_pool import DaskPool
-from viscera.batch.drive import Drive, Tally
-from viscera.batch.pools import OwnProcess, Pool
-from viscera.batch.work import Made, Model, Order, Outcome
-from viscera.case import CaseOptions
-from viscera.memory import peak_bytes
-from viscera.write import write_bytes
+from viscera.batch.dask_workers import DaskPool
+from viscera.batch.scheduler import Drive, Tally
+from viscera.batch.tasks import Made, Model, Order, Outcome
+from viscera.batch.workers import OwnProcess, Pool
+from viscera.core.files import write_bytes
+from viscera.core.memory import peak_bytes
+from viscera.segmenter import CaseOptions
 
 # Of an abdominal CT, 200 slices of 512 x 512 voxels; a few are drawn, and each is several cases.
 SHAPE, SPACING_MM, DRAWN = ("200", "512", "512"), ("2", "0.75", "0.75"), 3

@@ -36,11 +36,11 @@ from typing import Any
 import numpy as np
 from efficiency_figure import figure
 
-from viscera.bundle import WEIGHTS, load_bundle
-from viscera.export import export_bundle
-from viscera.geometry import Grid
-from viscera.phantom import make_phantom
-from viscera.write import write_volume
+from viscera.core.geometry import Grid
+from viscera.engines.export import export_bundle
+from viscera.formats.nifti_write import write_volume
+from viscera.model.bundle import WEIGHTS, load_bundle
+from viscera.synthesis.phantom import make_phantom
 
 # Slices and their distance in mm; 512 x 512 voxels of 0.8 mm each, but "small" with 128 x 128 of 3.2 mm.
 CASES = {"small": (64, 5.0), "x100": (100, 5.0), "x200": (200, 2.5), "x400": (400, 1.25), "x1000": (1000, 0.7)}

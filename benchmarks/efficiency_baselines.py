@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from viscera.bundle import Bundle
-    from viscera.config import StageConfig
+    from viscera.core.config import StageConfig
+    from viscera.model.bundle import Bundle
 
 AIR_HU = -1024.0
 HU_SCALE = 2048.0
@@ -44,8 +44,8 @@ def plain(scan: Path, output: Path, folder: Path) -> None:
 
     sitk = simple_itk()
 
-    from viscera.bundle import load_bundle
     from viscera.engines.torch_engine import load_network
+    from viscera.model.bundle import load_bundle
 
     bundle = load_bundle(folder)
     model = bundle.card.model
@@ -139,14 +139,14 @@ class OnnxRuntimeEngine:
 
     def run(self, stage: str, image: NDArray[np.float32]) -> Any:
         """The network's answer."""
-        from viscera.engines import Answer
+        from viscera.engines.engine import Answer
 
         return Answer(*self._sessions[stage].run(None, {"image": image}))
 
 
 def onnxruntime_engine(scan: Path, output: Path, folder: Path) -> None:
-    from viscera.bundle import load_bundle
-    from viscera.case import Segmenter
+    from viscera.model.bundle import load_bundle
+    from viscera.segmenter import Segmenter
 
     bundle = load_bundle(folder)
     Segmenter(bundle=bundle, engine=OnnxRuntimeEngine(bundle)).segment_file(scan, output)

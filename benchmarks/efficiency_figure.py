@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from viscera.evaluation.chart import COLOURS, GREY, GRID, INK, Axis, Canvas, faded
+from viscera.drawing.canvas import COLOURS, GREY, GRID, INK, Axis, Canvas, faded
 
 if TYPE_CHECKING:
     from efficiency import Run

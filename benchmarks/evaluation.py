@@ -21,13 +21,13 @@ import numpy as np
 import surface_distance
 from numpy.typing import NDArray
 
+from viscera.core.geometry import Size, Vector
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.metrics import header_spacing, mask_agreement
 from viscera.evaluation.scores import CaseScore, ScoringConfig, Tolerance
-from viscera.geometry import Size, Vector
-from viscera.labels import ORGANS
-from viscera.phantom import PhantomConfig, make_phantom
-from viscera.volume import LabelMap
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 SCANS: dict[str, tuple[Size, Vector]] = {
     "full size": ((200, 512, 512), (2.5, 0.8, 0.8)),

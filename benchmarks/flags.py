@@ -3,8 +3,8 @@
 Run `python benchmarks/flags.py ANATOMIES [--bundle DIR_OR_NAME] [--count N] [--data FOLDER] [--out FILE.json]`.
 Synthetic scans are drawn anew from anatomies (`viscera anatomies`) with all that training draws, so that many are bad
 cases: slabs, narrow crops, noise. Of the real CTs only those with a reference count (`benchmarks/accuracy.py` names
-them). The file holds every organ's signals, on which other limits can be tried with `viscera.quality.assess`. An organ
-of which neither the reference nor the labels show 1 ml is left out.
+them). The file holds every organ's signals, on which other limits can be tried with `viscera.quality.rules.assess`. An
+organ of which neither the reference nor the labels show 1 ml is left out.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 from accuracy import CASES, DATA, reference_of
 
-from viscera.case import Segmenter
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap, Volume
 from viscera.evaluation.evaluate import evaluate_label_maps
-from viscera.labels import ORGANS
 from viscera.pipeline import Allowed, Segmentation
-from viscera.quality import OrganSignals, Reason
+from viscera.quality.rules import OrganSignals, Reason
 from viscera.read import read_volume
-from viscera.training.data import SyntheticData
-from viscera.training.synthesis.anatomy import Anatomy
-from viscera.training.synthesis.config import SynthesisConfig
-from viscera.training.synthesis.examples import draw_example
-from viscera.volume import LabelMap, Volume
+from viscera.segmenter import Segmenter
+from viscera.synthesis.anatomy import Anatomy
+from viscera.synthesis.config import SynthesisConfig
+from viscera.synthesis.examples import draw_example
+from viscera.training.data_sources import SyntheticData
 
 BAD_DSC = 0.7
 LEAST_ML = 1.0

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 
-from viscera.case import Segmenter
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.scores import CaseScore, Evaluation
 from viscera.evaluation.tables import cases_text, summary_text
-from viscera.phantom import make_phantom
 from viscera.pipeline import Allowed
+from viscera.segmenter import Segmenter
+from viscera.synthesis.phantom import make_phantom
 
 
 def main() -> None:

@@ -31,24 +31,24 @@ from realism_figures import figures
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 
-from viscera.config import ModelConfig, StageConfig
+from viscera.core.config import ModelConfig, StageConfig
+from viscera.core.files import write_bytes, write_text
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS
+from viscera.core.resample import axis_maps, nearest_labels
+from viscera.core.volume import LabelMap, Volume
 from viscera.crop import region_grid
-from viscera.geometry import Grid
-from viscera.labels import ORGANS
 from viscera.preprocess import fitted_grid, network_input
 from viscera.read import read_label_map, read_volume
-from viscera.resample import axis_maps
+from viscera.synthesis.acquisition import upright_grid
+from viscera.synthesis.anatomy import Anatomy
+from viscera.synthesis.build import donor_map, trunk_map
+from viscera.synthesis.config import SynthesisConfig
+from viscera.synthesis.scan import Scan, draw_scan, scan_image
+from viscera.synthesis.tissues import ORGAN_LABELS, Tissue
 from viscera.training.config import read_train_config
-from viscera.training.data import SyntheticData
-from viscera.training.prepare import nearest, occupied
-from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.anatomy import Anatomy
-from viscera.training.synthesis.build import donor_map, trunk_map
-from viscera.training.synthesis.config import SynthesisConfig
-from viscera.training.synthesis.scan import Scan, draw_scan, scan_image
-from viscera.training.synthesis.tissues import ORGAN_LABELS, Tissue
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_bytes, write_text
+from viscera.training.data_sources import SyntheticData
+from viscera.training.prepare import occupied
 
 MODEL = ModelConfig()
 # Bodies are measured on a grid of their own: fine enough for a wall, coarse enough for noise not to matter.
@@ -228,7 +228,7 @@ def with_organs(measured: Measured, near: tuple[Volume, LabelMap], whole: tuple[
 def sampled(volume: Volume, labels: LabelMap, target: Grid, stage: StageConfig) -> tuple[Array, Array]:
     """HU as the stage's network reads them, and the nearest labels."""
     image = network_input(volume.hu, volume.grid, target, stage) * stage.hu_scale
-    seen = nearest(labels.labels, labels.grid, target)
+    seen = nearest_labels(labels.labels, labels.grid, target)
     # Beyond the scan is no organ.
     z, y, x = (axis.inside for axis in axis_maps(volume.grid, target))
     organs = np.zeros_like(seen)
@@ -323,7 +323,7 @@ def body_figures(volume: Volume, labels: LabelMap | None) -> dict[str, float]:
     body = body_mask(image)
     shown: Array = np.ones_like(body)
     if labels is not None and labels.labels.any():
-        shown = nearest(labels.labels, labels.grid, target) > 0
+        shown = nearest_labels(labels.labels, labels.grid, target) > 0
     rows: Array = np.array([plane.any() and own.any() for plane, own in zip(shown, body, strict=True)])
     if not rows.any():
         return {}

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.config import ModelConfig, StageConfig
-from viscera.geometry import AIR_HU, Box, Grid
+from viscera.core.config import ModelConfig, StageConfig
+from viscera.core.geometry import AIR_HU, Box, Grid
+from viscera.core.resample import resample
 from viscera.preprocess import fitted_grid
-from viscera.resample import resample
 from viscera.restore import restore_labels
 
 TASKS = ("scout", "region", "labels")

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.config import ModelConfig
-from viscera.engines import Answer
-from viscera.geometry import Grid, Reorientation
+from viscera.core.config import ModelConfig
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.volume import Volume
+from viscera.engines.engine import Answer
 from viscera.pipeline import segment_volume
-from viscera.volume import Volume
 
 STAGES = ("preprocess", "localise", "crop", "segment", "restore")
 STORED = {
@@ -114,7 +114,7 @@ def full_size_grid() -> Grid:
 
 
 def drawn_hu(seed: int) -> NDArray[np.int16]:
-    from viscera.phantom import make_phantom
+    from viscera.synthesis.phantom import make_phantom
 
     return make_phantom(seed, grid=full_size_grid()).volume.hu
 
@@ -140,8 +140,8 @@ def measured(scan: Path, stored: Reorientation, options: argparse.Namespace) -> 
 def made_engine(options: argparse.Namespace) -> tuple[Any, ModelConfig]:
     if options.stand_in:
         return StandIn(), ModelConfig()
-    from viscera.bundle import load_bundle
-    from viscera.engines import make_engine
+    from viscera.engines.choice import make_engine
+    from viscera.model.bundle import load_bundle
 
     bundle = load_bundle()
     return make_engine(bundle, device=options.device, precision=options.precision), bundle.card.model

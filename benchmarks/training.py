@@ -31,19 +31,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from viscera.bundle import STAGES, Stage
-from viscera.config import ModelConfig, ScnConfig, UNetConfig
-from viscera.geometry import AIR_HU, Grid
-from viscera.networks import PLAIN_LAYERS, UNet
-from viscera.training.cases import Cache, TrainingCase
+from viscera.core.config import ModelConfig, ScnConfig, UNetConfig
+from viscera.core.geometry import AIR_HU, Grid
+from viscera.model.bundle import STAGES, Stage
+from viscera.model.networks import PLAIN_LAYERS, UNet
+from viscera.training.cache import Cache, TrainingCase
 from viscera.training.config import AugmentConfig, TrainConfig
 from viscera.training.datasets import find_dataset
 from viscera.training.distributed import World
 from viscera.training.losses import localisation_terms, one_hot, segmentation_terms
-from viscera.training.order import Sample, prepared, sample_generator
+from viscera.training.patches import training_grid, training_sample
 from viscera.training.prepare import PrepareConfig, prepare_dataset
-from viscera.training.samples import training_grid, training_sample
-from viscera.training.trainer import Trainer, make_network
+from viscera.training.sampler import Sample, prepared, sample_generator
+from viscera.training.step import Trainer, make_network
 
 PARTS = ("data", "augmentation", "forward", "backward", "optimiser")
 WARM_UP = 1
@@ -297,8 +297,8 @@ def prepared_cache(options: argparse.Namespace, config: TrainConfig) -> Iterator
 
 
 def write_phantoms(folder: Path, count: int, *, quick: bool) -> None:
-    from viscera.phantom import PhantomConfig, make_phantom
-    from viscera.write import write_label_map, write_volume
+    from viscera.formats.nifti_write import write_label_map, write_volume
+    from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
     steps = (5.0, 4.0, 4.0) if quick else (2.5, 1.5, 1.5)
     z, y, x = (round(extent / step) for extent, step in zip((340, 330, 440), steps, strict=True))

@@ -42,5 +42,5 @@ fi
 # Freed memory is kept for the next step: asking the system for it again is a sixth of a step.
 export MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_MMAP_THRESHOLD_=17179869184
 exec "$viscera" train segment "$out/anatomies" -o "$out/run" --config "$out/config.toml" \
-  --initial "$recipe/../src/viscera/models/fast/segment.safetensors" \
+  --initial "$recipe/../src/viscera/model/bundles/fast/segment.safetensors" \
   --real "$out/real" --validation-cache "$out/validation" "${settings[@]}"

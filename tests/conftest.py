@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from viscera.training.synthesis.anatomy import Anatomy
+    from viscera.synthesis.anatomy import Anatomy
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -91,7 +91,7 @@ SMALL_TRUNK = (
 def small_tissues() -> "NDArray[np.uint8]":
     """A small trunk as `trunk_map` would make it: uint8 (z, y, x) `Tissue`, its core not yet filled."""
     pytest.importorskip("torch")
-    from viscera.training.synthesis.tissues import Tissue
+    from viscera.synthesis.tissues import Tissue
 
     places = np.indices((40, 48, 76))
     tissues = np.zeros(places.shape[1:], dtype=np.uint8)
@@ -105,7 +105,7 @@ def small_tissues() -> "NDArray[np.uint8]":
 def small_anatomy(small_tissues: "NDArray[np.uint8]") -> "Anatomy":
     """The anatomy of the small trunk."""
     pytest.importorskip("scipy")
-    from viscera.training.synthesis.build import make_anatomy
+    from viscera.synthesis.build import make_anatomy
 
     return make_anatomy("small", small_tissues)
 

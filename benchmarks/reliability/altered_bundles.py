@@ -11,8 +11,8 @@ from pathlib import Path
 
 from runs import VERBS, Runs, Verb, WrongError
 
-from viscera.bundle import CARD, FILES, Bundle, load_bundle
-from viscera.case import bundle_source
+from viscera.model.bundle import CARD, FILES, Bundle, load_bundle
+from viscera.segmenter import bundle_source
 
 Alter = Callable[[Path], None]
 

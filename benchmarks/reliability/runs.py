@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 from soak import drawn_scans
 
-from viscera.geometry import Grid
-from viscera.volume import Volume
-from viscera.write import write_volume
+from viscera.core.geometry import Grid
+from viscera.core.volume import Volume
+from viscera.formats.nifti_write import write_volume
 
 Verb = Literal["segment", "batch"]
 VERBS: tuple[Verb, ...] = ("segment", "batch")
@@ -156,7 +156,7 @@ class Runs:
 # A shell's background job ignores SIGINT and hands that down; a terminal does not, so it is undone.
 PROGRAM = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from viscera.cli import main; sys.exit(main())"
+    "from viscera.cli.main import main; sys.exit(main())"
 )
 
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.geometry import Grid
-from viscera.volume import LabelMap, Volume
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap, Volume
 
 Reader = Literal["volume", "labels"]
 
@@ -75,7 +75,7 @@ def nifti_seeds(work: Path) -> list[Seed]:
     """Versions 1 and 2, either byte order, integers and scaled floats, plain and compressed."""
     import nibabel
 
-    from viscera.write import write_volume
+    from viscera.formats.nifti_write import write_volume
 
     write_volume(Volume(hu=hu(), grid=grid()), work / "ct.nii")
     plain = (work / "ct.nii").read_bytes()
@@ -118,7 +118,7 @@ def itk_seeds(work: Path) -> list[Seed]:
 
 def dicom_seeds(work: Path) -> list[Seed]:
     """Series as folders in every transfer syntax that can be made here, and as zips."""
-    from viscera.adapters.dicom_write import write_ct_series
+    from viscera.formats.dicom.ct_write import write_ct_series
 
     write_ct_series(Volume(hu=hu(), grid=grid()), work / "series", name="synthetic")
     plain = _folder_files(work / "series")
@@ -249,7 +249,7 @@ def multi_frame_seeds(work: Path) -> list[Seed]:
 
 def label_seeds(work: Path) -> list[Seed]:
     """Label maps in NIfTI, as whole numbers and as floats, and in NRRD."""
-    from viscera.write import write_label_map, write_volume
+    from viscera.formats.nifti_write import write_label_map, write_volume
 
     label_map = LabelMap(labels=labels(), grid=grid())
     write_label_map(label_map, work / "labels.nii")
@@ -277,11 +277,11 @@ def seg_seeds(work: Path) -> list[Seed]:
         import highdicom  # noqa: F401
     except ImportError:
         return []
-    from viscera.adapters.dicom_seg import SegType, write_dicom_seg
-    from viscera.adapters.dicom_source import source_images
-    from viscera.adapters.dicom_write import write_ct_series
-    from viscera.labels import ORGANS
-    from viscera.origin import Origin
+    from viscera.core.organs import ORGANS
+    from viscera.core.provenance import Origin
+    from viscera.formats.dicom.ct_write import write_ct_series
+    from viscera.formats.dicom.references import source_images
+    from viscera.formats.dicom.seg_write import SegType, write_dicom_seg
 
     write_ct_series(Volume(hu=hu(), grid=grid()), work / "referenced", name="synthetic")
     source = source_images(work / "referenced")

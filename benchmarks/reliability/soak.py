@@ -23,10 +23,10 @@ from tables import print_table
 from tqdm import tqdm
 from watching import status_bytes
 
-from viscera.case import CaseOptions, Segmenter
-from viscera.errors import ReadError
-from viscera.phantom import PhantomConfig, make_phantom
-from viscera.write import write_volume
+from viscera.core.errors import ReadError
+from viscera.formats.nifti_write import write_volume
+from viscera.segmenter import CaseOptions, Segmenter
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 # Slices, rows, columns; spacings show the same part of the body in each.
 SHAPES = ((20, 24, 28), (31, 23, 27), (26, 40, 44), (40, 52, 60))

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from seeds import Reader, Seed
 
-from viscera.errors import VisceraError
-from viscera.inputs import find_inputs
+from viscera.core.errors import VisceraError
+from viscera.formats.inputs import find_inputs
 from viscera.read import read_label_map, read_volume
 
 LONGEST_SECONDS = 10.0

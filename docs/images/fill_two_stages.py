@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from viscera.bundle import Bundle, load_bundle
+from viscera.core.geometry import Box, Grid
+from viscera.core.organs import ORGANS
 from viscera.crop import region_box, region_grid
-from viscera.geometry import Box, Grid
-from viscera.labels import ORGANS
 from viscera.localise import organ_box
-from viscera.networks import ScnOutput, SpatialConfigurationNet, UNet
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.model.bundle import Bundle, load_bundle
+from viscera.model.networks import ScnOutput, SpatialConfigurationNet, UNet
 from viscera.pipeline import fitted_scout
 from viscera.preprocess import network_input
 from viscera.restore import restore_labels
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 FILE = Path(__file__).with_name("two-stages.svg")
 PERSON = PhantomConfig(shape_zyx=(140, 150, 176), spacing_zyx_mm=(4.0, 2.5, 2.5), phase="portal", noise_hu=8.0)

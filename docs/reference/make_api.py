@@ -30,7 +30,8 @@ viscera.write_label_map(found.label_map, "organs.nii.gz")
 ```
 
 Names of `viscera` itself are the interface: a change to them stands in the list of changes. They are loaded when first
-used, so that `import viscera` costs nothing. Names within modules, such as `viscera.write.write_volume`, may move.
+used, so that `import viscera` costs nothing. Names within modules, such as `viscera.formats.nifti_write.write_volume`,
+may move.
 Arrays are (z, y, x), world points (x, y, z) in mm to the patient's left, back and head. Whatever is raised on purpose
 is a `VisceraError`. Records cannot be changed; `dataclasses.replace` makes changed copies. This page is made by
 [make_api.py](make_api.py) from the code.
@@ -42,21 +43,21 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Results": (
         "SegmentedCase",
         "Segmentation",
-        "viscera.statistics.OrganStatistics",
-        "viscera.quality.OrganQuality",
-        "viscera.quality.OrganSignals",
+        "viscera.quality.statistics.OrganStatistics",
+        "viscera.quality.rules.OrganQuality",
+        "viscera.quality.rules.OrganSignals",
     ),
     "Scans and labels": (
         "read_volume",
         "read_label_map",
         "write_label_map",
-        "viscera.write.write_volume",
+        "viscera.formats.nifti_write.write_volume",
         "Volume",
         "LabelMap",
         "Grid",
-        "viscera.geometry.Box",
-        "viscera.phantom.make_phantom",
-        "viscera.phantom.PhantomConfig",
+        "viscera.core.geometry.Box",
+        "viscera.synthesis.phantom.make_phantom",
+        "viscera.synthesis.phantom.PhantomConfig",
     ),
     "Scoring": (
         "evaluate_cases",
@@ -67,7 +68,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "viscera.evaluation.scores.Evaluation",
         "viscera.evaluation.results.Results",
     ),
-    "Models": ("viscera.bundle.load_bundle", "viscera.bundle.Bundle", "viscera.bundle.ModelCard"),
+    "Models": ("viscera.model.bundle.load_bundle", "viscera.model.bundle.Bundle", "viscera.model.bundle.ModelCard"),
     "Errors": (
         "VisceraError",
         "ReadError",

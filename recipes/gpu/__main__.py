@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-from viscera.errors import VisceraError
+from viscera.core.errors import VisceraError
 
 PARTS = {
     "pack": "put all that a training needs into one small folder",

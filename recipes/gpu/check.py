@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from gpu.data import KeptData
 from gpu.pack import STAGES
 from gpu.train import config_of, initial_of
-from viscera.bundle import Bundle, ModelCard, Stage
+from viscera.core.errors import VisceraError
+from viscera.core.files import write_bytes
 from viscera.engines.torch_engine import TorchEngine, answered, load_network
-from viscera.engines.torch_stream import streamed_answer
-from viscera.errors import VisceraError
-from viscera.training.cases import UNKNOWN_LABEL
+from viscera.engines.torch_tiled import streamed_answer
+from viscera.model.bundle import Bundle, ModelCard, Stage
+from viscera.training.cache import UNKNOWN_LABEL
 from viscera.training.config import TrainConfig
 from viscera.training.distributed import World
 from viscera.training.losses import localisation_terms, one_hot, segmentation_terms
-from viscera.training.runs import joint_model
-from viscera.training.trainer import Trainer, make_network
-from viscera.write import write_bytes
+from viscera.training.run_folder import joint_model
+from viscera.training.step import Trainer, make_network
 
 # Single precision rounds to 6e-8; many layers and sums in another order leave less than this, TF32 would leave 1e-3.
 _SINGLE = 2e-4

@@ -151,6 +151,6 @@ def _rounded(tensor: NDArray[Any], step: int) -> NDArray[Any]:
 
 
 def _depths(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    from viscera.training.synthesis.build import depths  # needs scipy
+    from viscera.synthesis.build import depths  # needs scipy
 
     return depths(tissues)

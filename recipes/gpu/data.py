@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from viscera.bundle import Stage
-from viscera.training.cases import MANIFEST, Cache, TrainingCase
+from viscera.model.bundle import Stage
+from viscera.synthesis.anatomy import Anatomy
+from viscera.training.cache import MANIFEST, Cache, TrainingCase
 from viscera.training.config import TrainConfig
-from viscera.training.data import Device, SyntheticData
-from viscera.training.samples import Sample
-from viscera.training.synthesis.anatomy import Anatomy
-from viscera.training.synthesis.samples import synthetic_sample
+from viscera.training.data_sources import Device, SyntheticData
+from viscera.training.patches import Sample
+from viscera.training.synthetic_patches import synthetic_sample
 
 
 class KeptCache(Cache):

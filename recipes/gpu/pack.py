@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from safetensors import safe_open
 
 from gpu.coding import Parsed, coarser, encoded
-from viscera.errors import ConfigError, ReadError, reason
-from viscera.training.cases import CASES, MANIFEST, Cache
+from viscera.core.errors import ConfigError, ReadError, reason
+from viscera.core.files import write_bytes, write_text
+from viscera.synthesis.anatomy import ANATOMIES
+from viscera.training.cache import CASES, MANIFEST, Cache
 from viscera.training.config import read_train_config
-from viscera.training.data import SyntheticData
-from viscera.training.synthesis.anatomy import ANATOMIES
-from viscera.training.trainer import Trainer
-from viscera.write import write_bytes, write_text
+from viscera.training.data_sources import SyntheticData
+from viscera.training.step import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "pack.json"
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", metavar="CACHE", type=Path, help="prepared CTs to watch the training with")
     for stage in STAGES:
         parser.add_argument(f"--{stage}-config", metavar="FILE.toml", type=Path, default=_beside(f"{stage}.toml"))
-        shipped = ROOT / "src" / "viscera" / "models" / "fast" / f"{stage}.safetensors"
+        shipped = ROOT / "src" / "viscera" / "model" / "bundles" / "fast" / f"{stage}.safetensors"
         help_weights = "weights to begin with, or none (default: the shipped ones)"
         parser.add_argument(f"--{stage}-weights", metavar="FILE", type=Path, default=shipped, help=help_weights)
     parser.add_argument(

@@ -21,7 +21,7 @@ from typing import IO, Any
 from gpu.pack import PACK, STAGES
 from gpu.state import STATE, read_state, write_state
 from gpu.unpack import unpack
-from viscera.errors import VisceraError
+from viscera.core.errors import VisceraError
 from viscera.training.checkpoint import checkpoint_iterations
 
 # A training that was told to end saves its checkpoint within this time, or is ended.

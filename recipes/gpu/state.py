@@ -20,9 +20,9 @@ from typing import Any
 from safetensors.torch import save
 
 from gpu.pack import STAGES
-from viscera.errors import ReadError, WriteError, reason
+from viscera.core.errors import ReadError, WriteError, reason
+from viscera.core.files import write_bytes, write_text
 from viscera.training.checkpoint import checkpoint_folder, newest_checkpoint, read_checkpoint
-from viscera.write import write_bytes, write_text
 
 STATE = "state.json"
 FORMAT = 1

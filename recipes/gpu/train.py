@@ -9,9 +9,9 @@ import torch
 
 from gpu.data import opened_data
 from gpu.pack import STAGES
-from viscera.commands.interrupt import clean_end
+from viscera.cli.interrupt import clean_end
 from viscera.training.config import TrainConfig, read_train_config
-from viscera.training.loop import train
+from viscera.training.train import train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from gpu.coding import decoded
 from gpu.pack import CODED, FORMAT, PACK, STAGES
-from viscera.errors import ReadError, reason
-from viscera.write import write_bytes
+from viscera.core.errors import ReadError, reason
+from viscera.core.files import write_bytes
 
 _REMEDY = "Pack once more, and carry all of the folder"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from viscera.cli import main
+from viscera.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from viscera.config import ModelConfig
-from viscera.geometry import Box, Grid
+from viscera.core.config import ModelConfig
+from viscera.core.geometry import Box, Grid
 from viscera.preprocess import fitted_grid
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import GeometryError, NothingFoundError
-from viscera.geometry import Box, Grid, Vector
+from viscera.core.errors import GeometryError, NothingFoundError
+from viscera.core.geometry import Box, Grid, Vector
 
 
 def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid, *, least_ml: float = 0.0) -> Box:

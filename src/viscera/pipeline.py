@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.clean import Removal, clean_notes, stray_parts
-from viscera.config import ModelConfig, StageConfig
+from viscera.core.config import ModelConfig, StageConfig
+from viscera.core.errors import GeometryError, NothingFoundError
+from viscera.core.geometry import Box, Grid
+from viscera.core.organs import BACKGROUND, ORGANS, Organ
+from viscera.core.volume import LabelMap, Volume
 from viscera.crop import region_box, region_grid
-from viscera.errors import GeometryError, NothingFoundError
-from viscera.geometry import Box, Grid
-from viscera.labels import BACKGROUND, ORGANS, Organ
 from viscera.localise import nothing_found, organ_box
+from viscera.postprocess import Removal, clean_notes, stray_parts
 from viscera.preprocess import fitted_grid, network_input
-from viscera.quality import OrganQuality, assess
+from viscera.quality.measurements import organ_signals
+from viscera.quality.mirroring import WARNING, MirrorFinding, mirror_finding
+from viscera.quality.rules import OrganQuality, assess
 from viscera.restore import restore_labels
 from viscera.segment import network_answer, segment_answer
-from viscera.sides import WARNING, MirrorFinding, mirror_finding
-from viscera.signals import organ_signals
-from viscera.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from viscera.engines import Engine
+    from viscera.engines.engine import Engine
 
 # A spacing that grew by less than this is not worth a note.
 _NOTED_GROWTH_MM = 0.01

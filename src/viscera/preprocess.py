@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.config import StageConfig
-from viscera.geometry import AIR_HU, Box, Grid
-from viscera.resample import resample
+from viscera.core.config import StageConfig
+from viscera.core.geometry import AIR_HU, Box, Grid
+from viscera.core.resample import resample
 
 # Part of a voxel by which rounding may make an extent look too long for a size.
 _ROUNDING_VOX = 1e-6

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.adapters.raster import Raster
-from viscera.errors import ReadError
-from viscera.geometry import Grid
-from viscera.hounsfield import allocated, fill_hu, require_finite, require_hu, require_offset
-from viscera.kinds import opened_raster, require_kind, require_spacing
-from viscera.label_maps import read_label_file
-from viscera.labels import ORGANS, Organ
-from viscera.volume import LabelMap, Volume
+from viscera.core.errors import ReadError
+from viscera.core.geometry import Grid
+from viscera.core.hounsfield import allocated, fill_hu, require_finite, require_hu, require_offset
+from viscera.core.organs import ORGANS, Organ
+from viscera.core.volume import LabelMap, Volume
+from viscera.formats.file_kinds import opened_raster, require_kind, require_spacing
+from viscera.formats.label_maps import read_label_file
+from viscera.formats.raster import Raster
 
 
 def read_volume(
@@ -50,7 +50,7 @@ def read_volume(
             on_grid(grid)
 
     if kind == "dicom":
-        from viscera.adapters.dicom_read import read_dicom
+        from viscera.formats.dicom.read import read_dicom
 
         volume = read_dicom(path, series=series, hu_offset=hu_offset, on_grid=checked)
     elif series is not None:
@@ -78,7 +78,7 @@ def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid
 
     Args:
         path: NIfTI, NRRD or MetaImage file of whole numbers, stored in any type; a DICOM SEG, in a file of its own or
-            with others in a folder or a zip, see `viscera.adapters.dicom_seg_read`; or a folder with one mask for each
+            with others in a folder or a zip, see `viscera.formats.dicom.seg_read`; or a folder with one mask for each
             organ, named after it, as TotalSegmentator writes.
         organs: What to look for by name or code.
         within: The grid of the CT or of other labels. A DICOM SEG or a segmentation of 3D Slicer that holds a part of

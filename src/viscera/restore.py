@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import GeometryError
-from viscera.geometry import Grid
-from viscera.resample import AxisMap, axis_maps, worker_count
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Grid
+from viscera.core.resample import AxisMap, axis_maps, worker_count
 
 # Where background leads every other label by this much at all corners, float32 rounding cannot change who leads.
 _SURE_LEAD = 1e-5

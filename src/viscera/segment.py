@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.engines import Answer
-from viscera.errors import BundleError
+from viscera.core.errors import BundleError
+from viscera.engines.engine import Answer
 
 if TYPE_CHECKING:
-    from viscera.config import ScnConfig
-    from viscera.engines import Engine
+    from viscera.core.config import ScnConfig
+    from viscera.engines.engine import Engine
 
 
 def network_answer(

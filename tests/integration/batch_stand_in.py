@@ -9,11 +9,11 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 
-import viscera.commands.batch as verb
-from viscera.batch.pools import OwnProcess, Pool
-from viscera.batch.work import Made, Order
-from viscera.cli import main
-from viscera.write import write_bytes
+import viscera.cli.batch as verb
+from viscera.batch.tasks import Made, Order
+from viscera.batch.workers import OwnProcess, Pool
+from viscera.cli.main import main
+from viscera.core.files import write_bytes
 
 
 def obey(order: Order, identity: str) -> Made:
@@ -37,7 +37,7 @@ def obey(order: Order, identity: str) -> Made:
 def pool_of(args: "verb.argparse.Namespace") -> AbstractContextManager[Pool]:
     if args.workers is None and args.scheduler is None:
         return nullcontext(OwnProcess(obey))
-    from viscera.batch.dask_pool import DaskPool
+    from viscera.batch.dask_workers import DaskPool
 
     return DaskPool(args.scheduler, workers=args.workers or 1, memory_limit=args.memory_limit, make=obey)
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from viscera.cli import main
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.cli.main import main
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 
 if TYPE_CHECKING:
-    from viscera.training.cases import Cache
+    from viscera.training.cache import Cache
     from viscera.training.config import TrainConfig
 
 # Coarse stages and a few filters: a case takes some hundredths of a second.
@@ -38,7 +38,7 @@ def export_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Pa
         import dataclasses
         import json
 
-        from viscera.networks import SpatialConfigurationNet, UNet
+        from viscera.model.networks import SpatialConfigurationNet, UNet
 
         folder = tmp_path_factory.mktemp("tiny")
         torch.manual_seed(7)
@@ -120,8 +120,8 @@ def small_training() -> "TrainConfig":
 @pytest.fixture(scope="session")
 def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four phantoms in folders images/ and labels/, p31 to p34, and thighs, which show no organ."""
-    from viscera.phantom import THIGHS_Z_MM, PhantomConfig, make_phantom
-    from viscera.write import write_label_map, write_volume
+    from viscera.formats.nifti_write import write_label_map, write_volume
+    from viscera.synthesis.phantom import THIGHS_Z_MM, PhantomConfig, make_phantom
 
     folder = tmp_path_factory.mktemp("phantoms")
     shape = {"shape_zyx": (24, 20, 22), "spacing_zyx_mm": (12.0, 16.0, 18.0)}
@@ -139,7 +139,7 @@ def small_cache(
     small_dataset: Path, small_training: "TrainConfig", tmp_path_factory: pytest.TempPathFactory
 ) -> "Cache":
     """The phantoms prepared for `small_training`."""
-    from viscera.training.cases import Cache
+    from viscera.training.cache import Cache
     from viscera.training.datasets import find_dataset
     from viscera.training.prepare import PrepareConfig, prepare_dataset
 

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.bundle import FILES, load_bundle
-from viscera.case import Segmenter
+from viscera.core.errors import BundleError, GeometryError
+from viscera.core.geometry import Reorientation
+from viscera.core.organs import ORGANS, named_organ
+from viscera.core.volume import LabelMap, Volume
 from viscera.crop import region_box
-from viscera.errors import BundleError, GeometryError
 from viscera.evaluation.ablation import KnownBox, torch_pair
-from viscera.evaluation.accuracy import labelled_box, localised_organs
-from viscera.evaluation.accuracy_table import write_card_metrics
-from viscera.geometry import Reorientation
-from viscera.labels import ORGANS, named_organ
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.evaluation.benchmark import labelled_box, localised_organs
+from viscera.evaluation.benchmark_tables import write_card_metrics
+from viscera.formats.nifti_write import write_label_map, write_volume
+from viscera.model.bundle import FILES, load_bundle
 from viscera.pipeline import Allowed
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_label_map, write_volume
+from viscera.segmenter import Segmenter
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "accuracy.py"
 TURN = Reorientation(axes=(1, 2, 0), flipped=(False, True, True))

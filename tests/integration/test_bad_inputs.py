@@ -11,11 +11,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from viscera.adapters.dicom_write import write_ct_series
-from viscera.cli import main
+from viscera.cli.main import main
+from viscera.core.volume import LabelMap
+from viscera.formats.dicom.ct_write import write_ct_series
+from viscera.formats.nifti_write import write_label_map
 from viscera.read import read_volume
-from viscera.volume import LabelMap
-from viscera.write import write_label_map
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from viscera.cli import main
+from viscera.cli.main import main
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from viscera.cli import main
+from viscera.cli.main import main
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "batch.md"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from viscera.batch.work import Fate, Model, Order, attempt
-from viscera.case import CaseOptions, SegmentedCase, Segmenter
-from viscera.cli import main
+from viscera.batch.tasks import Fate, Model, Order, attempt
+from viscera.cli.main import main
+from viscera.segmenter import CaseOptions, SegmentedCase, Segmenter
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_a_bundle_that_was_damaged_ends_the_run(
 
 @pytest.fixture
 def order(tiny_bundle: Path, tiny_scan: Path, tmp_path: Path) -> Order:
-    from viscera.batch.work import card_digest
+    from viscera.batch.tasks import card_digest
 
     (tmp_path / "out").mkdir()
     return Order(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import viscera
-from viscera.cli import main
+from viscera.cli.main import main
 
 NAMED = "sub-07/ses-a/anat/sub-07_ses-a_acq-venous_dseg"
 OTHER = "sub-DoeJane/anat/sub-DoeJane_dseg"

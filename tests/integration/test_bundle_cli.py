@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.bundle import load_bundle
-from viscera.cli import main
-from viscera.errors import ConfigError, ReadError
+from viscera.cli.main import main
+from viscera.core.errors import ConfigError, ReadError
+from viscera.model.bundle import load_bundle
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
@@ -119,9 +119,9 @@ def test_segmenting_with_it_speaks_of_its_organs(work: Path, tmp_path: Path) -> 
 
 
 def test_scoring_by_it_speaks_of_its_organs(work: Path, tmp_path: Path) -> None:
+    from viscera.core.volume import LabelMap
+    from viscera.formats.nifti_write import write_label_map
     from viscera.read import read_label_map
-    from viscera.volume import LabelMap
-    from viscera.write import write_label_map
 
     truth = read_label_map(work / "data" / "labels" / "p0.nii.gz")
     mapped = LabelMap(labels=np.where(truth.labels == 3, 1, 0).astype(np.uint8), grid=truth.grid)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.bundle import load_bundle
-from viscera.cli import main
-from viscera.errors import ConfigError, ReadError
-from viscera.geometry import Reorientation
+from viscera.cli.main import main
+from viscera.core.errors import ConfigError, ReadError
+from viscera.core.geometry import Reorientation
+from viscera.core.volume import LabelMap
+from viscera.formats.nifti_write import write_label_map
+from viscera.model.bundle import load_bundle
 from viscera.read import read_label_map, read_volume
-from viscera.volume import LabelMap
-from viscera.write import write_label_map
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")

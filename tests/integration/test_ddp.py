@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
-from viscera.errors import VisceraError
-from viscera.phantom import PhantomConfig, make_phantom
-from viscera.training import data
-from viscera.training.cases import Cache
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import VisceraError
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
+from viscera.training import data_sources as data
+from viscera.training.cache import Cache
 from viscera.training.checkpoint import checkpoint_iterations
 from viscera.training.config import TrainConfig
 from viscera.training.datasets import find_dataset
 from viscera.training.distributed import joined_world
-from viscera.training.loop import train
+from viscera.training.train import train
 from viscera.training.prepare import PrepareConfig, prepare_dataset
-from viscera.training.trainer import Trainer
-from viscera.write import write_label_map, write_volume
+from viscera.training.step import Trainer
+from viscera.formats.nifti_write import write_label_map, write_volume
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

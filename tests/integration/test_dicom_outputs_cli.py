@@ -11,7 +11,7 @@ pytest.importorskip("highdicom")
 pydicom = pytest.importorskip("pydicom")
 image_draw = pytest.importorskip("PIL.ImageDraw")
 
-from viscera.cli import main  # noqa: E402
+from viscera.cli.main import main  # noqa: E402
 from viscera.read import read_label_map, read_volume  # noqa: E402
 
 CODES = {"10200004", "64033007", "78961009", "15776009"}

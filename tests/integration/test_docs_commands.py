@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.cli import build_parser, main
-from viscera.phantom import PhantomConfig, make_phantom
-from viscera.volume import LabelMap
-from viscera.write import write_label_map, write_volume
+from viscera.cli.main import build_parser, main
+from viscera.core.volume import LabelMap
+from viscera.formats.nifti_write import write_label_map, write_volume
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 ROOT = Path(__file__).resolve().parents[2]
 ORTHANC = "docs/how-to/orthanc.md"  # runs as a whole against an Orthanc, in tests/pacs/test_orthanc.py

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.cli import main
-from viscera.geometry import Grid
-from viscera.volume import LabelMap
-from viscera.write import write_label_map
+from viscera.cli.main import main
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap
+from viscera.formats.nifti_write import write_label_map
 
 GRID = Grid.from_axes(
     (12, 14, 16), spacing_zyx_mm=(3.0, 2.0, 1.0), direction_zyx=np.eye(3)[::-1], origin_xyz_mm=(0, 0, 0)

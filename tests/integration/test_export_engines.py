@@ -16,17 +16,20 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from viscera import engines, export  # noqa: E402
-from viscera.bundle import Bundle, ModelCard, Stage, load_bundle  # noqa: E402
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
-from viscera.engines import Answer, make_engine  # noqa: E402
-from viscera.engines.openvino_engine import OpenVinoEngine, import_openvino  # noqa: E402
-from viscera.engines.openvino_parts import WindowedNetwork, layout  # noqa: E402
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
+from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError  # noqa: E402
+from viscera.engines import choice as engines  # noqa: E402
+from viscera.engines import export  # noqa: E402
+from viscera.engines.choice import make_engine  # noqa: E402
+from viscera.engines.engine import Answer  # noqa: E402
+from viscera.engines.export import GRAPH_TOLERANCE, export_bundle, export_graph, graph_difference  # noqa: E402
+from viscera.engines.openvino_engine import OpenVinoEngine  # noqa: E402
+from viscera.engines.openvino_import import import_openvino  # noqa: E402
+from viscera.engines.openvino_tiled import WindowedNetwork, layout  # noqa: E402
 from viscera.engines.torch_engine import TorchEngine, load_network  # noqa: E402
-from viscera.engines.torch_stream import streamed_bytes  # noqa: E402
-from viscera.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError  # noqa: E402
-from viscera.export import GRAPH_TOLERANCE, export_bundle, export_graph, graph_difference  # noqa: E402
-from viscera.networks import SpatialConfigurationNet, UNet  # noqa: E402
+from viscera.engines.torch_tiled import streamed_bytes  # noqa: E402
+from viscera.model.bundle import Bundle, ModelCard, Stage, load_bundle  # noqa: E402
+from viscera.model.networks import SpatialConfigurationNet, UNet  # noqa: E402
 
 # How far OpenVINO in float32 may be from torch in any probability or logit.
 ENGINE_TOLERANCE = 1e-4
@@ -316,8 +319,8 @@ import os, sys, threading
 from contextlib import suppress
 from pathlib import Path
 import numpy as np
-from viscera.bundle import load_bundle
-from viscera.engines.openvino_engine import OpenVinoEngine
+from viscera.model.bundle import load_bundle  # noqa: E402
+from viscera.engines.openvino_engine import OpenVinoEngine  # noqa: E402
 def watch():
     while not done.is_set():
         for task in os.listdir("/proc/self/task"):
@@ -488,7 +491,7 @@ def test_openvino_is_imported_without_its_reports(tmp_path: Path) -> None:
 import socket, sys
 def refuse(*args, **kwargs): raise SystemExit("a connection was opened")
 socket.socket = socket.create_connection = refuse
-from viscera.engines.openvino_engine import import_openvino
+from viscera.engines.openvino_import import import_openvino  # noqa: E402
 import_openvino().Core()
 print([name for name in sys.modules if "telemetry" in name or name.startswith("openvino.tools.ovc")])
 """
@@ -498,7 +501,8 @@ print([name for name in sys.modules if "telemetry" in name or name.startswith("o
 
 def test_engines_load_nothing_heavy_before_they_run(tmp_path: Path) -> None:
     code = (
-        "import sys, viscera.engines, viscera.bundle, viscera.export; print({'torch', 'openvino'} & set(sys.modules))"
+        "import sys, viscera.engines.choice, viscera.model.bundle, viscera.engines.export; "
+        "print({'torch', 'openvino'} & set(sys.modules))"
     )
     assert run_python(code, tmp_path) == "set()"
 

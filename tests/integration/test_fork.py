@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from viscera.case import Segmenter
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.segmenter import Segmenter
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 
@@ -21,9 +21,9 @@ SECONDS = 120
 # What both scripts begin with: a scan, and what the parent's own labels are compared by.
 HEAD = """
 import multiprocessing, sys, zlib
-from viscera.case import Segmenter
-from viscera.errors import VisceraError
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.segmenter import Segmenter
+from viscera.core.errors import VisceraError
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 SCAN = make_phantom(3, config=PhantomConfig(shape_zyx=(40, 60, 72), spacing_zyx_mm=(8.0, 6.0, 6.0))).volume
 
@@ -117,7 +117,7 @@ def test_an_engine_of_torch_is_refused_in_a_fork(tiny_bundle: Path) -> None:
     (refused,) = printed(
         """
         import numpy as np
-        from viscera.bundle import load_bundle
+        from viscera.model.bundle import load_bundle
         from viscera.engines.torch_engine import TorchEngine
 
         engine = TorchEngine(load_bundle(__import__("pathlib").Path(sys.argv[1])), device="cpu")

@@ -16,12 +16,12 @@ pytest.importorskip("scipy")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from viscera.training.cases import MANIFEST, Cache  # noqa: E402
+from viscera.synthesis.anatomy import ANATOMIES, Anatomy  # noqa: E402
+from viscera.synthesis.build import make_anatomy  # noqa: E402
+from viscera.synthesis.tissues import Tissue  # noqa: E402
+from viscera.training.cache import MANIFEST, Cache  # noqa: E402
 from viscera.training.distributed import joined_world  # noqa: E402
-from viscera.training.synthesis.anatomy import ANATOMIES, Anatomy  # noqa: E402
-from viscera.training.synthesis.build import make_anatomy  # noqa: E402
-from viscera.training.synthesis.tissues import Tissue  # noqa: E402
-from viscera.training.trainer import make_network  # noqa: E402
+from viscera.training.step import make_network  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "recipes" / "gpu.sh"
@@ -129,8 +129,8 @@ def test_a_pack_holds_the_source_and_all_data_within_its_limit(pack, material):
     listed = json.loads((pack / "pack.json").read_text())
     assert listed["names"] == {"anatomies": ["small", "small-other"], "real": ["p31", "p32"], "validation": ["p33"]}
     assert sum(path.stat().st_size for path in pack.rglob("*") if path.is_file()) < 4_000_000
-    assert (pack / "src" / "viscera" / "networks.py").read_bytes() == (
-        ROOT / "src" / "viscera" / "networks.py"
+    assert (pack / "src" / "viscera" / "model" / "networks.py").read_bytes() == (
+        ROOT / "src" / "viscera" / "model" / "networks.py"
     ).read_bytes()
     assert os.access(pack / "recipes" / "gpu.sh", os.X_OK)
 
@@ -361,7 +361,7 @@ def test_a_single_gpu_is_known_by_its_number(monkeypatch):
 
 
 def test_settings_of_the_recipe_are_the_published_sampling(gpu):
-    from viscera.config import ModelConfig
+    from viscera.core.config import ModelConfig
     from viscera.training.config import read_train_config
 
     config = read_train_config(ROOT / "recipes" / "gpu" / "segment.toml")

@@ -30,7 +30,7 @@ def scans(tmp_path: Path, tiny_scan: Path) -> Path:
 # A parent that ignores SIGINT (a shell's background job) hands that down; a terminal does not, so it is undone here.
 PROGRAM = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from viscera.cli import main; sys.exit(main())"
+    "from viscera.cli.main import main; sys.exit(main())"
 )
 
 

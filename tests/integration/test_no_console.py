@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from viscera.cli import main
-from viscera.commands.batch_board import Board
-from viscera.commands.console import Console, is_terminal, some_console
+from viscera.cli.batch_progress import Board
+from viscera.cli.console import Console, is_terminal, some_console
+from viscera.cli.main import main
 
 posix = pytest.mark.skipif(os.name != "posix", reason="descriptors are closed as a POSIX shell does")
 
@@ -65,7 +65,7 @@ def test_with_descriptors_that_a_shell_has_closed(
 def test_without_streams(command: str, gone: str, tiny_scan: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         import os, sys
-        from viscera.cli import main
+        from viscera.cli.main import main
         class Bare:
             def write(self, text): return len(text)
             def flush(self): pass
@@ -93,7 +93,7 @@ def test_what_is_printed_without_console_lands_in_no_file(tmp_path: Path) -> Non
     """The file is opened first of all, when the descriptors of stdout and stderr would be the next free ones."""
     program = textwrap.dedent("""
         import os, sys
-        from viscera.commands.console import some_console
+        from viscera.cli.console import some_console
         with some_console(), open(sys.argv[1], "wb") as file:
             file.write(b"labels")
             file.flush()
@@ -132,7 +132,7 @@ class Gone(io.StringIO):
 
 
 def test_a_terminal_that_goes_ends_neither_notes_nor_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    from viscera.batch.drive import Tally
+    from viscera.batch.scheduler import Tally
 
     monkeypatch.setattr("sys.stderr", Gone())
     console = Console()

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.geometry import Grid
-from viscera.phantom import make_phantom
-from viscera.volume import Volume
-from viscera.write import write_volume
+from viscera.core.geometry import Grid
+from viscera.core.volume import Volume
+from viscera.formats.nifti_write import write_volume
+from viscera.synthesis.phantom import make_phantom
 
 # 512 x 512 x 1000 voxels are 524 MB as int16.
 ENLARGED = 4
 PEAK_BYTES = 1_200_000_000
 
-IN_A_PROCESS = "import sys; from viscera.cli import main; sys.exit(main(sys.argv[1:]))"
+IN_A_PROCESS = "import sys; from viscera.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,10 @@ IN_WINDOWS = """
 import sys
 from pathlib import Path
 import numpy as np
-from viscera.bundle import load_bundle
-from viscera.engines import make_engine
-from viscera.engines.openvino_parts import layout, whole_bytes, windowed_bytes
-from viscera.memory import peak_bytes, resident_bytes
+from viscera.model.bundle import load_bundle
+from viscera.engines.choice import make_engine
+from viscera.engines.openvino_tiled import layout, whole_bytes, windowed_bytes
+from viscera.core.memory import peak_bytes, resident_bytes
 
 stage, limited = sys.argv[1], sys.argv[2] == "limited"
 shape = (1, 1, 96, 64, 96)

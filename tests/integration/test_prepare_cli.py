@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.cli import main
+from viscera.cli.main import main
 from viscera.read import read_label_map, read_volume
-from viscera.training.cases import MANIFEST, Cache
-from viscera.training.phantoms import SCAN_SHARES, random_scan
+from viscera.synthesis.phantom_dataset import SCAN_SHARES, random_scan
+from viscera.training.cache import MANIFEST, Cache
 
 COARSE = """
 [model.localise]
@@ -146,7 +146,7 @@ def test_labels_by_a_mapping(phantoms: Path, tmp_path: Path, config: str) -> Non
 
 
 def test_reading_a_cache_needs_no_reader_of_scans() -> None:
-    code = "import sys, viscera.training.cases, viscera.training.samples; print(*sys.modules)"
+    code = "import sys, viscera.training.cache, viscera.training.patches; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert not {"nibabel", "pydicom", "gdcm", "openvino", "scipy", "SimpleITK", "PIL"} & set(done.stdout.split())
 

@@ -4,11 +4,11 @@ import csv
 
 import pytest
 
-from viscera.cli import main
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.cli.main import main
+from viscera.formats.nifti_write import write_volume
 from viscera.read import read_label_map
-from viscera.training.cases import UNKNOWN_LABEL, Cache
-from viscera.write import write_volume
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
+from viscera.training.cache import UNKNOWN_LABEL, Cache
 
 SHAPE = PhantomConfig(shape_zyx=(48, 80, 96), spacing_zyx_mm=(6.0, 4.5, 4.0))
 

@@ -156,9 +156,9 @@ import numpy as np
 sys.path.insert(0, {folder!r})
 import watching
 from seeds import grid, hu
-from viscera.errors import ReadError, VisceraError
-from viscera.volume import Volume
-from viscera.write import write_volume
+from viscera.core.errors import ReadError, VisceraError
+from viscera.core.volume import Volume
+from viscera.formats.nifti_write import write_volume
 
 class error(VisceraError):
     def __init__(self, text): Exception.__init__(self, text)

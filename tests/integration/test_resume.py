@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from viscera.bundle import Stage
-from viscera.errors import ConfigError, ReadError, VisceraError
-from viscera.training import data, loop
-from viscera.training.cases import Cache
+from viscera.core.errors import ConfigError, ReadError, VisceraError
+from viscera.model.bundle import Stage
+from viscera.training import data_sources as data
+from viscera.training import train as loop
+from viscera.training.cache import Cache
 from viscera.training.checkpoint import checkpoint_folder, checkpoint_iterations, newest_checkpoint
 from viscera.training.config import TrainConfig
-from viscera.training.loop import train
 from viscera.training.monitor import Silent, StepRecord, ValidationRecord
-from viscera.training.trainer import StepOutcome, Trainer
+from viscera.training.step import StepOutcome, Trainer
+from viscera.training.train import train
 
 RunToEnd = Callable[..., Path]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from viscera.errors import GeometryError, ReadError
-from viscera.inputs import find_inputs
+from viscera.core.errors import GeometryError, ReadError
+from viscera.formats.inputs import find_inputs
 from viscera.read import read_label_map, read_volume
 
 # What the reader says about each file of robustness/: an error and its reason, or the shape (z, y, x) it is read in.

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from viscera.cli import main
+from viscera.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def hook(event, arguments):
     if event.startswith(watched):
         events.append(f"{event} {arguments!r:.200}")
 sys.addaudithook(hook)
-from viscera.cli import main
+from viscera.cli.main import main
 for line in json.loads(sys.argv[1]):
     if code := main(line):
         raise SystemExit(f"exit code {code}: {line}")

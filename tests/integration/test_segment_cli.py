@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 import viscera
-from viscera.bundle import load_bundle
-from viscera.case import STAGES, CaseOptions, Segmenter
-from viscera.cli import main
-from viscera.config import from_dict
-from viscera.errors import NothingFoundError
-from viscera.labels import ORGANS
-from viscera.quality import OrganSignals, Reason, assess
+from viscera.cli.main import main
+from viscera.core.config import from_dict
+from viscera.core.errors import NothingFoundError
+from viscera.core.organs import ORGANS
+from viscera.model.bundle import load_bundle
+from viscera.quality.rules import OrganSignals, Reason, assess
+from viscera.segmenter import STAGES, CaseOptions, Segmenter
 
 NOTHING = NothingFoundError("localising", expected="organs", got="none", remedy="Give an abdomen")
 

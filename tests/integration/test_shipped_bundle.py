@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from viscera.bundle import load_bundle
-from viscera.case import Segmenter
-from viscera.errors import NothingFoundError
+from viscera.core.errors import NothingFoundError
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.volume import Volume
 from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
-from viscera.geometry import Grid, Reorientation
-from viscera.phantom import HEAD_Z_MM, PhantomConfig, make_phantom
+from viscera.model.bundle import load_bundle
 from viscera.pipeline import Allowed
 from viscera.read import read_label_map, read_volume
-from viscera.volume import Volume
+from viscera.segmenter import Segmenter
+from viscera.synthesis.phantom import HEAD_Z_MM, PhantomConfig, make_phantom
 
 SCAN = PhantomConfig(shape_zyx=(64, 108, 136), spacing_zyx_mm=(5.0, 3.0, 3.0))
 UNSEEN_SEEDS = (900_001, 900_002, 900_003, 900_004)

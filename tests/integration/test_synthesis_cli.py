@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.cli import main
-from viscera.geometry import Grid
+from viscera.cli.main import main
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap
+from viscera.formats.nifti_write import write_label_map
 from viscera.read import read_label_map, read_volume
-from viscera.volume import LabelMap
-from viscera.write import write_label_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,7 +59,7 @@ def written(labels: "np.ndarray", path: Path) -> Path:
 @pytest.fixture(scope="module")
 def maps(small_tissues, tmp_path_factory):
     """A trunk, a donor and the table of the trunk's structures, as files."""
-    from viscera.training.synthesis.tissues import DONOR_TISSUES
+    from viscera.synthesis.tissues import DONOR_TISSUES
 
     folder = tmp_path_factory.mktemp("maps")
     trunk = np.where(np.isin(small_tissues, list(STRUCTURES)), small_tissues, 0)
@@ -98,7 +98,7 @@ def settings(tmp_path_factory):
 
 
 def test_trunks_are_made_alone_and_with_each_donor_and_heads_beside_them(made, small_anatomy):
-    from viscera.training.synthesis.anatomy import Anatomy
+    from viscera.synthesis.anatomy import Anatomy
 
     names = json.loads((made / "anatomies.json").read_text())
     assert names == ["head-0", "head-1", "head-2", "trunk", "trunk-donor"]
@@ -252,8 +252,8 @@ def test_a_validation_cache_is_for_anatomies_only(small_cache, settings, tmp_pat
 
 
 def test_real_label_maps_are_read(shared_data):
-    from viscera.training.synthesis.build import donor_map, trunk_map
-    from viscera.training.synthesis.tissues import DONOR_TISSUES, Tissue
+    from viscera.synthesis.build import donor_map, trunk_map
+    from viscera.synthesis.tissues import DONOR_TISSUES, Tissue
 
     folder = shared_data / "labels"
     names = {int(number): name for number, name in json.loads((folder / "ts_classes.json").read_text()).items()}

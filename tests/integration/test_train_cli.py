@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import viscera
-from viscera.cli import main
+from viscera.cli.main import main
 from viscera.training.checkpoint import checkpoint_folder, checkpoint_iterations
 from viscera.training.config import TrainConfig
 
@@ -102,7 +102,7 @@ def test_other_settings_need_a_new_beginning(arguments, tmp_path, capsys):
 # A parent that ignores SIGINT (a shell's background job) hands that down; a terminal does not, so it is undone here.
 PROGRAM = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from viscera.cli import main; sys.exit(main())"
+    "from viscera.cli.main import main; sys.exit(main())"
 )
 
 
@@ -160,7 +160,7 @@ def hidden(name):
 
 sys.modules.update(dict.fromkeys(WITHOUT))  # None: importing it fails as if it were not there
 importlib.metadata.version = hidden
-from viscera.cli import main
+from viscera.cli.main import main
 
 sys.exit(main())
 """

@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from viscera.core.errors import ReadError, VisceraError
 from viscera.crop import region_grid
-from viscera.errors import ReadError, VisceraError
 from viscera.preprocess import network_input
 from viscera.read import read_label_map, read_volume
-from viscera.training.cases import CASES, Cache
+from viscera.training.cache import CASES, Cache
 from viscera.training.config import without_augmentation
-from viscera.training.loop import train
-from viscera.training.samples import training_grid, training_sample
-from viscera.training.trainer import Trainer
+from viscera.training.patches import training_grid, training_sample
+from viscera.training.step import Trainer
+from viscera.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

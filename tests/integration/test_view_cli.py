@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.cli import main
-from viscera.geometry import Grid
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.cli.main import main
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap
+from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.read import read_label_map
-from viscera.volume import LabelMap
-from viscera.write import write_label_map, write_volume
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 # A patient's name and HTML in one, as a file's name.
 HOSTILE = "ROE^JANE <img src=x onerror=alert(1)>"
@@ -44,7 +44,7 @@ def test_view_serves_until_it_is_ended(end: signal.Signals, code: int, scan: tup
     # Where the tests run in the background, a shell has their processes pass over Ctrl-C.
     program = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from viscera.cli import main; sys.exit(main())"
+        "from viscera.cli.main import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", program, "view", "--no-browser", *map(str, scan)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -22,12 +22,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from viscera.cli import main
-from viscera.geometry import Grid
-from viscera.labels import ORGANS
-from viscera.phantom import PhantomConfig, make_phantom
-from viscera.volume import LabelMap
-from viscera.write import write_label_map, write_volume
+from viscera.cli.main import main
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap
+from viscera.formats.nifti_write import write_label_map, write_volume
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to draw the page with")

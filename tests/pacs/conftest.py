@@ -47,8 +47,8 @@ def ct_objects(seed: int, folder: Path) -> "list[Dataset]":
     """A synthetic person's trunk in 40 slices of 56 x 56, as a scanner would write it, with a name to keep secret."""
     import pydicom
 
-    from viscera.adapters.dicom_write import write_ct_series
-    from viscera.phantom import PhantomConfig, make_phantom
+    from viscera.formats.dicom.ct_write import write_ct_series
+    from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
     config = PhantomConfig(shape_zyx=(40, 56, 56), spacing_zyx_mm=(9.6, 7.5, 8.0))
     write_ct_series(make_phantom(seed, config=config).volume, folder, name=f"P{seed}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from viscera.cli import main
+from viscera.cli.main import main
 
 LISTEN = ["pacs", "listen", "--aet", "VISCERA", "--port", "0", "--forward", "A@127.0.0.1:104"]
 SEGMENT = ["pacs", "segment", "--dicomweb", "http://127.0.0.1:1/dicom-web", "--study", "1.2"]
@@ -72,7 +72,9 @@ def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(("argv", "package"), [(LISTEN, "pynetdicom"), (SEGMENT, "dicomweb_client")])
 def test_a_missing_package_is_told(argv: list[str], package: str, tmp_path: Path) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; from viscera.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from viscera.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", program, *argv]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2

@@ -28,11 +28,11 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 
-from viscera import write
-from viscera.adapters.pacs_listen import Listener, ListenerConfig
-from viscera.adapters.pacs_queue import SeriesQueue
-from viscera.adapters.pacs_records import QueueLimits
-from viscera.errors import ConfigError
+from viscera.core import files as write
+from viscera.core.errors import ConfigError
+from viscera.pacs.jobs import QueueLimits
+from viscera.pacs.queue import SeriesQueue
+from viscera.pacs.scp import Listener, ListenerConfig
 
 from .conftest import send, wait_for
 
@@ -252,8 +252,8 @@ def test_a_database_on_a_share_that_cannot_flush_works(tmp_path: Path, program: 
     )
     subprocess.run([program("cc"), "-shared", "-fPIC", "-o", library, source], check=True)
     code = (
-        "import sys, pathlib; from viscera.adapters.pacs_queue import SeriesQueue\n"
-        "from viscera.adapters.pacs_records import Arrival\n"
+        "import sys, pathlib; from viscera.pacs.queue import SeriesQueue\n"
+        "from viscera.pacs.jobs import Arrival\n"
         "queue = SeriesQueue(pathlib.Path(sys.argv[1]))\n"
         "one = Arrival(study_uid='1', series_uid='2', instance_uid='3', size_bytes=1,"
         " write=lambda path: path.write_bytes(b'x'))\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from viscera.adapters.multipart import MultipartFaultError, boundary_of, limited, save_parts
-from viscera.errors import TransferError
+from viscera.core.errors import TransferError
+from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, save_parts
 
 PARTS = (b"first", b"", b"a\r\n--b is not yet the mark\r\n\r\n", bytes(range(256)))
 BODY = b"preamble" + b"".join(b"\r\n--bound\r\nContent-Type: application/dicom\r\n\r\n" + part for part in PARTS)

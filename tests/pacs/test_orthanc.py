@@ -16,8 +16,8 @@ pytest.importorskip("highdicom")
 
 import highdicom as hd
 
-from viscera.adapters.dicom_read import read_dicom
-from viscera.cli import main
+from viscera.cli.main import main
+from viscera.formats.dicom.read import read_dicom
 from viscera.read import read_label_map
 
 from .conftest import (

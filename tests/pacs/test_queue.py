@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from viscera.adapters.pacs_queue import SeriesQueue
-from viscera.adapters.pacs_records import Admission, Arrival, Job, QueueFullError, QueueLimits, State
-from viscera.errors import ConfigError
+from viscera.core.errors import ConfigError
+from viscera.pacs.jobs import Admission, Arrival, Job, QueueFullError, QueueLimits, State
+from viscera.pacs.queue import SeriesQueue
 
 IMAGE = b"x" * 100
 
@@ -396,7 +396,7 @@ def test_only_the_owner_can_look_into_the_queue(queue: SeriesQueue) -> None:
 
 def test_a_second_process_is_told_that_the_folder_is_in_use(tmp_path: Path, clock: Clock) -> None:
     queue = make(tmp_path, clock)
-    program = "import sys; from pathlib import Path; from viscera.adapters.pacs_queue import SeriesQueue;"
+    program = "import sys; from pathlib import Path; from viscera.pacs.queue import SeriesQueue;"
     program += "SeriesQueue(Path(sys.argv[1]))"
     command = [sys.executable, "-c", program, str(tmp_path / "spool")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

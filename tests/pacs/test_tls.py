@@ -14,11 +14,11 @@ pytest.importorskip("pynetdicom")
 
 from pynetdicom import AE
 
-from viscera.adapters.pacs_listen import Listener, ListenerConfig
-from viscera.adapters.pacs_queue import SeriesQueue
-from viscera.adapters.pacs_send import Destination, send_objects
-from viscera.adapters.pacs_tls import TlsFiles, listening_context, sending_context
-from viscera.errors import ConfigError, TransferError
+from viscera.core.errors import ConfigError, TransferError
+from viscera.pacs.queue import SeriesQueue
+from viscera.pacs.scp import Listener, ListenerConfig
+from viscera.pacs.scu import Destination, send_objects
+from viscera.pacs.tls import TlsFiles, listening_context, sending_context
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("openssl") is None, reason="the program openssl is not installed"),

@@ -15,11 +15,11 @@ import pytest
 
 pytest.importorskip("dicomweb_client")
 
-from viscera.adapters.pacs_tls import TlsFiles
-from viscera.adapters.pacs_web import Access, DicomWeb, RemoteImage, RemoteSeries
-from viscera.adapters.series_ranking import SeriesTraits, image_kind
-from viscera.cli import main
-from viscera.errors import ConfigError, TransferError
+from viscera.cli.main import main
+from viscera.core.errors import ConfigError, TransferError
+from viscera.formats.dicom.series_ranking import SeriesTraits, image_kind
+from viscera.pacs.dicomweb import Access, DicomWeb, RemoteImage, RemoteSeries
+from viscera.pacs.tls import TlsFiles
 
 from .conftest import Orthanc, free_port
 

@@ -17,11 +17,11 @@ import pynetdicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RTStructureSetStorage, SegmentationStorage
 
-from viscera.adapters.pacs_queue import SeriesQueue
-from viscera.adapters.pacs_records import Arrival, Job, QueueLimits, State
-from viscera.adapters.pacs_send import Destination, application_title, send_objects
-from viscera.adapters.pacs_work import Worker
-from viscera.errors import ConfigError, ReadError, TransferError
+from viscera.core.errors import ConfigError, ReadError, TransferError
+from viscera.pacs.jobs import Arrival, Job, QueueLimits, State
+from viscera.pacs.queue import SeriesQueue
+from viscera.pacs.scu import Destination, application_title, send_objects
+from viscera.pacs.worker import Worker
 
 from .conftest import PATIENT_NAME, wait_for
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viscera.geometry import Grid, Reorientation
+from viscera.core.geometry import Grid, Reorientation
 
 numbers = st.floats(-1.0, 1.0)
 sizes = st.tuples(*[st.integers(1, 6)] * 3)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from viscera.geometry import Grid
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap, Volume
+from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.read import read_label_map, read_volume
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_label_map, write_volume
 
 SHAPE = (5, 6, 7)
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((-1.0, 1.0), repeat=3)))

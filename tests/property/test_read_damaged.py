@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from viscera.errors import VisceraError
-from viscera.geometry import Grid
-from viscera.inputs import find_inputs
+from viscera.core.errors import VisceraError
+from viscera.core.geometry import Grid
+from viscera.core.volume import Volume
+from viscera.formats.inputs import find_inputs
+from viscera.formats.nifti_write import write_volume
 from viscera.read import read_label_map, read_volume
-from viscera.volume import Volume
-from viscera.write import write_volume
 
 HU = np.random.default_rng(11).integers(-1000, 400, (4, 5, 6)).astype(np.int16)
 

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viscera.geometry import Grid, Reorientation
-from viscera.resample import axis_map, resample
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.resample import axis_map, resample
 
 spacings = st.floats(0.4, 6.0)
 sigmas = st.floats(0.0, 4.0)

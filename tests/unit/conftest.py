@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from viscera.adapters.dicom_source import SourceImages, source_images
-from viscera.adapters.dicom_write import write_ct_series
-from viscera.geometry import Grid
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap, Volume
+from viscera.formats.dicom.ct_write import write_ct_series
+from viscera.formats.dicom.references import SourceImages, source_images
 from viscera.read import read_volume
-from viscera.volume import LabelMap, Volume
 
 AIR_HU, STEP_HU = -1000, 100
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from viscera.config import QualityConfig
-from viscera.errors import GeometryError
-from viscera.evaluation.accuracy import (
+from viscera.core.config import QualityConfig
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Box, Grid, Reorientation
+from viscera.core.volume import LabelMap, Volume
+from viscera.evaluation.benchmark import (
     AccuracyConfig,
     AccuracyRun,
     CaseAccuracy,
@@ -20,12 +22,10 @@ from viscera.evaluation.accuracy import (
     share_inside,
     volume_doubt,
 )
-from viscera.evaluation.accuracy_table import card_metrics, run_markdown, runs_json
-from viscera.geometry import Box, Grid, Reorientation
+from viscera.evaluation.benchmark_tables import card_metrics, run_markdown, runs_json
 from viscera.pipeline import Segmentation
-from viscera.quality import OrganSignals, assess
-from viscera.statistics import OrganStatistics
-from viscera.volume import LabelMap, Volume
+from viscera.quality.rules import OrganSignals, assess
+from viscera.quality.statistics import OrganStatistics
 
 SHAPE = (10, 11, 12)
 GRID = Grid.from_axes(SHAPE, spacing_zyx_mm=(3.0, 2.0, 1.0), direction_zyx=np.eye(3)[::-1], origin_xyz_mm=(-5, 7, 11))

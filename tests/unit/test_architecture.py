@@ -8,42 +8,22 @@ import viscera
 
 PACKAGE = Path(viscera.__file__).parent
 
-# A module imports from its own row or from rows above it, never from below (docs: imports point one way).
+# A module imports from its own row or from rows above it, never from below, wherever in it the import stands
+# (docs/explanation/architecture.md). Inside a row and inside each package there are no circles.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "labels", "geometry", "volume", "config", "memory"),
-    (
-        "resample",
-        "preprocess",
-        "crop",
-        "restore",
-        "networks",
-        "graphs",
-        "complexity",
-        "hounsfield",
-        "bundle",
-        "write",
-        "adapters",
-        "read",
-        "components",
-        "label_files",
-        "bids",
-        "origin",
-        "formats",
-        "digests",
-        "cores",
-        "kinds",
-        "inputs",
-        "label_names",
-        "label_grids",
-        "label_maps",
-        "lists",
-    ),
-    ("localise", "segment", "sides", "engines", "clean", "quality", "signals"),
+    ("core",),
+    ("formats",),
+    ("model",),
+    ("engines",),
+    ("quality",),
+    ("drawing",),
+    ("read", "preprocess", "localise", "crop", "segment", "restore", "postprocess", "write"),
     ("pipeline",),
-    ("phantom", "phantom_anatomy", "phantom_shapes", "statistics", "training", "evaluation", "export", "report"),
-    ("case", "viewer", "entries"),
-    ("batch",),
-    ("commands",),
+    ("segmenter",),
+    ("evaluation", "synthesis"),
+    ("training",),
+    ("viewer",),
+    ("batch", "pacs"),
     ("cli",),
     ("__main__",),
 )
@@ -51,33 +31,33 @@ LAYER_OF = {name: row for row, names in enumerate(LAYERS) for name in names}
 
 # The places where an unforeseen error is caught: a broken case must not end the others.
 BROAD_EXCEPT_ALLOWED = {
-    ("commands.cases", "_segment"),
-    ("adapters.pacs_work", "_segment"),
-    ("batch.dask_pool", "ended"),
-    ("batch.work", "_worked"),
+    ("cli.segment_run", "_segment"),
+    ("pacs.worker", "_segment"),
+    ("batch.dask_workers", "ended"),
+    ("batch.tasks", "_worked"),
 }
 
 # Reversals that are not a turn of an image's axes, counted by module; a new one belongs into geometry.py.
 REVERSALS = {
-    "resample": 1,  # the columns of a matrix
-    "adapters.nifti_header": 2,  # the header's order, x first
-    "evaluation.figures": 1,  # rows of a picture run downwards
-    "training.synthesis.build": 1,  # the mirror image of a kidney
-    "phantom": 1,  # the unit matrix over (z, y, x)
+    "core.resample": 1,  # the columns of a matrix
+    "formats.nifti_header": 2,  # the header's order, x first
+    "drawing.overlay": 1,  # rows of a picture run downwards
+    "synthesis.build": 1,  # the mirror image of a kidney
+    "synthesis.phantom": 1,  # the unit matrix over (z, y, x)
 }
 
-# One verb says best what both the module and its one function do.
-NAMED_LIKE_ITS_MODULE = {"resample"}
+# One word says best what both the module and its one function are.
+NAMED_LIKE_ITS_MODULE = {"resample", "main", "version", "surface_distances", "train"}
 
 HEAVY = {"torch", "openvino", "scipy", "SimpleITK", "PIL", "gdcm", "onnx", "highdicom", "pynetdicom", "requests"}
 # The networks are torch modules, and everything that trains or exports them needs torch to exist at all.
 TORCH_AT_HOME = (
-    "networks",
+    "model.networks",
     "training",
-    "export",
+    "synthesis",
+    "engines.export",
     "engines.torch_engine",
-    "engines.torch_stream",
-    "engines.openvino_engine",
+    "engines.torch_tiled",
 )
 
 
@@ -101,10 +81,8 @@ def imported(node: ast.AST) -> Iterator[str]:
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom) and child.module:
-            if child.module == "viscera":
-                yield from (f"viscera.{alias.name}" for alias in child.names)
-            else:
-                yield child.module
+            names = (f"{child.module}.{alias.name}" for alias in child.names)
+            yield from (name if name.removeprefix("viscera.") in MODULES else child.module for name in names)
 
 
 def at_import_time(module: ast.Module) -> Iterator[str]:
@@ -128,29 +106,52 @@ def called(node: ast.AST) -> str:
     return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
 
 
-def test_imports_point_one_way() -> None:
-    for name, module in MODULES.items():
+def backward_imports(modules: dict[str, ast.Module]) -> list[tuple[str, str]]:
+    """Which module imports what from a row below its own."""
+    found = []
+    for name, module in modules.items():
         own = name.split(".")[0]
         if not own:
             continue  # the façade names everything, lazily
         assert own in LAYER_OF, f"give {own} a row in LAYERS"
-        inside = {full.split(".")[1] for full in imported(module) if full.startswith("viscera.")} - {"__version__"}
-        assert inside <= LAYER_OF.keys(), f"{name}: give {sorted(inside - LAYER_OF.keys())} a row in LAYERS"
-        below = {other for other in inside if LAYER_OF[other] > LAYER_OF[own]}
-        assert not below, f"{name} imports {sorted(below)} from a row below its own"
+        for full in imported(module):
+            if full.startswith("viscera."):
+                other = full.split(".")[1]
+                assert other in LAYER_OF, f"{name}: give {other} a row in LAYERS"
+                if LAYER_OF[other] > LAYER_OF[own]:
+                    found.append((name, full))
+    return found
+
+
+def circle_among(modules: dict[str, ast.Module]) -> list[str]:
+    """Modules that import each other in a circle, imports within functions and for types included; [] if none do."""
+    remaining = {
+        name: {full.removeprefix("viscera.") for full in imported(module) if full.startswith("viscera.")}
+        for name, module in modules.items()
+        if name
+    }
+    while free := [name for name, needs in remaining.items() if not needs & remaining.keys() - {name}]:
+        for name in free:
+            del remaining[name]
+    return sorted(remaining)
+
+
+def test_imports_point_one_way() -> None:
+    assert not backward_imports(MODULES)
 
 
 def test_imports_make_no_circle() -> None:
-    remaining = {
-        name: {full.removeprefix("viscera.") for full in at_import_time(module) if full.startswith("viscera.")}
-        for name, module in MODULES.items()
-        if name
-    }
-    while remaining:
-        free = [name for name, needs in remaining.items() if not needs & remaining.keys() - {name}]
-        assert free, f"a circle among {sorted(remaining)}"
-        for name in free:
-            del remaining[name]
+    assert not circle_among(MODULES)
+
+
+def test_an_import_backwards_would_be_seen() -> None:
+    lazily = ast.parse("def load():\n    from viscera.segmenter import Segmenter")
+    assert backward_imports({"core.geometry": lazily}) == [("core.geometry", "viscera.segmenter")]
+
+
+def test_a_circle_inside_a_package_would_be_seen() -> None:
+    one, other = ast.parse("import viscera.core.volume"), ast.parse("def f():\n    import viscera.core.geometry")
+    assert circle_among({"core.geometry": one, "core.volume": other}) == ["core.geometry", "core.volume"]
 
 
 def test_modules_are_short() -> None:
@@ -169,19 +170,19 @@ def test_functions_take_few_parameters() -> None:
     for name, function in functions():
         given = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
         count = len([argument for argument in given if argument.arg not in {"self", "cls"}])
-        assert count <= 6, f"{name}.{function.name}: {count} parameters"
+        assert count <= 8, f"{name}.{function.name}: {count} parameters"
 
 
 def test_only_the_command_line_prints_and_exits() -> None:
     forbidden = {"print", "exit", "quit", "sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write"}
     for name, module in MODULES.items():
-        if name.split(".")[0] not in {"cli", "commands", "__main__"}:
+        if name.split(".")[0] not in {"cli", "__main__"}:
             assert not {called(node) for node in ast.walk(module)} & forbidden, name
 
 
 def test_only_the_command_line_reads_the_environment() -> None:
     for name, module in MODULES.items():
-        if name.split(".")[0] not in {"cli", "commands"}:
+        if name.split(".")[0] != "cli":
             found = {ast.unparse(node) for node in ast.walk(module) if isinstance(node, ast.Attribute)}
             assert not {"os.environ", "os.getenv"} & found, name
 
@@ -219,7 +220,7 @@ def test_axes_are_reversed_in_geometry_only() -> None:
     for name, module in MODULES.items():
         slices = [node for node in ast.walk(module) if isinstance(node, ast.Slice)]
         lines = [node.lineno for node in slices if ast.unparse(node) == "::-1"]
-        assert name == "geometry" or len(lines) <= REVERSALS.get(name, 0), f"{name}: [::-1] in lines {lines}"
+        assert name == "core.geometry" or len(lines) <= REVERSALS.get(name, 0), f"{name}: [::-1] in lines {lines}"
 
 
 def test_no_function_bears_its_modules_name() -> None:

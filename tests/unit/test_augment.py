@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.errors import ConfigError
-from viscera.geometry import Grid
+from viscera.core.errors import ConfigError
+from viscera.core.geometry import Grid
 from viscera.training.augment import (
     beyond,
     draw_warp,

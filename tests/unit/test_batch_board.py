@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from viscera.batch.drive import Tally
-from viscera.batch.work import Fate, Outcome
-from viscera.commands.batch_board import Board, closing_table, course, duration, foot
-from viscera.commands.console import Console
+from viscera.batch.scheduler import Tally
+from viscera.batch.tasks import Fate, Outcome
+from viscera.cli.batch_progress import Board, closing_table, course, duration, foot
+from viscera.cli.console import Console
 
 
 def outcome(name: str, fate: Fate, *, why: str = "", seconds: float = 0.0, worker: str = "") -> Outcome:
@@ -182,7 +182,7 @@ def test_what_is_waited_for_is_said_once_after_half_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("viscera.commands.batch_board.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("viscera.cli.batch_progress.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def told(*ticks: tuple[float, dict[str, str]]) -> str:
         for now[0], at_work in ticks:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from viscera.batch.claims import Claim, Claims
+from viscera.batch.leases import Claim, Claims
 
 STALE_SECONDS = 5.0
 ELSEWHERE = {"host": "other", "pid": 1, "machine": "another boot/1", "started": 1}
@@ -56,7 +56,7 @@ def test_a_case_has_one_owner_until_it_is_given_back(claims: Claims) -> None:
 
 def test_a_claim_whose_process_has_ended_on_this_machine_is_taken_over_at_once(claims: Claims) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from viscera.batch.claims import Claims;"
+        "import os, sys; from pathlib import Path; from viscera.batch.leases import Claims;"
         "claim = Claims(Path(sys.argv[1])).take('a', lambda: 0).__enter__(); os._exit(claim.number)"
     )
     claims.folder.mkdir(parents=True)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from viscera.batch.claims import Claims
-from viscera.batch.drive import Drive, Tally
+from viscera.batch.leases import Claims
 from viscera.batch.ledger import Ledger
-from viscera.batch.pools import OwnProcess
-from viscera.batch.work import CLAIMS, Fate, Made, Model, Order, Outcome, attempt, record_death
-from viscera.case import CaseOptions
-from viscera.errors import WriteError
-from viscera.write import write_bytes
+from viscera.batch.scheduler import Drive, Tally
+from viscera.batch.tasks import CLAIMS, Fate, Made, Model, Order, Outcome, attempt, record_death
+from viscera.batch.workers import OwnProcess
+from viscera.core.errors import WriteError
+from viscera.core.files import write_bytes
+from viscera.segmenter import CaseOptions
 
 
 def stand_in(order: Order, identity: str) -> Made:

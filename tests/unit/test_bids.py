@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from viscera.bids import bids_names, dataset_files, label_table, side_files
-from viscera.cli import main
-from viscera.commands.layouts import LAYOUTS
-from viscera.commands.plan import Plan, plan_cases
-from viscera.errors import ConfigError
-from viscera.labels import ORGANS, Code, Organ
+from viscera.cli.main import main
+from viscera.cli.output_layouts import LAYOUTS
+from viscera.cli.segment_plan import Plan, plan_cases
+from viscera.core.errors import ConfigError
+from viscera.core.organs import ORGANS, Code, Organ
+from viscera.formats.bids import bids_names, dataset_files, label_table, side_files
 
 
 def stems(*paths: str) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from viscera import bundle as module
-from viscera.bundle import CARD, FILES, Bundle, ModelCard, load_bundle, shipped_bundles, write_bundle
-from viscera.config import CleanConfig, ModelConfig, QualityConfig, ScnConfig
-from viscera.errors import BundleError, WriteError
-from viscera.labels import ORGANS
+from viscera.core.config import CleanConfig, ModelConfig, QualityConfig, ScnConfig
+from viscera.core.errors import BundleError, WriteError
+from viscera.core.organs import ORGANS
+from viscera.model import bundle as module
+from viscera.model.bundle import CARD, FILES, Bundle, ModelCard, load_bundle, shipped_bundles, write_bundle
 
 CONTENTS = {name: f"content of {name}".encode() for name in FILES}
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.evaluation import case_figure
-from viscera.evaluation.case_figure import CaseRow, case_png
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap, Volume
+from viscera.evaluation import overlay_cases as case_figure
+from viscera.evaluation.overlay_cases import CaseRow, case_png
 from viscera.evaluation.scores import CaseScore
-from viscera.geometry import Grid, Reorientation
-from viscera.labels import ORGANS
-from viscera.volume import LabelMap, Volume
 
 # 100 x 90 x 80 mm of soft tissue; array axes run to the head, the back and the left.
 SHAPE = (20, 30, 40)

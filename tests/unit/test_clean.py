@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from viscera.clean import Removal, clean_notes, stray_parts
-from viscera.config import CleanConfig
-from viscera.errors import ConfigError, GeometryError
-from viscera.geometry import AIR_HU, Grid, Reorientation
-from viscera.labels import ORGANS
-from viscera.volume import LabelMap, Volume
+from viscera.core.config import CleanConfig
+from viscera.core.errors import ConfigError, GeometryError
+from viscera.core.geometry import AIR_HU, Grid, Reorientation
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap, Volume
+from viscera.postprocess import Removal, clean_notes, stray_parts
 
 SHAPE = (10, 11, 24)
 # Voxels of 3 x 2 x 1 mm = 0.006 ml.

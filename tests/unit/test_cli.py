@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import viscera
-from viscera.cli import VERBS, build_parser, main
-from viscera.commands.console import Console, Progress, error_line
-from viscera.commands.interrupt import Terminated
-from viscera.errors import (
+from viscera.cli.console import Console, Progress, error_line
+from viscera.cli.interrupt import Terminated
+from viscera.cli.main import VERBS, build_parser, main
+from viscera.core.errors import (
     BundleError,
     ClusterError,
     ConfigError,
@@ -61,7 +61,7 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("code", ["import viscera", "import viscera.cli", "import viscera; viscera.ReadError"])
+@pytest.mark.parametrize("code", ["import viscera", "import viscera.cli.main", "import viscera; viscera.ReadError"])
 def test_importing_loads_nothing_heavy(code: str) -> None:
     heavy = {"torch", "openvino", "numpy", "nibabel", "pydicom", "scipy", "PIL", "SimpleITK", "tqdm"}
     loaded = set(python(f"{code}; import sys; print(*sys.modules)").split())
@@ -142,7 +142,7 @@ def test_every_error_is_in_the_list_above() -> None:
     def family(kind: type[VisceraError]) -> set[type[VisceraError]]:
         return {kind}.union(*(family(child) for child in kind.__subclasses__()))
 
-    assert {kind for kind in family(VisceraError) if kind.__module__ == "viscera.errors"} == set(ERRORS)
+    assert {kind for kind in family(VisceraError) if kind.__module__ == "viscera.core.errors"} == set(ERRORS)
 
 
 @pytest.mark.parametrize(

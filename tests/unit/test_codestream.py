@@ -5,7 +5,7 @@ import struct
 import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
-from viscera.adapters.codestream import require_codestream
+from viscera.formats.dicom.jpeg_headers import require_codestream
 
 SHAPE = (9, 10, 1)  # rows, columns, samples
 COMMENT = b"\xff\xfe\x00\x04hi"

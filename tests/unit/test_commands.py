@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from viscera.case import bundle_source, preview_path
-from viscera.cli import main
-from viscera.commands.demo import seconds_text
-from viscera.commands.export import read_card
-from viscera.commands.tables import cases_csv, cases_json, summary
-from viscera.config import ModelConfig
-from viscera.errors import ConfigError, ReadError
-from viscera.statistics import OrganStatistics
+from viscera.cli.demo import seconds_text
+from viscera.cli.export import read_card
+from viscera.cli.main import main
+from viscera.cli.segment_tables import cases_csv, cases_json, summary
+from viscera.core.config import ModelConfig
+from viscera.core.errors import ConfigError, ReadError
+from viscera.quality.statistics import OrganStatistics
+from viscera.segmenter import bundle_source, preview_path
 
 CARD: dict[str, Any] = {"name": "a", "version": "1", "description": "b", "licence": "c"}
 LIVER = OrganStatistics(

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError
-from viscera.evaluation.comparison import average_ranks, compare, holm, signed_rank
+from viscera.core.errors import ConfigError
 from viscera.evaluation.ranking import rank_methods
 from viscera.evaluation.scores import CaseScore, Evaluation
+from viscera.evaluation.significance import average_ranks, compare, holm, signed_rank
 
 
 def evaluation(**organs):

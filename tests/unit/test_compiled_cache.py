@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from viscera.engines.compiled_cache import prepared_folder
+from viscera.engines.openvino_cache import prepared_folder
 
 
 def test_the_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from viscera.complexity import Layer, complexity_rows, scn_complexity, unet_complexity
-from viscera.config import ModelConfig, ScnConfig, UNetConfig
-from viscera.errors import ConfigError
+from viscera.core.config import ModelConfig, ScnConfig, UNetConfig
+from viscera.core.errors import ConfigError
+from viscera.model.flops import Layer, complexity_rows, scn_complexity, unet_complexity
 
 LOCALISER = ModelConfig().localiser
 SCN = ModelConfig().scn
@@ -39,7 +39,7 @@ def test_segmentation_flops_are_the_papers(size: tuple[int, int, int], flops: in
 
 
 def test_parameters_agree_with_torch_layer_by_layer() -> None:
-    torch_networks = pytest.importorskip("viscera.networks")
+    torch_networks = pytest.importorskip("viscera.model.networks")
     state = torch_networks.SpatialConfigurationNet(SCN).state_dict()
     counted = {layer.name: layer.parameters for layer in scn_complexity(SCN, (32, 32, 32)).layers if layer.parameters}
     by_torch: dict[str, int] = {}

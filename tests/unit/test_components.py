@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from viscera.components import connected_components, label_boxes, touched_faces
-from viscera.geometry import Grid, Reorientation
+from viscera.core.components import connected_components, label_boxes, touched_faces
+from viscera.core.geometry import Grid, Reorientation
 
 SHAPE = (10, 11, 12)
 
@@ -148,7 +148,7 @@ def test_the_parts_of_one_label_are_those_of_its_mask() -> None:
 def test_parts_go_on_from_one_slab_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = np.random.default_rng(3).random((9, 5, 6)) < 0.3
     expected = connected_components(mask)
-    monkeypatch.setattr("viscera.components._SLAB_VOXELS", 2 * 6 * 8)  # two padded slices
+    monkeypatch.setattr("viscera.core.components._SLAB_VOXELS", 2 * 6 * 8)  # two padded slices
     found = connected_components(mask)
     np.testing.assert_array_equal(found.parts, expected.parts)
     np.testing.assert_array_equal(found.starts_vox, expected.starts_vox)

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig
-from viscera.errors import ConfigError
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig
+from viscera.core.errors import ConfigError
 
 # Four halvings of the image and, at a third of its resolution, three: multiples of 16 and of 24, so of 48.
 THIRDS = ScnConfig(local_filters=2, local_levels=5, spatial_filters=2, spatial_levels=4, spatial_factor=3)
@@ -23,7 +23,7 @@ def test_sizes_that_only_one_of_the_nets_can_halve_are_refused(size):
 
 def test_a_size_is_accepted_if_and_only_if_the_network_itself_runs_on_it():
     torch = pytest.importorskip("torch")
-    from viscera.networks import SpatialConfigurationNet
+    from viscera.model.networks import SpatialConfigurationNet
 
     small = dataclasses.replace(THIRDS, local_levels=3, spatial_levels=2)  # multiples of 4 and of 6, so of 12
     network = SpatialConfigurationNet(small).eval()

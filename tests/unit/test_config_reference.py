@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from viscera.config import from_dict
+from viscera.core.config import from_dict
 from viscera.training.config import TrainConfig, read_train_config
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "make_config.py"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from viscera import cores
+from viscera.core import cores
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_affinity(groups, monkeypatch):
 
 
 def test_evaluate_and_prepare_begin_no_more_processes(monkeypatch, tmp_path):
-    from viscera.cli import main
+    from viscera.cli.main import main
     from viscera.evaluation import evaluate
     from viscera.evaluation.scores import Evaluation
 

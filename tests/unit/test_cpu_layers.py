@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from viscera.config import ScnConfig, UNetConfig
-from viscera.networks import SpatialConfigurationNet, UNet
+from viscera.core.config import ScnConfig, UNetConfig
+from viscera.model.networks import SpatialConfigurationNet, UNet
 from viscera.training.cpu_layers import faster_precision, use_cpu_layers
 from viscera.training.losses import one_hot, segmentation_loss
 

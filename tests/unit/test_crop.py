@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from viscera.config import ModelConfig
+from viscera.core.config import ModelConfig
+from viscera.core.geometry import Box, Grid
 from viscera.crop import region_box, region_grid
-from viscera.geometry import Box, Grid
 
 # Extent 360 x 300 x 400 mm (z, y, x).
 SCAN = Grid.from_axes(

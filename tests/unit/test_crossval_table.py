@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError, GeometryError
-from viscera.evaluation.case_figure import CaseRow, cases_png, mean_dsc, ranked_cases
-from viscera.evaluation.crossval_table import crossval_csv, crossval_markdown, crossval_text, fold_rows
+from viscera.core.errors import ConfigError, GeometryError
+from viscera.core.volume import LabelMap
+from viscera.evaluation.crossval_tables import crossval_csv, crossval_markdown, crossval_text, fold_rows
 from viscera.evaluation.evaluate import evaluate_label_maps
+from viscera.evaluation.overlay_cases import CaseRow, cases_png, mean_dsc, ranked_cases
 from viscera.evaluation.scores import CaseScore, Evaluation
-from viscera.phantom import PhantomConfig, make_phantom
-from viscera.volume import LabelMap
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 
 def score(case, organ, dsc, nsd):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.errors import MissingExtraError, ReadError
+from viscera.core.errors import MissingExtraError, ReadError
 from viscera.training.curves import Axis, CurveOptions, CurvesMonitor, curves_png, smoothed, write_curves
-from viscera.training.history import Curve, read_curves
+from viscera.training.log_reader import Curve, read_curves
 from viscera.training.monitor import StepRecord, ValidationRecord
 
 

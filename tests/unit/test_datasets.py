@@ -6,9 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError, ReadError
-from viscera.geometry import Grid
-from viscera.training.cases import LabelRule
+from viscera.core.errors import ConfigError, ReadError
+from viscera.core.geometry import Grid
+from viscera.training.cache import LabelRule
 from viscera.training.datasets import (
     DatasetCase,
     LabelMapping,

@@ -16,16 +16,16 @@ import pytest
 pytest.importorskip("highdicom")
 pytest.importorskip("contourpy")
 
-from viscera.adapters.dicom_seg import write_dicom_seg
-from viscera.adapters.dicom_source import source_images
-from viscera.adapters.rtstruct import outlines, write_rtstruct
-from viscera.errors import GeometryError, MissingExtraError, ReadError, WriteError
-from viscera.geometry import Grid
-from viscera.labels import ORGANS, named_organ
-from viscera.origin import Origin
+from viscera.core.errors import GeometryError, MissingExtraError, ReadError, WriteError
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS, named_organ
+from viscera.core.provenance import Origin
+from viscera.core.volume import LabelMap
+from viscera.formats.dicom.references import source_images
+from viscera.formats.dicom.rtstruct_write import outlines, write_rtstruct
+from viscera.formats.dicom.seg_write import write_dicom_seg
+from viscera.formats.nifti_write import write_label_map
 from viscera.read import read_label_map, read_volume
-from viscera.volume import LabelMap
-from viscera.write import write_label_map
 
 ORIGIN = Origin(bundle="fast", bundle_version="1.2", made=datetime(2024, 5, 6, 7, 8, 9))
 SPACING = (3.0, 2.0, 1.0)

@@ -22,8 +22,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from viscera.adapters.dicom_pixels import dataset_images, file_images
-from viscera.adapters.dicom_series import DICOM_FAULTS
+from viscera.formats.dicom.pixels import dataset_images, file_images
+from viscera.formats.dicom.series import DICOM_FAULTS
 
 # Three images of 9 rows and 10 columns.
 PIXELS = np.random.default_rng(4).integers(-1000, 400, (3, 9, 10)).astype("<i2")
@@ -291,7 +291,7 @@ def test_a_series_with_contradicting_headers_is_read_without_a_word(labelled_ct,
         raw = claiming(pydicom.dcmread(path), ImplicitVRLittleEndian)
         (tmp_path / "bad" / path.name).write_bytes(raw)
     program = (
-        "import sys, viscera.cli; viscera.cli._set_up_logging(verbose=True)\n"
+        "import sys, viscera.cli.main; viscera.cli.main._set_up_logging(verbose=True)\n"
         "from pathlib import Path; from viscera.read import read_volume\n"
         "first, second = (read_volume(Path(path)) for path in sys.argv[1:])\n"
         "assert (first.hu == second.hu).all() and first.hu.any()"

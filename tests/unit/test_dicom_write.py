@@ -8,13 +8,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from viscera.adapters.dicom_read import read_dicom
-from viscera.adapters.dicom_uids import named_uid
-from viscera.adapters.dicom_write import write_ct_series
-from viscera.cli import main
-from viscera.errors import GeometryError, WriteError
-from viscera.geometry import Grid
-from viscera.volume import Volume
+from viscera.cli.main import main
+from viscera.core.errors import GeometryError, WriteError
+from viscera.core.geometry import Grid
+from viscera.core.volume import Volume
+from viscera.formats.dicom.ct_write import write_ct_series
+from viscera.formats.dicom.read import read_dicom
+from viscera.formats.dicom.uids import named_uid
 
 SHAPE = (5, 6, 7)
 

@@ -25,4 +25,6 @@ def test_examples_hold(name: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"viscera.geometry", "viscera.labels", "viscera.memory", "viscera.evaluation.metrics"} <= set(WITH_EXAMPLES)
+    assert {"viscera.core.geometry", "viscera.core.organs", "viscera.core.memory", "viscera.evaluation.metrics"} <= set(
+        WITH_EXAMPLES
+    )

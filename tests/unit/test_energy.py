@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from viscera.errors import ConfigError
+from viscera.core.errors import ConfigError
 from viscera.training import energy
 from viscera.training.distributed import World
 from viscera.training.energy import EnergyConfig, EnergyMeter, EnergyReport

@@ -7,15 +7,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError, GeometryError, ReadError
+from viscera.core.errors import ConfigError, GeometryError, ReadError
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.organs import ORGANS, named_organ
+from viscera.core.volume import LabelMap
 from viscera.evaluation import evaluate
 from viscera.evaluation.evaluate import Outcome, evaluate_cases, evaluate_label_maps, stored_along
 from viscera.evaluation.scores import FLARE22, ScoringConfig, Tolerance
-from viscera.geometry import Grid, Reorientation
-from viscera.inputs import case_name
-from viscera.labels import ORGANS, named_organ
+from viscera.formats.inputs import case_name
 from viscera.read import read_label_map, read_volume
-from viscera.volume import LabelMap
 
 SHAPE = (10, 11, 12)
 GRID = Grid.from_axes(SHAPE, spacing_zyx_mm=(3.0, 2.0, 1.0), direction_zyx=np.eye(3)[::-1], origin_xyz_mm=(-5, 7, 11))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.errors import GeometryError
-from viscera.evaluation import figures
-from viscera.evaluation.figures import preview_png
-from viscera.geometry import Grid, Reorientation
-from viscera.labels import ORGANS
-from viscera.volume import LabelMap, Volume
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap, Volume
+from viscera.drawing import overlay as figures
+from viscera.drawing.overlay import preview_png
 
 # 100 x 90 x 80 mm; array axes run to the head, the back and the left.
 SHAPE = (20, 30, 40)

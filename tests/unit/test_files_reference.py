@@ -4,12 +4,12 @@ import dataclasses
 import re
 from pathlib import Path
 
-import viscera.errors
+import viscera.core.errors
 from viscera.batch.ledger import Entry
-from viscera.bundle import CARD_FORMAT, FILES, ModelCard
-from viscera.errors import VisceraError
-from viscera.quality import OrganSignals, Reason, Verdict
-from viscera.report import SCHEMA, CaseEntry, Machinery, RunReport
+from viscera.core.errors import VisceraError
+from viscera.model.bundle import CARD_FORMAT, FILES, ModelCard
+from viscera.quality.rules import OrganSignals, Reason, Verdict
+from viscera.viewer.run_report import SCHEMA, CaseEntry, Machinery, RunReport
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
@@ -59,6 +59,8 @@ def test_the_cards_fields() -> None:
 
 
 def test_every_error_has_its_code() -> None:
-    kinds = [one for one in vars(viscera.errors).values() if isinstance(one, type) and issubclass(one, VisceraError)]
+    kinds = [
+        one for one in vars(viscera.core.errors).values() if isinstance(one, type) and issubclass(one, VisceraError)
+    ]
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d) \|", section("exit-codes.md", "Errors and their codes"), re.MULTILINE))
     assert rows == {one.__name__: str(one.exit_code) for one in kinds if one is not VisceraError}

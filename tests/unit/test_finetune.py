@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from viscera.bundle import Bundle, ModelCard
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig, organ_table
-from viscera.training.finetune import fitted_model, write_beginning
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig, organ_table
+from viscera.model.bundle import Bundle, ModelCard
+from viscera.training.initial_weights import fitted_model, write_beginning
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
@@ -22,7 +22,7 @@ MODEL = ModelConfig(
 
 @pytest.fixture
 def bundle(tmp_path):
-    from viscera.networks import SpatialConfigurationNet, UNet
+    from viscera.model.networks import SpatialConfigurationNet, UNet
 
     torch.manual_seed(3)
     safetensors.save_file(UNet(MODEL.localiser).state_dict(), tmp_path / "localise.safetensors")

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from viscera.errors import GeometryError
-from viscera.geometry import Box, Grid, Reorientation
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Box, Grid, Reorientation
 
 UPRIGHT = np.eye(3)[:, ::-1]  # array axes z, y, x along the world's z, y, x
 ALL_48 = [

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from viscera.adapters.itk_header import HEADER_BYTES, checked_header
-from viscera.errors import GeometryError, ReadError
+from viscera.core.errors import GeometryError, ReadError
+from viscera.formats.itk_header import HEADER_BYTES, checked_header
 from viscera.read import read_volume
 
 META = {

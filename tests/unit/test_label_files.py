@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from viscera.cli import main
-from viscera.label_files import all_label_files, itksnap_labels, slicer_csv, slicer_ctbl
-from viscera.labels import ORGANS, Code, named_organ
+from viscera.cli.main import main
+from viscera.core.organs import ORGANS, Code, named_organ
+from viscera.formats.colour_tables import all_label_files, itksnap_labels, slicer_csv, slicer_ctbl
 
 # A name with a space, a comma and letters beyond ASCII, numbered 2.
 ODD = named_organ(2, "Niere, größere (li.)")

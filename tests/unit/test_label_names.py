@@ -6,13 +6,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from viscera.errors import ReadError
+from viscera.core.errors import ReadError
+from viscera.core.label_names import LabelName, label_meaning, organ_by_code, organ_by_name
+from viscera.core.organs import ORGANS, Code, named_organ
 from viscera.evaluation.evaluate import evaluate_cases
 from viscera.evaluation.scores import ScoringConfig
-from viscera.label_names import LabelName, label_meaning, organ_by_code, organ_by_name
-from viscera.labels import ORGANS, Code, named_organ
 from viscera.read import read_label_map
-from viscera.training.cases import LabelRule
+from viscera.training.cache import LabelRule
 from viscera.training.datasets import LabelMapping, read_ids
 
 AFFINE = np.array([[-1.0, 0, 0, 5], [0, 2, 0, -6], [0, 0, 3, 7], [0, 0, 0, 1]])

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
-from viscera.errors import ConfigError
-from viscera.geometry import Grid
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import ConfigError
+from viscera.core.geometry import Grid
 from viscera.training.augment import draw_warp
-from viscera.training.cases import TrainingCase
+from viscera.training.cache import TrainingCase
 from viscera.training.config import IDENTITY, TrainConfig
 from viscera.training.lesions import Lesion, draw_lesion, inflated, with_lesion
-from viscera.training.samples import training_grid, training_sample
+from viscera.training.patches import training_grid, training_sample
 
 GRID = Grid.from_axes(
     (40, 44, 50), spacing_zyx_mm=(3.0, 3.0, 3.0), direction_zyx=np.eye(3)[:, ::-1], origin_xyz_mm=(5.0, -7.0, 11.0)

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.adapters.dicom_files import dicom_sources, files_below
-from viscera.batch.listing import list_scans
-from viscera.commands.plan import plan_cases
-from viscera.errors import ReadError
+from viscera.batch.discover import list_scans
+from viscera.cli.segment_plan import plan_cases
+from viscera.core.errors import ReadError
+from viscera.core.folders import files_below
 from viscera.evaluation.pairing import pair_files
-from viscera.inputs import find_inputs, list_inputs
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.formats.dicom.files import dicom_sources
+from viscera.formats.inputs import find_inputs, list_inputs
+from viscera.formats.nifti_write import write_volume
 from viscera.read import read_volume
-from viscera.write import write_volume
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 DICOM = bytes(128) + b"DICM" + bytes(20)
 POINTER = b"/annex/objects/MD5E-s1234--0123456789abcdef.nii.gz\n"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from viscera.batch.listing import list_scans
-from viscera.errors import ReadError
-from viscera.lists import read_list
+from viscera.batch.discover import list_scans
+from viscera.core.errors import ReadError
+from viscera.formats.case_lists import read_list
 from viscera.training.datasets import find_dataset
 
 ROWS = [["Köln/a.nii", "first, left"], ["b.nii", ""]]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from viscera.errors import GeometryError, NothingFoundError
-from viscera.geometry import Box, Grid
+from viscera.core.errors import GeometryError, NothingFoundError
+from viscera.core.geometry import Box, Grid
 from viscera.localise import organ_box
 
 UPRIGHT = np.eye(3)[:, ::-1]

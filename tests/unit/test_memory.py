@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError, MemoryBudgetError
-from viscera.memory import in_megabytes, parse_bytes, peak_bytes, require_memory, resident_bytes
+from viscera.core.errors import ConfigError, MemoryBudgetError
+from viscera.core.memory import in_megabytes, parse_bytes, peak_bytes, require_memory, resident_bytes
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError, GeometryError
-from viscera.evaluation import surfaces
+from viscera.core.errors import ConfigError, GeometryError
+from viscera.core.geometry import Grid
+from viscera.evaluation import surface_distances as surfaces
 from viscera.evaluation.metrics import dice, header_spacing, mask_agreement, surface_dice
-from viscera.evaluation.surfaces import surface_distances
-from viscera.evaluation.surfels import surfel_areas_mm2
-from viscera.geometry import Grid
+from viscera.evaluation.surface_areas import surfel_areas_mm2
+from viscera.evaluation.surface_distances import surface_distances
 
 SHAPE = (10, 11, 12)
 SPACING_ZYX_MM = (3.0, 2.0, 1.0)

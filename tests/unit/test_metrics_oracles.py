@@ -10,13 +10,13 @@ import warnings
 import numpy as np
 import pytest
 
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.metrics import mask_agreement
 from viscera.evaluation.scores import ScoringConfig, Tolerance
-from viscera.evaluation.surfaces import surface_distances
-from viscera.geometry import Grid
-from viscera.labels import ORGANS
-from viscera.volume import LabelMap
+from viscera.evaluation.surface_distances import surface_distances
 
 SHAPE = (14, 22, 26)
 SPACINGS_ZYX_MM = ((1.0, 1.0, 1.0), (5.0, 0.7, 0.8), (1.5, 2.25, 3.0))

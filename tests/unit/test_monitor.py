@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from viscera.errors import MissingExtraError
+from viscera.core.errors import MissingExtraError
 from viscera.training.monitor import (
     Silent,
     StepRecord,

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from viscera.config import ModelConfig, ScnConfig, UNetConfig  # noqa: E402
-from viscera.networks import (  # noqa: E402
+from viscera.core.config import ModelConfig, ScnConfig, UNetConfig  # noqa: E402
+from viscera.model.networks import (  # noqa: E402
     CubicUpsampling,
     ScnOutput,
     SpatialConfigurationNet,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from viscera.commands.options import add_machinery, cache_folder, memory_size, positive
+from viscera.cli.options import add_machinery, cache_folder, memory_size, positive
 
 HOME = {"HOME": "/home/me"}
 

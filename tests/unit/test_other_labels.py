@@ -7,21 +7,21 @@ import json
 import numpy as np
 import pytest
 
-from viscera.bundle import FILES, ModelCard, load_bundle, write_bundle
-from viscera.commands.export import read_card
-from viscera.config import ModelConfig, ScnConfig, organ_table
-from viscera.errors import BundleError, ConfigError, ReadError
+from viscera.cli.export import read_card
+from viscera.core.config import ModelConfig, ScnConfig, organ_table
+from viscera.core.errors import BundleError, ConfigError, ReadError
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS, Code, Organ, named_organ, organ_table_fault
+from viscera.core.volume import LabelMap, Volume
+from viscera.drawing.overlay import preview_png
 from viscera.evaluation.evaluate import evaluate_label_maps
-from viscera.evaluation.figures import preview_png
 from viscera.evaluation.scores import CaseScore, Evaluation, ScoringConfig
-from viscera.evaluation.summary import summarise
+from viscera.evaluation.statistics import summarise
 from viscera.evaluation.tables import cases_text, summary_text
-from viscera.geometry import Grid
-from viscera.labels import ORGANS, Code, Organ, named_organ, organ_table_fault
-from viscera.phantom import PhantomConfig, make_phantom
-from viscera.statistics import organ_statistics
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_label_map
+from viscera.formats.nifti_write import write_label_map
+from viscera.model.bundle import FILES, ModelCard, load_bundle, write_bundle
+from viscera.quality.statistics import organ_statistics
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 OTHERS = organ_table(["spleen", "gallbladder", "left adrenal gland"])
 GRID = Grid(shape_zyx=(4, 5, 6), affine=np.diag([1.0, 2.0, 3.0, 1.0])[[2, 1, 0, 3]])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from viscera.evaluation.parts import Parts, parts_apart
+from viscera.evaluation.false_components import Parts, parts_apart
 
 SHAPE = (6, 7, 8)
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError
-from viscera.geometry import Grid
-from viscera.labels import ORGANS
-from viscera.phantom import HEAD_Z_MM, THIGHS_Z_MM, PhantomConfig, make_phantom
+from viscera.core.errors import ConfigError
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS
+from viscera.synthesis.phantom import HEAD_Z_MM, THIGHS_Z_MM, PhantomConfig, make_phantom
 
 COARSE = PhantomConfig(shape_zyx=(50, 38, 46), spacing_zyx_mm=(6.0, 8.0, 9.0))
 

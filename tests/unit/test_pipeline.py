@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from viscera.config import ModelConfig
-from viscera.engines import Answer
-from viscera.errors import BundleError, GeometryError, NothingFoundError
-from viscera.geometry import AIR_HU, Grid, Reorientation
-from viscera.labels import ORGANS
+from viscera.core.config import ModelConfig
+from viscera.core.errors import BundleError, GeometryError, NothingFoundError
+from viscera.core.geometry import AIR_HU, Grid, Reorientation
+from viscera.core.organs import ORGANS
+from viscera.core.volume import Volume
+from viscera.engines.engine import Answer
 from viscera.pipeline import Allowed, segment_volume
-from viscera.sides import MirrorFinding
-from viscera.volume import Volume
+from viscera.quality.mirroring import MirrorFinding
 
 MODEL = ModelConfig()
 STAGES = ["preprocess", "localise", "crop", "segment", "restore", "assess"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.evaluation.chart import COLOURS, Axis, Canvas, faded
+from viscera.drawing.canvas import COLOURS, Axis, Canvas, faded
 from viscera.evaluation.plots import bland_altman_png, boxes_png, evaluation_plots, volumes_png
 from viscera.evaluation.scores import CaseScore, Evaluation, Measure, measures_of
 

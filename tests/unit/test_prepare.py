@@ -7,24 +7,24 @@ import shutil
 import numpy as np
 import pytest
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
-from viscera.errors import ConfigError, GeometryError, ReadError
-from viscera.geometry import Grid
-from viscera.phantom import THIGHS_Z_MM, PhantomConfig, make_phantom
-from viscera.training.cases import CASES, MANIFEST, Cache, LabelRule
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import ConfigError, GeometryError, ReadError
+from viscera.core.geometry import Grid
+from viscera.core.resample import nearest_labels
+from viscera.core.volume import LabelMap, Volume
+from viscera.formats.nifti_write import write_label_map, write_volume
+from viscera.synthesis.phantom import THIGHS_Z_MM, PhantomConfig, make_phantom
+from viscera.training.cache import CASES, MANIFEST, Cache, LabelRule
 from viscera.training.datasets import LabelMapping, find_dataset
 from viscera.training.prepare import (
     SAME_PLACE_MM,
     PrepareConfig,
     checked_case,
     extended,
-    nearest,
     occupied,
     prepare_dataset,
     stored_grid,
 )
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_label_map, write_volume
 
 SMALL = ModelConfig(
     localise=StageConfig(
@@ -305,7 +305,7 @@ def test_nearest_labels_by_hand():
     target = Grid.from_axes((1, 1, 7), spacing_zyx_mm=(2, 2, 2), origin_xyz_mm=(-1.9, 0.0, 0.0), **axes)
     labels = np.array([[[3, 1, 2]]], dtype=np.uint8)
     # x of the seven: -1.9, 0.1, 2.1, 4.1, 6.1, 8.1, 10.1 mm; voxels end at 2 and 6 mm
-    assert nearest(labels, source, target).tolist() == [[[3, 3, 1, 1, 2, 2, 2]]]
+    assert nearest_labels(labels, source, target).tolist() == [[[3, 3, 1, 1, 2, 2, 2]]]
 
 
 def test_occupied_ranges():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from viscera.config import ModelConfig
-from viscera.geometry import Box, Grid
+from viscera.core.config import ModelConfig
+from viscera.core.geometry import Box, Grid
 from viscera.preprocess import fitted_grid, network_input
 
 LOCALISE, SEGMENT = ModelConfig().localise, ModelConfig().segment

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from viscera.bundle import ModelCard
-from viscera.engines import Answer
-from viscera.errors import ConfigError
-from viscera.geometry import Grid
-from viscera.labels import ORGANS
-from viscera.training.cases import UNKNOWN_LABEL
+from viscera.core.errors import ConfigError
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS
+from viscera.core.volume import Volume
+from viscera.engines.engine import Answer
+from viscera.model.bundle import ModelCard
+from viscera.training.cache import UNKNOWN_LABEL
 from viscera.training.pseudo_labels import PseudoLabelConfig, trusted_labels
-from viscera.volume import Volume
 
 GRID = Grid.from_axes(
     (60, 50, 70), spacing_zyx_mm=(4.0, 5.0, 4.0), direction_zyx=np.eye(3)[[2, 1, 0]], origin_xyz_mm=(0.0, 0.0, 0.0)

@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from viscera.config import OrganLimits, QualityConfig, from_dict
-from viscera.errors import ConfigError
-from viscera.quality import OrganSignals, Reason, Verdict, assess, quality_note
+from viscera.core.config import OrganLimits, QualityConfig, from_dict
+from viscera.core.errors import ConfigError
+from viscera.quality.rules import OrganSignals, Reason, Verdict, assess, quality_note
 
 CONFIG = QualityConfig()
 

@@ -21,8 +21,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from viscera.adapters.dicom_read import read_dicom
-from viscera.errors import GeometryError, ReadError
+from viscera.core.errors import GeometryError, ReadError
+from viscera.formats.dicom.read import read_dicom
 from viscera.read import read_volume
 
 # Slices of 11 rows x 12 columns, 2 mm between rows, 1 mm between columns, every 3 mm.
@@ -351,7 +351,7 @@ def test_header_that_claims_much_is_refused_before_allocation(tmp_path, monkeypa
     for one in datasets:
         one.PixelData = b"\0\0"
         one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    monkeypatch.setattr("viscera.adapters.dicom_read.allocated", lambda *args: pytest.fail("memory was asked for"))
+    monkeypatch.setattr("viscera.formats.dicom.read.allocated", lambda *args: pytest.fail("memory was asked for"))
     with pytest.raises(ReadError, match="voxels that the headers claim"):
         read_dicom(save(tmp_path, datasets))
 
@@ -446,14 +446,14 @@ def test_zip_bomb_is_refused(tmp_path):
 
 
 def test_zip_with_too_many_files_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("viscera.adapters.dicom_files.LARGEST_FILE_COUNT", 9)
+    monkeypatch.setattr("viscera.formats.dicom.files.LARGEST_FILE_COUNT", 9)
     path = zipped(tmp_path / "many.zip", [(str(k), encoded(one)) for k, one in enumerate(series())])
     with pytest.raises(ReadError, match="got 10 files"):
         read_volume(path)
 
 
 def test_zip_that_unfolds_too_large_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("viscera.adapters.dicom_files.LARGEST_ZIP_BYTES", 5000)
+    monkeypatch.setattr("viscera.formats.dicom.files.LARGEST_ZIP_BYTES", 5000)
     path = zipped(tmp_path / "large.zip", [(str(k), encoded(one)) for k, one in enumerate(series())])
     with pytest.raises(ReadError, match="5000 bytes"):
         read_volume(path)
@@ -489,7 +489,7 @@ def test_zip_without_dicom_is_refused(tmp_path):
 
 
 def test_too_many_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("viscera.adapters.dicom_files.LARGEST_FILE_COUNT", 9)
+    monkeypatch.setattr("viscera.formats.dicom.files.LARGEST_FILE_COUNT", 9)
     with pytest.raises(ReadError, match="at most 9 files"):
         read_volume(save(tmp_path, series()))
 
@@ -523,7 +523,7 @@ def test_a_zip_with_a_member_without_a_name_is_read(tmp_path):
 
 
 def test_a_zip_with_a_directory_of_many_megabytes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("viscera.adapters.dicom_files._ZipFile.largest_read", 100)
+    monkeypatch.setattr("viscera.formats.dicom.files._ZipFile.largest_read", 100)
     save(tmp_path / "series", series())
     with zipfile.ZipFile(tmp_path / "ct.zip", "w") as archive:
         for path in (tmp_path / "series").iterdir():

@@ -10,15 +10,15 @@ import pytest
 
 pytest.importorskip("highdicom")
 
-from viscera.adapters.dicom_seg import write_dicom_seg
-from viscera.cli import main
-from viscera.errors import GeometryError, ReadError, VisceraError
+from viscera.cli.main import main
+from viscera.core.errors import GeometryError, ReadError, VisceraError
+from viscera.core.geometry import Grid
+from viscera.core.provenance import Origin
+from viscera.core.volume import LabelMap
 from viscera.evaluation.evaluate import evaluate_cases
-from viscera.geometry import Grid
-from viscera.origin import Origin
+from viscera.formats.dicom.seg_write import write_dicom_seg
+from viscera.formats.nifti_write import write_label_map
 from viscera.read import read_label_map
-from viscera.volume import LabelMap
-from viscera.write import write_label_map
 
 # Slices of 11 rows x 12 columns; liver 1, kidney 2, spleen 3; the pancreas is absent.
 AFFINE = np.array([[0.0, 0, 1, -10], [0, 2, 0, 20], [3, 0, 0, -30], [0, 0, 0, 1]])

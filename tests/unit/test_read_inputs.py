@@ -2,8 +2,8 @@
 
 import pytest
 
-from viscera.errors import ReadError
-from viscera.inputs import find_inputs
+from viscera.core.errors import ReadError
+from viscera.formats.inputs import find_inputs
 
 DICOM = bytes(128) + b"DICM" + bytes(20)
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from viscera.errors import GeometryError, MissingExtraError, ReadError
+from viscera.core.errors import GeometryError, MissingExtraError, ReadError
 from viscera.read import read_label_map, read_volume
 
 sitk = pytest.importorskip("SimpleITK")

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from viscera.errors import ReadError
+from viscera.core.errors import ReadError
 from viscera.read import read_label_map
 
 AFFINE = np.array([[-1.0, 0, 0, 5], [0, 2, 0, -6], [0, 0, 3, 7], [0, 0, 0, 1]])

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError, GeometryError, ReadError
+from viscera.core.errors import ConfigError, GeometryError, ReadError
 from viscera.read import read_volume
 
 # RAS over (i, j, k): 1 x 2 x 3 mm, oblique in the first two axes (36.87 degrees: cosine 0.8, sine 0.6).

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from viscera.adapters.dicom_write import write_ct_series
-from viscera.geometry import Grid
+from viscera.core.geometry import Grid
+from viscera.core.volume import Volume
+from viscera.formats.dicom.ct_write import write_ct_series
+from viscera.formats.nifti_write import write_volume
 from viscera.read import read_volume
-from viscera.volume import Volume
-from viscera.write import write_volume
 
 sitk = pytest.importorskip("SimpleITK")
 

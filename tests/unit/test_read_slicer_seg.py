@@ -8,14 +8,14 @@ import gzip
 import numpy as np
 import pytest
 
-from viscera.cli import main
-from viscera.errors import GeometryError, ReadError
+from viscera.cli.main import main
+from viscera.core.errors import GeometryError, ReadError
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS, named_organ
+from viscera.core.volume import LabelMap, Volume
 from viscera.evaluation.evaluate import evaluate_cases
-from viscera.geometry import Grid
-from viscera.labels import ORGANS, named_organ
+from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.read import read_label_map, read_volume
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_label_map, write_volume
 
 pytest.importorskip("SimpleITK")
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
-from viscera.errors import ConfigError
-from viscera.geometry import Grid
-from viscera.training.cases import UNKNOWN_LABEL, TrainingCase
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import ConfigError
+from viscera.core.geometry import Grid
+from viscera.training.cache import UNKNOWN_LABEL, TrainingCase
 from viscera.training.config import IDENTITY, RealConfig, TrainConfig
 from viscera.training.datasets import LabelMapping, read_mapping
+from viscera.training.patches import training_sample
 from viscera.training.real_samples import real_sample
-from viscera.training.samples import training_sample
 
 MODEL = ModelConfig(
     localise=StageConfig(spacing_mm=8.0, sigma_mm=3.0, sizes_x_vox=(16,), sizes_y_vox=(16,), sizes_z_vox=(16,)),

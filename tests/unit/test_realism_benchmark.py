@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.tissues import Tissue
-from viscera.volume import LabelMap, Volume
+from viscera.core.volume import LabelMap, Volume
+from viscera.synthesis.acquisition import upright_grid
+from viscera.synthesis.tissues import Tissue
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from viscera.bundle import load_bundle
+from viscera.model.bundle import load_bundle
 from viscera.training.config import read_train_config
-from viscera.training.runs import joint_model
+from viscera.training.run_folder import joint_model
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "fast"
 

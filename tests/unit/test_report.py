@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from viscera.errors import NothingFoundError, WriteError
-from viscera.report import SCHEMA, CaseEntry, Failure, RunReport, Status, peak_memory_mib, utc_now
+from viscera.core.errors import NothingFoundError, WriteError
+from viscera.viewer.run_report import SCHEMA, CaseEntry, Failure, RunReport, Status, peak_memory_mib, utc_now
 
 
 def a_report() -> RunReport:

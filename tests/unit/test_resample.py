@@ -8,12 +8,12 @@ import pytest
 import SimpleITK
 from scipy import ndimage
 
-import viscera.resample
-from viscera.config import ModelConfig
-from viscera.errors import GeometryError
-from viscera.geometry import AIR_HU, Grid, Reorientation
+import viscera.core.resample
+from viscera.core.config import ModelConfig
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import AIR_HU, Grid, Reorientation
+from viscera.core.resample import axis_map, resample
 from viscera.preprocess import fitted_grid
-from viscera.resample import axis_map, resample
 
 UPRIGHT = np.eye(3)[:, ::-1]
 
@@ -176,12 +176,12 @@ def test_a_volume_of_one_slice():
 
 
 def test_threads_do_not_change_a_bit(monkeypatch):
-    monkeypatch.setattr(viscera.resample, "_SLAB_BYTES", 10_000)
+    monkeypatch.setattr(viscera.core.resample, "_SLAB_BYTES", 10_000)
     source = scan_grid(shape=(40, 50, 60))
     target = source.centred(source.box(), (20, 21, 22), 5.0)
     results = []
     for workers in (1, 3):
-        monkeypatch.setattr(viscera.resample, "worker_count", lambda workers=workers: workers)
+        monkeypatch.setattr(viscera.core.resample, "worker_count", lambda workers=workers: workers)
         results.append(resample(ct_noise((40, 50, 60)), source, target, sigma_mm=3.0, outside=AIR_HU))
     np.testing.assert_array_equal(*results)
 
@@ -190,7 +190,7 @@ def test_slab_size_does_not_change_the_result(monkeypatch):
     source = scan_grid(shape=(40, 50, 60))
     target = source.centred(source.box(), (20, 21, 22), 5.0)
     whole = resample(ct_noise((40, 50, 60)), source, target, sigma_mm=3.0, outside=AIR_HU)
-    monkeypatch.setattr(viscera.resample, "_SLAB_BYTES", 1)
+    monkeypatch.setattr(viscera.core.resample, "_SLAB_BYTES", 1)
     slices = resample(ct_noise((40, 50, 60)), source, target, sigma_mm=3.0, outside=AIR_HU)
     np.testing.assert_allclose(slices, whole, atol=2e-3)
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 import viscera.restore
-from viscera.errors import GeometryError
-from viscera.geometry import Grid, Reorientation
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Grid, Reorientation
 from viscera.restore import restore_labels
 
 UPRIGHT = np.eye(3)[:, ::-1]

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
-from viscera.errors import ConfigError, ReadError
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import ConfigError, ReadError
 from viscera.training.config import TrainConfig
-from viscera.training.crossval_files import Effort, efforts, read_score, write_score
-from viscera.training.runs import TrainedRun, finished_run, joint_model, read_run, training_entry
+from viscera.training.crossval_results import Effort, efforts, read_score, write_score
+from viscera.training.run_folder import TrainedRun, finished_run, joint_model, read_run, training_entry
 
 STAGE = StageConfig(spacing_mm=9.0, sigma_mm=3.0, sizes_x_vox=(32,), sizes_y_vox=(32,), sizes_z_vox=(32,))
 

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import ConfigError, VisceraError
+from viscera.core.geometry import Grid
+from viscera.core.resample import nearest_labels
 from viscera.crop import region_grid
-from viscera.errors import ConfigError, VisceraError
-from viscera.geometry import Grid
-from viscera.phantom import PhantomConfig, make_phantom
+from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.preprocess import fitted_grid, network_input
-from viscera.training.cases import Cache, TrainingCase
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
+from viscera.training.cache import Cache, TrainingCase
 from viscera.training.config import IDENTITY, AugmentConfig, TrainConfig
 from viscera.training.datasets import find_dataset
-from viscera.training.prepare import PrepareConfig, nearest, occupied, prepare_dataset
-from viscera.training.samples import require_sampling, sampling_weights, training_grid, training_sample
-from viscera.write import write_label_map, write_volume
+from viscera.training.patches import require_sampling, sampling_weights, training_grid, training_sample
+from viscera.training.prepare import PrepareConfig, occupied, prepare_dataset
 
 SMALL = ModelConfig(
     localise=StageConfig(
@@ -130,7 +131,7 @@ def test_labels_without_augmentation_are_the_nearest(scan, stage):
     _, labels, grid, cache = scan
     _, sampled = training_sample(cache.load("p", stage), stage, PLAIN, rng())
     target = inference_grid(labels, grid, stage)
-    expected = nearest(labels, grid, target)
+    expected = nearest_labels(labels, grid, target)
     if stage == "localise":
         expected = expected > 0
     offset, step = target.positions_in(grid)
@@ -216,7 +217,7 @@ def test_reading_a_part_of_the_case_changes_nothing(scan, monkeypatch, seed):
     config = TrainConfig(model=SMALL, augment=augment, lesion_probability=1.0, lesion_radius_mm=(60.0, 60.0))
     part = training_sample(case, "segment", config, rng(seed))
     everything = tuple(slice(0, count) for count in case.grid.shape_zyx)
-    monkeypatch.setattr("viscera.training.samples._needed", lambda *_: everything)
+    monkeypatch.setattr("viscera.training.patches._needed", lambda *_: everything)
     whole = training_sample(case, "segment", config, rng(seed))
     torch.testing.assert_close(part[0], whole[0], atol=1e-4, rtol=0)
     assert torch.equal(part[1], whole[1])

@@ -9,12 +9,12 @@ import pydicom
 import pytest
 from pydicom.uid import RLELossless, generate_uid
 
-from viscera.adapters.dicom_files import dicom_sources
-from viscera.adapters.dicom_read import read_dicom
-from viscera.adapters.dicom_series import ct_series
-from viscera.adapters.series_ranking import SeriesTraits, image_kind
-from viscera.batch.listing import list_scans
-from viscera.errors import GeometryError, ReadError
+from viscera.batch.discover import list_scans
+from viscera.core.errors import GeometryError, ReadError
+from viscera.formats.dicom.files import dicom_sources
+from viscera.formats.dicom.read import read_dicom
+from viscera.formats.dicom.series import ct_series
+from viscera.formats.dicom.series_ranking import SeriesTraits, image_kind
 from viscera.read import read_volume
 
 from .test_read_dicom import ct, enhanced, save, series

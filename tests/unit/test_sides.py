@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from viscera.config import QualityConfig
-from viscera.engines import Answer
-from viscera.labels import ORGANS
-from viscera.sides import SURE_DSC, mirror_finding
-from viscera.signals import expected_dsc, expected_dscs
+from viscera.core.config import QualityConfig
+from viscera.core.organs import ORGANS
+from viscera.engines.engine import Answer
+from viscera.quality.measurements import expected_dsc, expected_dscs
+from viscera.quality.mirroring import SURE_DSC, mirror_finding
 
 REGION = np.arange(8 * 4 * 8, dtype=np.float32).reshape(8, 4, 8)
 # Each organ has 64 voxels: 640 ml, as a liver and a spleen may have, more than any pancreas.

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from viscera.engines import Answer
-from viscera.geometry import Grid, Reorientation
-from viscera.labels import ORGANS
-from viscera.quality import OrganSignals
-from viscera.signals import network_signals, organ_signals
-from viscera.volume import LabelMap
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap
+from viscera.engines.engine import Answer
+from viscera.quality.measurements import network_signals, organ_signals
+from viscera.quality.rules import OrganSignals
 
 SHAPE = (10, 11, 12)
 # Voxels of 3 x 2 x 1 mm = 0.006 ml; array axes run to the head, the back and the left.

@@ -7,9 +7,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from viscera.errors import ConfigError, ReadError
-from viscera.training import order, trainer
+from viscera.core.errors import ConfigError, ReadError
+from viscera.training import sampler as order
 from viscera.training import splits as splits_module
+from viscera.training import step as trainer
 from viscera.training.splits import Fold, Splits, kept_splits, read_splits, seeded_splits
 
 NAMES = [f"case{number:03d}" for number in range(11)]

@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-from viscera.config import QualityConfig
-from viscera.errors import GeometryError
-from viscera.geometry import Grid, Reorientation
-from viscera.quality import OrganSignals, assess
-from viscera.statistics import organ_statistics, statistics_csv, statistics_json, with_quality
-from viscera.volume import LabelMap, Volume
+from viscera.core.config import QualityConfig
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.volume import LabelMap, Volume
+from viscera.quality.rules import OrganSignals, assess
+from viscera.quality.statistics import organ_statistics, statistics_csv, statistics_json, with_quality
 
 SHAPE = (10, 11, 12)
 # Canonical directions: array axes run to the head, the back and the left.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from viscera.evaluation.scores import CaseScore
-from viscera.evaluation.summary import bootstrap_intervals, case_values, spread, summarise
+from viscera.evaluation.statistics import bootstrap_intervals, case_values, spread, summarise
 
 
 def score(case, organ, dsc, nsd, *, reference_ml=100.0, prediction_ml=110.0, hd95_mm=2.0):

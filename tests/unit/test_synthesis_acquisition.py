@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.errors import ConfigError
-from viscera.training.synthesis.acquisition import (
+from viscera.core.errors import ConfigError
+from viscera.synthesis.acquisition import (
     _slice_profile,
     averaged_share,
     beyond_circle,
@@ -16,8 +16,8 @@ from viscera.training.synthesis.acquisition import (
     slice_grid,
     upright_grid,
 )
-from viscera.training.synthesis.config import AcquisitionConfig, AppearanceConfig, BodyConfig, SynthesisConfig
-from viscera.training.synthesis.fields import RandomFields, blurred, left_deviation, stretched
+from viscera.synthesis.config import AcquisitionConfig, AppearanceConfig, BodyConfig, SynthesisConfig
+from viscera.synthesis.fields import RandomFields, blurred, left_deviation, stretched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

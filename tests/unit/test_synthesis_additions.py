@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.errors import ConfigError
-from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.additions import Addition, draw_additions, with_additions
-from viscera.training.synthesis.config import (
+from viscera.core.errors import ConfigError
+from viscera.synthesis.acquisition import upright_grid
+from viscera.synthesis.additions import Addition, draw_additions, with_additions
+from viscera.synthesis.config import (
     AcquisitionConfig,
     AdditionConfig,
     AppearanceConfig,
     BodyConfig,
     SynthesisConfig,
 )
-from viscera.training.synthesis.lesions import Lesion, draw_lesions, paint_lesion
-from viscera.training.synthesis.patient import Patient, Tissues
-from viscera.training.synthesis.scan import draw_scan, scan_image
-from viscera.training.synthesis.tissues import Tissue
+from viscera.synthesis.lesions import Lesion, draw_lesions, paint_lesion
+from viscera.synthesis.patient import Patient, Tissues
+from viscera.synthesis.scan import draw_scan, scan_image
+from viscera.synthesis.tissues import Tissue
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

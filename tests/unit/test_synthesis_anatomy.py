@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from viscera.errors import ReadError
-from viscera.training.synthesis.anatomy import Anatomy, stored_organs
-from viscera.training.synthesis.tissues import HOLLOW, ORGAN_LABELS, ORGANS, Tissue, trunk_tissues
+from viscera.core.errors import ReadError
+from viscera.synthesis.anatomy import Anatomy, stored_organs
+from viscera.synthesis.tissues import HOLLOW, ORGAN_LABELS, ORGANS, Tissue, trunk_tissues
 
 
 @pytest.mark.parametrize(

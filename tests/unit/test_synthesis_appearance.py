@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.errors import ConfigError
-from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.appearance import Effusion, draw_look, painted, with_table
-from viscera.training.synthesis.config import AppearanceConfig, BodyConfig
-from viscera.training.synthesis.densities import HU, PHASES
-from viscera.training.synthesis.kidneys import KidneyLook, paint_kidneys
-from viscera.training.synthesis.lesions import Lesion, draw_lesions, paint_lesion
-from viscera.training.synthesis.patient import Patient, Tissues, corners_zyx_mm
-from viscera.training.synthesis.tissues import HOLLOW, ORGAN_LABELS, ORGANS, Tissue
+from viscera.core.errors import ConfigError
+from viscera.synthesis.acquisition import upright_grid
+from viscera.synthesis.appearance import Effusion, draw_look, painted, with_table
+from viscera.synthesis.config import AppearanceConfig, BodyConfig
+from viscera.synthesis.densities import HU, PHASES
+from viscera.synthesis.kidneys import KidneyLook, paint_kidneys
+from viscera.synthesis.lesions import Lesion, draw_lesions, paint_lesion
+from viscera.synthesis.patient import Patient, Tissues, corners_zyx_mm
+from viscera.synthesis.tissues import HOLLOW, ORGAN_LABELS, ORGANS, Tissue
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

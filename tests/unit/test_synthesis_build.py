@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from viscera.errors import VisceraError
-from viscera.geometry import Grid
-from viscera.training.synthesis.build import donor_map, head_map, make_anatomy, trunk_map, with_donor, write_anatomies
-from viscera.training.synthesis.tissues import DONOR_TISSUES, ORGANS, Tissue
-from viscera.volume import LabelMap
+from viscera.core.errors import VisceraError
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap
+from viscera.synthesis.build import donor_map, head_map, make_anatomy, trunk_map, with_donor, write_anatomies
+from viscera.synthesis.tissues import DONOR_TISSUES, ORGANS, Tissue
 
 CANONICAL = np.eye(3)[:, ::-1]
 

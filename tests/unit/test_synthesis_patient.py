@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.config import BodyConfig
-from viscera.training.synthesis.patient import (
+from viscera.synthesis.acquisition import upright_grid
+from viscera.synthesis.config import BodyConfig
+from viscera.synthesis.patient import (
     OrganChange,
     Patient,
     Resection,
@@ -16,7 +16,7 @@ from viscera.training.synthesis.patient import (
     corners_zyx_mm,
     rotation,
 )
-from viscera.training.synthesis.tissues import Tissue
+from viscera.synthesis.tissues import Tissue
 
 # Nothing is drawn: every range is a point, every probability 0.
 STILL = BodyConfig(

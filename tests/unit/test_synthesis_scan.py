@@ -6,28 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import VisceraError
+from viscera.core.resample import nearest_labels
+from viscera.core.volume import Volume
 from viscera.crop import region_grid
-from viscera.errors import VisceraError
 from viscera.preprocess import fitted_grid, network_input
-from viscera.training.config import IDENTITY, TrainConfig
-from viscera.training.prepare import nearest
-from viscera.training.synthesis import samples as module
-from viscera.training.synthesis.acquisition import upright_grid
-from viscera.training.synthesis.anatomy import Anatomy
-from viscera.training.synthesis.config import (
+from viscera.synthesis.acquisition import upright_grid
+from viscera.synthesis.anatomy import Anatomy
+from viscera.synthesis.config import (
     AcquisitionConfig,
     AdditionConfig,
     AppearanceConfig,
     BodyConfig,
     SynthesisConfig,
 )
-from viscera.training.synthesis.densities import PHASES
-from viscera.training.synthesis.examples import draw_example, sheet_png
-from viscera.training.synthesis.samples import synthetic_sample
-from viscera.training.synthesis.scan import box_in, draw_scan, scan_image
-from viscera.training.synthesis.tissues import ORGAN_LABELS, Tissue
-from viscera.volume import Volume
+from viscera.synthesis.densities import PHASES
+from viscera.synthesis.examples import draw_example, sheet_png
+from viscera.synthesis.scan import box_in, draw_scan, scan_image
+from viscera.synthesis.tissues import ORGAN_LABELS, Tissue
+from viscera.training import synthetic_patches as module
+from viscera.training.config import IDENTITY, TrainConfig
+from viscera.training.synthetic_patches import synthetic_sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -157,7 +157,7 @@ def test_of_the_region_only_that_and_its_surroundings_are_painted(small_anatomy,
 def test_labels_of_a_sample_are_those_of_the_scan(small_anatomy, painted_scans, stage):
     _, labels, target = sampled(small_anatomy, stage, settings(), 4)
     _, organs, grid = painted_scans[0]
-    expected = nearest(organs.numpy(), grid, target)
+    expected = nearest_labels(organs.numpy(), grid, target)
     if stage == "localise":
         expected = (expected > 0).astype(np.uint8)
     assert (labels[0].numpy() != expected).mean() < 0.02  # halves are settled one way or the other

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from viscera.errors import ConfigError
+from viscera.core.errors import ConfigError
 from viscera.evaluation.results import FORMS, Results
 from viscera.evaluation.scores import FLARE22, CaseScore, Evaluation, Failure, Tolerance
 from viscera.evaluation.tables import Table, case_line, cases_text, p_text, scores_csv, summary_table, summary_text

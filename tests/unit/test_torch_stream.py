@@ -11,15 +11,15 @@ torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-from viscera.config import ScnConfig, UNetConfig  # noqa: E402
-from viscera.engines.torch_stream import (  # noqa: E402
+from viscera.core.config import ScnConfig, UNetConfig  # noqa: E402
+from viscera.engines.torch_tiled import (  # noqa: E402
     fitting_planes,
     least_bytes,
     streamed_answer,
     streamed_bytes,
     whole_bytes,
 )
-from viscera.networks import SpatialConfigurationNet, UNet, disagreement  # noqa: E402
+from viscera.model.networks import SpatialConfigurationNet, UNet, disagreement  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
-from viscera.errors import ConfigError, ReadError, WriteError
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
+from viscera.core.errors import ConfigError, ReadError, WriteError
 from viscera.training import checkpoint as checkpoints
 from viscera.training.checkpoint import (
     Checkpoint,
@@ -31,10 +31,10 @@ from viscera.training.checkpoint import (
     write_checkpoint,
 )
 from viscera.training.config import IDENTITY, TrainConfig, read_train_config, without_augmentation
+from viscera.training.log import append_record, cut_back
 from viscera.training.losses import localisation_loss, one_hot, segmentation_loss
-from viscera.training.order import CaseOrder, Sample, prepared, sample_generator
-from viscera.training.runlog import append_record, cut_back
-from viscera.training.trainer import (
+from viscera.training.sampler import CaseOrder, Sample, prepared, sample_generator
+from viscera.training.step import (
     STEPS_TO_DOUBLE,
     LossScale,
     NotFiniteError,
@@ -483,7 +483,7 @@ def said_by(body: str) -> str:
     """What `body` prints in a process of its own: signals are for nothing else that the tests have loaded."""
     script = f"""
 import signal
-from viscera.training.signals import held_signals
+from viscera.training.interrupts import held_signals
 signal.signal(signal.SIGINT, signal.default_int_handler)
 {body}
 """
@@ -572,7 +572,7 @@ def test_a_settings_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_settings_of_a_run_come_back_from_its_json(tmp_path):
-    from viscera.config import from_dict
+    from viscera.core.config import from_dict
 
     config = dataclasses.replace(CONFIG, schedule="cosine", iterations=7)
     assert from_dict(TrainConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config

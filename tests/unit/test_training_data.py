@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from viscera.config import ModelConfig
-from viscera.errors import ConfigError, ReadError
-from viscera.training.cases import FORMAT, Cache, CacheSettings, CaseEntry, Manifest
+from viscera.core.config import ModelConfig
+from viscera.core.errors import ConfigError, ReadError
+from viscera.synthesis.anatomy import ANATOMIES, Anatomy
+from viscera.synthesis.tissues import Tissue
+from viscera.training.cache import FORMAT, Cache, CacheSettings, CaseEntry, Manifest
 from viscera.training.config import RealConfig, TrainConfig
-from viscera.training.data import PreparedData, SyntheticData
-from viscera.training.synthesis.anatomy import ANATOMIES, Anatomy
-from viscera.training.synthesis.tissues import Tissue
+from viscera.training.data_sources import PreparedData, SyntheticData
 
 ORGAN_NAMES = ("liver", "kidney", "spleen", "pancreas")
 

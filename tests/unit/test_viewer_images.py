@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from viscera.errors import GeometryError
-from viscera.geometry import Grid, Reorientation
-from viscera.labels import ORGANS
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Grid, Reorientation
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap, Volume
+from viscera.viewer.display_images import MARGIN_MM, around_organs, fitted, on_grid
 from viscera.viewer.nifti_image import NiftiImage
 from viscera.viewer.organs import known_labels, organ_rows
 from viscera.viewer.provenance import shape_notes
-from viscera.viewer.shown import MARGIN_MM, around_organs, fitted, on_grid
-from viscera.volume import LabelMap, Volume
 
 # Voxels run to the feet, to the front and to the left, a little oblique.
 GRID = Grid(

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from viscera.errors import ReadError, WriteError
-from viscera.geometry import Grid
-from viscera.labels import ORGANS
-from viscera.quality import Verdict
+from viscera.core.errors import ReadError, WriteError
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS
+from viscera.core.volume import LabelMap, Volume
+from viscera.quality.rules import Verdict
 from viscera.viewer.html_report import LIMIT_BYTES, ReportContent, report_html
 from viscera.viewer.organs import OrganRow, organ_rows
 from viscera.viewer.page import ASSETS, NIIVUE, NOTICES, notes_section, organs_section, script_data
 from viscera.viewer.pictures import Picture
 from viscera.viewer.provenance import digest_words
 from viscera.viewer.run_facts import OrganVerdict, read_run_facts
-from viscera.volume import LabelMap, Volume
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&<!--"
 

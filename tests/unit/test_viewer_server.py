@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from viscera.errors import ConfigError
-from viscera.geometry import Grid
+from viscera.core.errors import ConfigError
+from viscera.core.geometry import Grid
 from viscera.viewer.nifti_image import NiftiImage
 from viscera.viewer.server import Item, ViewerServer
 

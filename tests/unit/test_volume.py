@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from viscera.errors import GeometryError
-from viscera.geometry import Grid
-from viscera.volume import LabelMap, Volume
+from viscera.core.errors import GeometryError
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap, Volume
 
 GRID = Grid(shape_zyx=(4, 5, 6), affine=np.diag([3.0, 2, 1, 1]))
 

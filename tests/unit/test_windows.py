@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viscera.engines.windows import Window, covering_windows
+from viscera.engines.tiles import Window, covering_windows
 
 DEPTHS = st.integers(1, 200)
 PLANES = st.integers(1, 60)

@@ -12,11 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from viscera import write
-from viscera.errors import WriteError
-from viscera.geometry import Grid
-from viscera.volume import LabelMap, Volume
-from viscera.write import remove_left_files, write_bytes, write_label_map, write_text, write_volume
+from viscera.core import files as write
+from viscera.core.errors import WriteError
+from viscera.core.files import remove_left_files, write_bytes, write_text
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap, Volume
+from viscera.formats import nifti_write
+from viscera.formats.nifti_write import write_label_map, write_volume
 
 OBLIQUE = np.array([[0.0, 0.6, 0.8], [0.0, 0.8, -0.6], [1.0, 0.0, 0.0]])  # columns: z, y, x
 
@@ -143,7 +145,7 @@ def test_nothing_is_left_when_writing_stops(tmp_path, monkeypatch, fault, raised
         file.write(header)
         raise fault
 
-    monkeypatch.setattr(write, "_write_image", stop)
+    monkeypatch.setattr(nifti_write, "_write_image", stop)
     with pytest.raises(raised):
         write_label_map(label_map(), path)
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"what was there"]

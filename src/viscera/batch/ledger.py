@@ -11,10 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from viscera.digests import path_digest
-from viscera.errors import ReadError, reason
-from viscera.report import Failure, plain_values
-from viscera.write import write_bytes, write_text
+from viscera.core.checksums import path_digest
+from viscera.core.errors import ReadError, reason
+from viscera.core.files import write_bytes, write_text
+from viscera.viewer.run_report import Failure, plain_values
 
 SCHEMA = "viscera.ledger/1"
 FOLDER = "ledger"
@@ -34,7 +34,7 @@ class Basis:
     """What a result rests on; with any of these changed, the case is to be done again.
 
     Attributes:
-        input_sha256: Of the scan's file or folder, see `viscera.digests.path_digest`.
+        input_sha256: Of the scan's file or folder, see `viscera.core.checksums.path_digest`.
         card_sha256: Of the bundle's card, which holds the sha256 of all of its files.
         options_sha256: Of the options that change what is written.
     """
@@ -128,7 +128,7 @@ class Ledger:
             return None
 
     def write(self, entry: Entry) -> None:
-        """Nothing; writes an entry, whole or not at all, and so that it outlives a power cut.
+        """Write an entry, whole or not at all, and so that it outlives a power cut.
 
         Raises:
             WriteError: If it cannot be written.
@@ -136,7 +136,7 @@ class Ledger:
         write_text(entry.text(), self.path(entry.name), durable=True)
 
     def require_room(self) -> None:
-        """Nothing; makes the ledger's folder if need be.
+        """Make the ledger's folder if need be.
 
         Raises:
             WriteError: If it cannot be written to, or its disk has not a MiB left.

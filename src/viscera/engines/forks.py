@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import Any
 
-from viscera.errors import ConfigError
+from viscera.core.errors import ConfigError
 
 # Held while a library is imported and while networks are read: a fork waits for that, as it takes less than a second.
 # There is one for all engines since the libraries' own locks are the process's, too. Python's `logging` does the same.
@@ -23,13 +23,13 @@ _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def keep_in_forks(engine: Any) -> None:
-    """Has no forked child ever delete `engine` and what it holds, not even as it ends."""
+    """Have no forked child ever delete `engine` and what it holds, not even as it ends."""
     with loading:
         _engines.add(engine)
 
 
 def require_process(process: int | None, *, has: str) -> None:
-    """Raises ConfigError if `process`, the number of the one that has done what `has` says, is another one.
+    """Raise ConfigError if `process`, the number of the one that has done what `has` says, is another one.
 
     It takes no lock, so that it can be asked first in a child.
     """

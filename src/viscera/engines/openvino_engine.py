@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -14,11 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.bundle import STAGES, Bundle, Stage
-from viscera.engines import Answer, require_image
-from viscera.engines.compiled_cache import prepared_folder
+from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError, reason
+from viscera.core.memory import require_memory, resident_bytes
+from viscera.engines.engine import Answer, require_image
 from viscera.engines.forks import keep_in_forks, loading, require_process
-from viscera.engines.openvino_parts import (
+from viscera.engines.openvino_cache import prepared_folder
+from viscera.engines.openvino_import import import_openvino
+from viscera.engines.openvino_tiled import (
     Shape,
     WindowedNetwork,
     fitting_planes,
@@ -26,8 +27,7 @@ from viscera.engines.openvino_parts import (
     least_bytes,
     whole_bytes,
 )
-from viscera.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError, reason
-from viscera.memory import require_memory, resident_bytes
+from viscera.model.bundle import STAGES, Bundle, Stage
 
 # Without a limit a network is computed at once up to this, and beyond it in windows that stay within: at most 0.6 of
 # the memory for at most half as much time again.
@@ -39,9 +39,6 @@ LEAST_BYTES = 300 * 10**6
 # What ONNX calls the place of weights outside the graph (key of TensorProto.external_data, onnx.proto).
 EXTERNAL_DATA = b"location"
 
-# OpenVINO's Python package loads this converter, which reports each import to a web analytics service and needs as
-# much time as the rest of the import. Graphs are read without it.
-_REPORTING_MODULE = "openvino.tools.ovc"
 _log = logging.getLogger(__name__)
 
 
@@ -120,11 +117,11 @@ class OpenVinoEngine:
         return self._asked
 
     def prepare(self) -> None:
-        """Starts loading OpenVINO and reading both graphs in the background; errors appear in the first `run`."""
+        """Start loading OpenVINO and reading both graphs in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
     def announce(self, stage: Stage, shape: Shape, *, beside: int = 0) -> None:
-        """Refuses what cannot fit, and starts compiling the stage's network for `shape`; see `Engine.announce`."""
+        """Refuse what cannot fit, and starts compiling the stage's network for `shape`; see `Engine.announce`."""
         _begin_compiling()
         self._require_memory(stage, shape, beside)
         threading.Thread(target=self._compile_ahead, args=(stage, shape), name="viscera-compile").start()
@@ -168,7 +165,7 @@ class OpenVinoEngine:
         return self._memory_limit - held
 
     def _require_memory(self, stage: Stage, shape: Shape, beside: int = 0) -> None:
-        """Raises MemoryBudgetError if the network cannot run within the limit, with `beside` bytes more in use."""
+        """Raise MemoryBudgetError if the network cannot run within the limit, with `beside` bytes more in use."""
         if self._memory_limit is not None:
             parts = layout(stage, self._bundle.card.model)
             needed = least_bytes(parts, shape, self._itemsize)
@@ -279,26 +276,6 @@ class WholeNetwork:
         answer = Answer(*(request.get_output_tensor(number).data for number in range(len(self._compiled.outputs))))
         self._compiled.release_memory()
         return answer
-
-
-def import_openvino() -> Any:
-    """The module `openvino`, imported so that it reports nothing to anyone.
-
-    Its Python package sends an event to a web analytics service on every import unless the user has opted out. The
-    part that does so, its model converter, is kept from loading; OpenVINO itself treats that part as optional, and only
-    `openvino.convert_model` is missing then. A program that has imported openvino before has had its own event, which
-    cannot be undone here.
-    """
-    with loading:
-        kept_out = "openvino" not in sys.modules and _REPORTING_MODULE not in sys.modules
-        if kept_out:
-            sys.modules[_REPORTING_MODULE] = None  # type: ignore[assignment]  # makes its import fail
-        try:
-            import openvino
-        finally:
-            if kept_out:
-                sys.modules.pop(_REPORTING_MODULE, None)
-    return openvino
 
 
 def _begin_compiling() -> None:

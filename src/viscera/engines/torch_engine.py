@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.bundle import STAGES, Bundle, Stage
-from viscera.config import ModelConfig
-from viscera.engines import Answer, require_image
+from viscera.core.config import ModelConfig
+from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
+from viscera.core.memory import require_memory
+from viscera.engines.engine import Answer, require_image
 from viscera.engines.forks import require_process
-from viscera.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
-from viscera.memory import require_memory
+from viscera.model.bundle import STAGES, Bundle, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,11 +82,11 @@ class TorchEngine:
         return self._make_again, ()
 
     def prepare(self) -> None:
-        """Starts reading both networks in the background; errors appear in the first `run`."""
+        """Start reading both networks in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
     def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
-        """Raises MemoryBudgetError for what cannot fit; nothing is compiled, and `beside` lies on the host."""
+        """Raise MemoryBudgetError for what cannot fit; nothing is compiled, and `beside` lies on the host."""
         require_process(self._process, has="has loaded torch")
         self._planes(stage, shape)
 
@@ -110,7 +110,7 @@ class TorchEngine:
 
     def _planes(self, stage: Stage, shape: tuple[int, ...]) -> int | None:
         """How many planes of the image may flow through the network at once for the limit; None for all of it."""
-        from viscera.engines.torch_stream import fitting_planes, least_bytes, whole_bytes
+        from viscera.engines.torch_tiled import fitting_planes, least_bytes, whole_bytes
 
         model, itemsize = self._bundle.card.model, 2 if self.precision == "bf16" else 4
         unet = model.localiser if stage == "localise" else model.scn.local
@@ -123,7 +123,7 @@ class TorchEngine:
     def _infer(self, stage: Stage, image: Tensor, planes: int | None) -> Answer:
         import torch
 
-        from viscera.engines.torch_stream import streamed_answer
+        from viscera.engines.torch_tiled import streamed_answer
 
         network = self._networks[stage]
         autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -154,7 +154,7 @@ class TorchEngine:
 
 def answered(stage: Stage, output: Any, model: ModelConfig) -> tuple[Tensor, ...]:
     """What `Engine.run` gives of a stage's network's `output`: logits, or probabilities and disagreement."""
-    from viscera.networks import disagreement
+    from viscera.model.networks import disagreement
 
     if stage == "localise":
         return (output,)
@@ -176,7 +176,7 @@ def load_network(stage: Stage, model: ModelConfig, weights: Path) -> nn.Module:
         MissingExtraError: If torch or safetensors is not installed.
     """
     import_torch()
-    from viscera.networks import SpatialConfigurationNet, UNet
+    from viscera.model.networks import SpatialConfigurationNet, UNet
 
     network = UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
     tensors = read_weights(weights)

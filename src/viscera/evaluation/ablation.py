@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.bundle import Bundle, Stage
-from viscera.config import ModelConfig
-from viscera.engines import Answer, Engine, require_image
-from viscera.geometry import Box, Grid
+from viscera.core.config import ModelConfig
+from viscera.core.geometry import Box, Grid
+from viscera.engines.engine import Answer, Engine, require_image
+from viscera.model.bundle import Bundle, Stage
 from viscera.preprocess import fitted_grid
 
 if TYPE_CHECKING:

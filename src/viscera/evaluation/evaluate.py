@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.components import label_boxes
-from viscera.errors import GeometryError, MemoryBudgetError, ReadError, VisceraError
+from viscera.core.components import label_boxes
+from viscera.core.errors import GeometryError, MemoryBudgetError, ReadError, VisceraError
+from viscera.core.geometry import Grid, Ranges
+from viscera.core.organs import BACKGROUND, Organ
+from viscera.core.volume import LabelMap
+from viscera.evaluation.false_components import parts_apart
 from viscera.evaluation.metrics import header_spacing, mask_agreement
 from viscera.evaluation.pairing import Files, Pairs, pair_files
-from viscera.evaluation.parts import parts_apart
 from viscera.evaluation.scores import CaseScore, Evaluation, Failure, ScoringConfig
-from viscera.geometry import Grid, Ranges
-from viscera.label_grids import ORIENTATIONS, joint_grid
-from viscera.labels import BACKGROUND, Organ
-from viscera.volume import LabelMap
+from viscera.formats.label_grids import ORIENTATIONS, joint_grid
 
 if TYPE_CHECKING:
-    from viscera.label_maps import LabelFile
+    from viscera.formats.label_maps import LabelFile
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def _scored_files(case: str, reference: Path, prediction: Path | None, *, config
 
 def _read_pair(reference: Path, prediction: Path, config: ScoringConfig) -> tuple[LabelFile, LabelFile]:
     """Both label files, those that hold a part of the scan on the grid of the other one, or on a common one."""
-    from viscera.label_maps import read_label_file
+    from viscera.formats.label_maps import read_label_file
 
     expected, found = read_label_file(reference, config.organs), read_label_file(prediction, config.organs)
     grids = expected.label_map.grid, found.label_map.grid

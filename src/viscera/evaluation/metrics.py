@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import ConfigError, GeometryError
-from viscera.evaluation.surfaces import surface_distances
-from viscera.geometry import Grid, Ranges, Vector
+from viscera.core.errors import ConfigError, GeometryError
+from viscera.core.geometry import Grid, Ranges, Vector
+from viscera.evaluation.surface_distances import surface_distances
 
 EmptyRule = Literal["flare", "nan"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera.errors import ReadError
-from viscera.inputs import LABEL_SUFFIXES, SEG_ENDING, case_name, find_label_files
-from viscera.label_maps import organ_masks
-from viscera.labels import ORGANS
+from viscera.core.errors import ReadError
+from viscera.core.organs import ORGANS
+from viscera.formats.inputs import LABEL_SUFFIXES, SEG_ENDING, case_name, find_label_files
+from viscera.formats.label_maps import organ_masks
 
 Files = Path | Mapping[str, Path]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.evaluation.chart import COLOURS, FONT_PX, GREY, GRID, INK, Axis, Canvas, Colour, Point, faded
+from viscera.drawing.canvas import COLOURS, FONT_PX, GREY, GRID, INK, Axis, Canvas, Colour, Point, faded
 from viscera.evaluation.scores import CaseScore, Evaluation, Measure
-from viscera.evaluation.summary import scored_organs
+from viscera.evaluation.statistics import scored_organs
 
 _Values = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import ConfigError
-from viscera.evaluation.comparison import average_ranks
+from viscera.core.errors import ConfigError
 from viscera.evaluation.scores import Evaluation, Measure
-from viscera.evaluation.summary import case_values, scored_organs
+from viscera.evaluation.significance import average_ranks
+from viscera.evaluation.statistics import case_values, scored_organs
 
 RANKED = ("dsc", "nsd")
 

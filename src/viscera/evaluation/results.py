@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from viscera.errors import ConfigError
-from viscera.evaluation.comparison import Comparison, compare
+from viscera.core.errors import ConfigError
 from viscera.evaluation.ranking import MethodRank, rank_methods
 from viscera.evaluation.scores import Evaluation
-from viscera.evaluation.summary import OrganSummary, summary_of
+from viscera.evaluation.significance import Comparison, compare
+from viscera.evaluation.statistics import OrganSummary, summary_of
 from viscera.evaluation.tables import (
     Table,
     comparison_json,

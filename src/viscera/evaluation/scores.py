@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from viscera.config import from_dict
-from viscera.errors import ConfigError
+from viscera.core.config import from_dict
+from viscera.core.errors import ConfigError
+from viscera.core.organs import ORGANS, Organ
 from viscera.evaluation.metrics import EMPTY_SCORES, FLARE_TOLERANCE_MM, EmptyRule
-from viscera.labels import ORGANS, Organ
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from viscera.evaluation.comparison import Comparison
 from viscera.evaluation.ranking import MethodRank
 from viscera.evaluation.scores import CaseScore, Evaluation, Measure
-from viscera.evaluation.summary import OrganSummary, Spread, case_values, scored_organs, summary_of
+from viscera.evaluation.significance import Comparison
+from viscera.evaluation.statistics import OrganSummary, Spread, case_values, scored_organs, summary_of
 
 # Shown in tables as remarks or in files, not as columns.
 _REMARKED = ("false_parts", "false_ml", "missed_parts", "missed_ml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viscera.geometry import Grid, Size, Vector
+from viscera.core.geometry import Grid, Size, Vector
 from viscera.training.config import AugmentConfig
 
 _NODES = 8
@@ -113,17 +112,6 @@ def jitter_intensity(image: Tensor, config: AugmentConfig, rng: np.random.Genera
     return changed
 
 
-def smooth_maps(maps: Tensor, sigma_vox: float) -> Tensor:
-    """Maps (c, z, y, x) smoothed by a Gaussian of `sigma_vox` voxels, edges repeated."""
-    if sigma_vox == 0:
-        return maps
-    result = maps
-    for axis in (1, 2, 3):
-        matrix = smoothing_matrix(maps.shape[axis], sigma_vox, maps.device)
-        result = torch.tensordot(matrix, result, dims=([1], [axis])).movedim(0, axis)
-    return result
-
-
 def _affine_part(warp: Warp, source: Grid, target: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The matrix and the constant that turn voxels of `target` into positions in `source`, without the spline."""
     offset, step = (np.array(values) for values in target.positions_in(source))
@@ -152,13 +140,3 @@ def _spline_weights(count: int) -> Tensor:
     for place, part in enumerate(parts):
         np.add.at(weights, (np.arange(count), np.clip(first - 1 + place, 0, _NODES - 1)), part / 6)
     return torch.from_numpy(weights).float()
-
-
-def smoothing_matrix(count: int, sigma_vox: float, device: torch.device) -> Tensor:
-    """Weights (count, count) of a Gaussian cut at three sigmas; what falls over an end counts for the end."""
-    reach = math.ceil(3 * sigma_vox)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma_vox) ** 2)
-    weights = np.zeros((count, count))
-    columns = np.clip(np.arange(count)[:, None] + np.arange(-reach, reach + 1), 0, count - 1)
-    np.add.at(weights, (np.arange(count)[:, None], columns), kernel / kernel.sum())
-    return torch.from_numpy(weights).float().to(device)

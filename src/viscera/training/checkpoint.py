@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from viscera.errors import ReadError, WriteError, reason
+from viscera.core.errors import ReadError, WriteError, reason
 
 # Files stay below 16 MB (megabytes, not mebibytes), headers included.
 LARGEST_FILE_BYTES = 15_000_000
@@ -122,7 +122,7 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def drop_checkpoints(run: Path, *, newest: int, best: int | None = None) -> None:
-    """Nothing; deletes all but the `newest` so many checkpoints and that of iteration `best`."""
+    """Delete all but the `newest` so many checkpoints and that of iteration `best`."""
     iterations = checkpoint_iterations(run)
     for iteration in iterations[: max(0, len(iterations) - newest)]:
         if iteration != best:
@@ -130,7 +130,7 @@ def drop_checkpoints(run: Path, *, newest: int, best: int | None = None) -> None
 
 
 def forget_after(run: Path, iteration: int) -> None:
-    """Nothing; deletes what a training that goes on from `iteration` will write anew, and leftovers of killed ones."""
+    """Delete what a training that goes on from `iteration` will write anew, and leftovers of killed ones."""
     for later in checkpoint_iterations(run):
         if later > iteration:
             _delete(checkpoint_folder(run, later))

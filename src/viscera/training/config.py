@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from viscera.config import ModelConfig, from_dict
-from viscera.errors import ConfigError, ReadError, reason
+from viscera.core.config import ModelConfig, from_dict
+from viscera.core.errors import ConfigError, ReadError, reason
+from viscera.synthesis.config import SynthesisConfig
 from viscera.training.energy import EnergyConfig
-from viscera.training.synthesis.config import SynthesisConfig
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from viscera.networks import Layers, UNet
+from viscera.model.networks import Layers, UNet
 
 _CHANNELS_LAST = torch.channels_last_3d
 _TRIPLE = [1, 1, 1]

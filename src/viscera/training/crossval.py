@@ -17,27 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viscera.bundle import STAGES, Stage
-from viscera.config import ModelConfig, organ_table
-from viscera.errors import ConfigError, ReadError
+from viscera.core.config import ModelConfig, organ_table
+from viscera.core.errors import ConfigError, ReadError
+from viscera.core.files import write_bytes
+from viscera.core.geometry import Grid
+from viscera.core.organs import Organ
+from viscera.core.volume import LabelMap, Volume
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.scores import CaseScore, Evaluation, ScoringConfig
-from viscera.geometry import Grid
-from viscera.labels import Organ
+from viscera.formats.nifti_write import write_label_map
+from viscera.model.bundle import STAGES, Stage
 from viscera.pipeline import Allowed, segment_volume
 from viscera.read import read_label_map, read_volume
-from viscera.training.cases import Cache, CaseEntry, file_sha256
+from viscera.training.cache import Cache, CaseEntry, file_sha256
 from viscera.training.config import TrainConfig
-from viscera.training.crossval_files import Effort, efforts, label_file, read_score, write_score, write_tables
+from viscera.training.crossval_results import Effort, efforts, label_file, read_score, write_score, write_tables
 from viscera.training.datasets import LabelMapping, read_ids
-from viscera.training.runs import TrainedRun, finished_run, joint_model, read_run, run_bundle
+from viscera.training.run_folder import TrainedRun, finished_run, joint_model, read_run, run_bundle
 from viscera.training.splits import Fold, Splits, kept_splits, read_splits, seeded_splits
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_bytes, write_label_map
 
 if TYPE_CHECKING:
-    from viscera.engines import Engine
-    from viscera.evaluation.case_figure import CaseRow
+    from viscera.engines.engine import Engine
+    from viscera.evaluation.overlay_cases import CaseRow
     from viscera.training.monitor import Monitor
 
 # So many held-out cases show how a training goes; no choice is made by them.
@@ -153,7 +154,7 @@ class _Work:
         return ScoringConfig(organs=self.organs)
 
     def check(self) -> None:
-        """Raises ConfigError if the network has not one label per organ of the cache; returns nothing."""
+        """Raise ConfigError if the network has not one label per organ of the cache."""
         labels = len(self.organs) + 1
         for stage, config in self.configs.items():
             if config.model.scn.labels != labels:
@@ -171,7 +172,7 @@ class _Work:
         return seeded_splits(self.cache.names, self.options.folds, self.options.seed)
 
     def finish_fold(self, number: int, fold: Fold) -> None:
-        """Nothing; trains both networks of a fold, then predicts and scores what is not scored yet."""
+        """Train both networks of a fold, then predicts and scores what is not scored yet."""
         from viscera.engines.torch_engine import TorchEngine
 
         folder = self.run / f"fold{number}"
@@ -198,7 +199,7 @@ class _Work:
         return {**{f"{stage} weights": digest for stage, digest in weights.items()}, **sources}
 
     def _trained(self, number: int, stage: Stage, fold: Fold) -> TrainedRun:
-        from viscera.training.loop import train
+        from viscera.training.train import train
 
         config, folder = self.configs[stage], self.run / f"fold{number}" / stage
         if (finished := finished_run(folder, stage, config)) is not None:
@@ -272,8 +273,8 @@ class _Work:
         return tuple(scores)
 
     def draw_figures(self, evaluations: Mapping[int, Evaluation]) -> None:
-        """Nothing; draws the best and the worst cases of all finished folds."""
-        from viscera.evaluation.case_figure import cases_png, ranked_cases
+        """Draw the best and the worst cases of all finished folds."""
+        from viscera.evaluation.overlay_cases import cases_png, ranked_cases
 
         scores = [score for evaluation in evaluations.values() for score in evaluation.scores]
         fold_of = {case: number for number, evaluation in evaluations.items() for case in evaluation.cases}
@@ -290,7 +291,7 @@ class _Work:
             write_bytes(cases_png(rows, plane="coronal", organs=self.organs), self.run / "cases_coronal.png")
 
     def _figure_row(self, title: str, case: str, fold: int, scores: Sequence[CaseScore]) -> CaseRow:
-        from viscera.evaluation.case_figure import CaseRow
+        from viscera.evaluation.overlay_cases import CaseRow
 
         entry = self.cache.entry(case)
         volume = read_unchanged(entry)
@@ -304,7 +305,7 @@ class _Work:
 
 
 def require_sources(entries: Sequence[CaseEntry]) -> None:
-    """Nothing; raises ReadError if a source is not in its place, before hours are spent on training.
+    """Raise ReadError if a source is not in its place, before hours are spent on training.
 
     One case is read, which shows that whatever reads its format is installed.
     """

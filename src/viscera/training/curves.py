@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import VisceraError
-from viscera.evaluation.chart import COLOURS, ENLARGED, GREY, GRID, INK, Axis, Canvas, Colour, faded
-from viscera.training.history import LOG_NAME, Curve, read_curves
+from viscera.core.errors import VisceraError
+from viscera.core.files import write_bytes
+from viscera.drawing.canvas import COLOURS, ENLARGED, GREY, GRID, INK, Axis, Canvas, Colour, faded
+from viscera.training.log_reader import LOG_NAME, Curve, read_curves
 from viscera.training.monitor import StepRecord, ValidationRecord
-from viscera.write import write_bytes
 
 _Points = NDArray[np.float64]
 
@@ -276,7 +276,7 @@ class CurvesMonitor:
             self._next = self._clock() + self._pause_s
 
     def close(self) -> None:
-        """Draws the last picture."""
+        """Draw the last picture."""
         if self._told:
             self._draw()
 

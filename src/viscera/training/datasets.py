@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.errors import ConfigError, ReadError, reason
-from viscera.geometry import Grid
-from viscera.inputs import find_label_files, list_inputs
-from viscera.label_maps import organ_masks, read_label_file
-from viscera.labels import ORGANS, Organ, named_organ
-from viscera.lists import read_list
-from viscera.training.cases import UNKNOWN_LABEL, LabelRule, Refusal
-from viscera.volume import LabelMap
+from viscera.core.errors import ConfigError, ReadError, reason
+from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS, Organ, named_organ
+from viscera.core.volume import LabelMap
+from viscera.formats.case_lists import read_list
+from viscera.formats.inputs import find_label_files, list_inputs
+from viscera.formats.label_maps import organ_masks, read_label_file
+from viscera.training.cache import UNKNOWN_LABEL, LabelRule, Refusal
 
 # What nnU-Net, FLARE and AbdomenCT-1K put behind a case's name to number its images; only CT, number 0, is read.
 _CHANNEL = "_0000"

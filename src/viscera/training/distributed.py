@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from viscera.errors import ConfigError
+from viscera.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class World:
         return tuple(f"cuda:{index}" for index in range(min(self.size, torch.cuda.device_count())))
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Nothing; replaces the tensors, of one dtype, by their means over all processes."""
+        """Replace the tensors, of one dtype, by their means over all processes."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])

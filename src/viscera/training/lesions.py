@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from viscera.geometry import Grid, Vector
-from viscera.training.cases import TrainingCase
+from viscera.core.geometry import Grid, Vector
+from viscera.training.cache import TrainingCase
 from viscera.training.config import TrainConfig
 
 # The push fades out at so many radii from the middle.

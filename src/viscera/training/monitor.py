@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from viscera.errors import MissingExtraError
+from viscera.core.errors import MissingExtraError
 
 # Places after the decimal point that a log keeps; more say nothing about a training.
 _LOSS_DIGITS = 6
@@ -80,13 +80,13 @@ class Monitor(Protocol):
     """Whoever watches a training; called between steps, so it must be quick."""
 
     def step(self, record: StepRecord) -> None:
-        """Takes note of the steps since the last record."""
+        """Take note of the steps since the last record."""
 
     def validated(self, record: ValidationRecord) -> None:
-        """Takes note of a validation."""
+        """Take note of a validation."""
 
     def close(self) -> None:
-        """Ends the watch, also after an error or an interrupt."""
+        """End the watch, also after an error or an interrupt."""
 
 
 class Silent:
@@ -109,17 +109,17 @@ class Tee:
         self.monitors = tuple(monitors)
 
     def step(self, record: StepRecord) -> None:
-        """Tells all of them."""
+        """Tell all of them."""
         for monitor in self.monitors:
             monitor.step(record)
 
     def validated(self, record: ValidationRecord) -> None:
-        """Tells all of them."""
+        """Tell all of them."""
         for monitor in self.monitors:
             monitor.validated(record)
 
     def close(self) -> None:
-        """Closes all of them."""
+        """Close all of them."""
         for monitor in self.monitors:
             monitor.close()
 
@@ -147,19 +147,19 @@ class TerminalMonitor:
         self._progress: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
 
     def step(self, record: StepRecord) -> None:
-        """Writes the line anew, at most five times per second."""
+        """Write the line anew, at most five times per second."""
         self._progress.append((record.iteration, record.seconds))
         self._step = record
         if self._clock() >= self._next or record.iteration >= record.iterations:
             self._write()
 
     def validated(self, record: ValidationRecord) -> None:
-        """Writes the line anew."""
+        """Write the line anew."""
         self._scores = record
         self._write()
 
     def close(self) -> None:
-        """Leaves the last line standing and moves on to the next."""
+        """Leave the last line standing and moves on to the next."""
         if self._shown and self._step is not None:
             self._write()
             self._print("\n")
@@ -212,17 +212,17 @@ class TensorBoardMonitor:
         self._writer: Any = SummaryWriter(str(folder))
 
     def step(self, record: StepRecord) -> None:
-        """Writes loss, terms, learning rate and iterations per second."""
+        """Write loss, terms, learning rate and iterations per second."""
         values = {"loss/all": record.loss, "learning rate": record.learning_rate, "iterations per second": record.rate}
         values |= {f"loss/{name}": value for name, value in record.terms.items()}
         self._add(values, record.iteration)
 
     def validated(self, record: ValidationRecord) -> None:
-        """Writes the DSC of each organ."""
+        """Write the DSC of each organ."""
         self._add({f"validation DSC/{organ}": value for organ, value in record.validation.items()}, record.iteration)
 
     def close(self) -> None:
-        """Writes what is still in memory."""
+        """Write what is still in memory."""
         self._writer.close()
 
     def _add(self, values: Mapping[str, float], iteration: int) -> None:

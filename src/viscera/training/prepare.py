@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.bundle import STAGES, Stage
-from viscera.config import ModelConfig, StageConfig
+from viscera.core.config import ModelConfig, StageConfig
+from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError
+from viscera.core.files import write_bytes, write_text
+from viscera.core.geometry import Box, Grid, Ranges, Size
+from viscera.core.resample import axis_maps, nearest_labels, resample
+from viscera.core.volume import LabelMap, Volume
 from viscera.crop import region_box, region_grid
-from viscera.errors import ConfigError, GeometryError, ReadError, VisceraError
-from viscera.geometry import Box, Grid, Ranges, Size
+from viscera.model.bundle import STAGES, Stage
 from viscera.preprocess import fitted_grid
 from viscera.read import read_volume
-from viscera.resample import axis_maps, resample
-from viscera.training.cases import (
+from viscera.training.cache import (
     CASES,
     FORMAT,
     MANIFEST,
@@ -40,8 +42,6 @@ from viscera.training.cases import (
     read_record,
 )
 from viscera.training.datasets import Dataset, DatasetCase, LabelMapping, id_counts, read_ids
-from viscera.volume import LabelMap, Volume
-from viscera.write import write_bytes, write_text
 
 # How far a CT and its labels may lie apart: headers round orientations, which moves far corners a little.
 SAME_PLACE_MM = 0.1
@@ -259,7 +259,7 @@ def _kept(path: Path, hashes: list[str]) -> CaseEntry | None:
 def _stored(
     name: str, stage: Stage, volume: Volume, labels: LabelMap, place: tuple[Path, PrepareConfig]
 ) -> StoredArrays | None:
-    """Writes one stage's arrays of a case and returns where they are, None for segmentation without organs."""
+    """Write one stage's arrays of a case and return where they are, None for segmentation without organs."""
     from safetensors.numpy import save
 
     folder, config = place
@@ -270,7 +270,7 @@ def _stored(
     settings: StageConfig = getattr(config.model, stage)
     grid = stored_grid(volume.grid, organs, stage, config)
     image = np.rint(extended(volume.hu, volume.grid, grid, settings.sigma_mm)).astype(np.int16)
-    start, rimmed = _without_rim(nearest(labels.labels, volume.grid, grid))
+    start, rimmed = _without_rim(nearest_labels(labels.labels, volume.grid, grid))
     data = save({"image": image, "labels": rimmed})
     file = f"{name}.{stage}.safetensors"
     write_bytes(data, folder / file)
@@ -293,16 +293,6 @@ def extended(hu: NDArray[np.int16], source: Grid, target: Grid, sigma_mm: float)
     z, y, x = (axis.inside for axis in axis_maps(source, target))
     rim = [(part.start, count - part.stop) for part, count in zip((z, y, x), target.shape_zyx, strict=True)]
     return np.pad(image[z, y, x], rim, mode="edge")
-
-
-def nearest(labels: NDArray[np.uint8], source: Grid, target: Grid) -> NDArray[np.uint8]:
-    """The label of the source voxel that each voxel centre of `target` lies in, edges continued."""
-    offset, step = target.positions_in(source)
-    places = [
-        np.clip(np.rint(first + ratio * np.arange(count)).astype(int), 0, size - 1)
-        for first, ratio, count, size in zip(offset, step, target.shape_zyx, source.shape_zyx, strict=True)
-    ]
-    return np.ascontiguousarray(labels[np.ix_(*places)])
 
 
 def shown(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

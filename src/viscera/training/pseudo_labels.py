@@ -13,19 +13,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.bundle import ModelCard
-from viscera.clean import stray_parts
+from viscera.core.errors import ConfigError
+from viscera.core.volume import LabelMap, Volume
 from viscera.crop import region_grid
-from viscera.engines import Answer, Engine
-from viscera.errors import ConfigError
+from viscera.engines.engine import Answer, Engine
 from viscera.localise import organ_box
+from viscera.model.bundle import ModelCard
 from viscera.pipeline import fitted_scout
+from viscera.postprocess import stray_parts
 from viscera.preprocess import network_input
+from viscera.quality.measurements import network_signals
 from viscera.restore import restore_labels
 from viscera.segment import network_answer, segment_answer
-from viscera.signals import network_signals
-from viscera.training.cases import UNKNOWN_LABEL
-from viscera.volume import LabelMap, Volume
+from viscera.training.cache import UNKNOWN_LABEL
 
 
 @dataclass(frozen=True, kw_only=True)

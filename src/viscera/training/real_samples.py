@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from viscera.bundle import Stage
-from viscera.config import StageConfig
-from viscera.geometry import Box
-from viscera.training.augment import smooth_maps
-from viscera.training.cases import TrainingCase
+from viscera.core.config import StageConfig
+from viscera.core.geometry import Box
+from viscera.model.bundle import Stage
+from viscera.synthesis.fields import smooth_maps
+from viscera.training.cache import TrainingCase
 from viscera.training.config import RealConfig, TrainConfig
-from viscera.training.samples import Sample, training_sample
+from viscera.training.patches import Sample, training_sample
 
 # A slab shows at least this much of the organs' height.
 _LEAST_ORGANS_MM = 20.0

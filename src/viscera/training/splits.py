@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from viscera.errors import ConfigError, ReadError
-from viscera.write import write_text
+from viscera.core.errors import ConfigError, ReadError
+from viscera.core.files import write_text
 
 SPLITS = "splits.json"
 # Keeps this stream of random numbers apart from those of training with the same seed: `order` has 4 and 5, `trainer` 6.

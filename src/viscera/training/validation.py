@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from viscera.training.order import Sample
-from viscera.training.trainer import Trainer
+from viscera.training.sampler import Sample
+from viscera.training.step import Trainer
 
 
 @torch.no_grad()

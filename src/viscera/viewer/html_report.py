@@ -10,8 +10,10 @@ from html import escape
 
 import numpy as np
 
-import viscera
-from viscera.errors import WriteError
+from viscera.core.errors import WriteError
+from viscera.core.version import version
+from viscera.core.volume import LabelMap, Volume
+from viscera.viewer.display_images import MARGIN_MM, Shown, around_organs, fitted
 from viscera.viewer.nifti_image import NiftiImage
 from viscera.viewer.organs import OrganRow
 from viscera.viewer.page import (
@@ -28,8 +30,6 @@ from viscera.viewer.page import (
     script_data,
 )
 from viscera.viewer.pictures import PICTURE_WINDOW, Picture
-from viscera.viewer.shown import MARGIN_MM, Shown, around_organs, fitted
-from viscera.volume import LabelMap, Volume
 
 LIMIT_BYTES = 8_000_000
 # Where the fitting begins: about 1.3 mm for the organs of an adult.
@@ -126,7 +126,7 @@ def _page(content: ReportContent, shown: Shown | None, ct: bytes, labels: bytes)
                 _notices_section(),
             ],
             without="The pictures below need nothing.",
-            footer=f"Made by viscera {viscera.__version__}. This file asks nothing of any network.",
+            footer=f"Made by viscera {version()}. This file asks nothing of any network.",
         )
     )
 

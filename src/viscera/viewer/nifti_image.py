@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.adapters.nifti_header import packed_header
-from viscera.geometry import Grid
+from viscera.core.geometry import Grid
+from viscera.formats.nifti_header import packed_header
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.geometry import RAS_TO_LPS, Vector
-from viscera.labels import BACKGROUND, Organ
-from viscera.statistics import OrganStatistics, organ_statistics
+from viscera.core.geometry import RAS_TO_LPS, Vector
+from viscera.core.organs import BACKGROUND, Organ
+from viscera.core.volume import LabelMap, Volume
+from viscera.quality.statistics import OrganStatistics, organ_statistics
 from viscera.viewer.run_facts import OrganVerdict
-from viscera.volume import LabelMap, Volume
 
 
 @dataclass(frozen=True, kw_only=True)

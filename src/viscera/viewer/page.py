@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from viscera.quality import Verdict
+from viscera.quality.rules import Verdict
 from viscera.viewer.organs import OrganRow, viewer_entry
 
 ASSETS = Path(__file__).parent / "assets"

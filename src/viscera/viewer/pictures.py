@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viscera.evaluation.figures import LEVEL_HU, WINDOW_HU, draw_panel, organ_cuts, scene_of
-from viscera.labels import Organ
-from viscera.volume import LabelMap, Volume
+from viscera.core.organs import Organ
+from viscera.core.volume import LabelMap, Volume
+from viscera.drawing.overlay import LEVEL_HU, WINDOW_HU, draw_panel, organ_cuts, scene_of
 
 # Screens with fine pixels show the rest.
 _SHRINK = 0.64

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import viscera
-from viscera.digests import path_digest
-from viscera.geometry import Grid
-from viscera.report import utc_now
+from viscera.core.checksums import path_digest
+from viscera.core.geometry import Grid
+from viscera.core.version import version
+from viscera.viewer.run_report import utc_now
 
 # World axes and array axes that differ by more than this (a cosine) are worth a note.
 _OBLIQUE = 1e-3
@@ -22,7 +22,7 @@ def provenance_facts(ct: Path, labels: Path, grid: Grid) -> list[tuple[str, str]
     """
     spacing = " x ".join(f"{step:g}" for step in (round(step, 4) for step in grid.spacing_zyx_mm))
     return [
-        ("report made by", f"viscera {viscera.__version__}"),
+        ("report made by", f"viscera {version()}"),
         ("report made on", utc_now()),
         ("scan", f"{' x '.join(map(str, grid.shape_zyx))} voxels of {spacing} mm (z, y, x)"),
         ("CT", digest_words(ct)),
@@ -31,7 +31,7 @@ def provenance_facts(ct: Path, labels: Path, grid: Grid) -> list[tuple[str, str]
 
 
 def digest_words(path: Path) -> str:
-    """The sha256 of a file or folder in words, see `viscera.digests.path_digest`, which says what is raised."""
+    """The sha256 of a file or folder in words, see `viscera.core.checksums.path_digest`, which says what is raised."""
     sha256, files = path_digest(path)
     return f"{files} files, sha256 of their sorted sha256 {sha256}" if path.is_dir() else f"sha256 {sha256}"
 

@@ -1,4 +1,4 @@
-"""What the report of a run (`viscera.report`, JSON) says of one label map: verdicts, notes, what computed it."""
+"""What a run report (`viscera.viewer.run_report`) says of one label map: verdicts, notes, what computed it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from viscera.errors import ReadError, reason
-from viscera.quality import Verdict
-from viscera.report import SCHEMA
-from viscera.statistics import OrganStatistics
+from viscera.core.errors import ReadError, reason
+from viscera.quality.rules import Verdict
+from viscera.quality.statistics import OrganStatistics
+from viscera.viewer.run_report import SCHEMA
 
 # Far above the report of ten thousand cases.
 _LIMIT_BYTES = 256 << 20

@@ -7,7 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-import viscera
+from viscera.core.version import version
+from viscera.viewer.display_images import Shown
 from viscera.viewer.nifti_image import NiftiImage
 from viscera.viewer.organs import OrganRow
 from viscera.viewer.page import (
@@ -23,7 +24,6 @@ from viscera.viewer.page import (
     script_data,
 )
 from viscera.viewer.server import Item
-from viscera.viewer.shown import Shown
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -52,7 +52,7 @@ def served_items(shown: Shown, rows: Sequence[OrganRow], notes: Sequence[str]) -
             scripts=f'<script src="{NIIVUE}"></script>\n<script src="{SCRIPT}"></script>',
             sections=[organs_section(rows), notes_section(notes)],
             without="The table needs nothing.",
-            footer=f"viscera {viscera.__version__}. This page comes from your own machine; nothing is sent anywhere.",
+            footer=f"viscera {version()}. This page comes from your own machine; nothing is sent anywhere.",
         )
     )
     items[""] = Item(media_type="text/html; charset=utf-8", body=page.encode())

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from viscera.errors import ConfigError, reason
+from viscera.core.errors import ConfigError, reason
 from viscera.viewer.nifti_image import NiftiImage
 
 ADDRESS = "127.0.0.1"

@@ -1,0 +1,152 @@
+"""Arguments several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viscera.core.errors import ConfigError
+from viscera.core.memory import parse_bytes
+
+if TYPE_CHECKING:
+    from viscera.segmenter import CaseOptions, Segmenter
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "f32", "bf16")
+
+
+def add_machinery(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses model and hardware."""
+    group = parser.add_argument_group("model and hardware")
+    group.add_argument("--bundle", metavar="DIR_OR_NAME", help="another model bundle than the default")
+    group.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+    group.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="arithmetic of the networks (default: %(default)s)"
+    )
+    group.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
+    group.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        type=memory_size,
+        help="most memory to use, e.g. 800MB: of the whole process, or of the networks on a GPU",
+    )
+    group.add_argument(
+        "--no-cache", action="store_true", help="keep no compiled networks in your cache folder for the next run"
+    )
+
+
+def loaded_segmenter(args: argparse.Namespace) -> Segmenter:
+    """The segmenter that the arguments of `add_machinery` ask for; errors as `Segmenter.load` raises them."""
+    from viscera.segmenter import Segmenter
+
+    return Segmenter.load(
+        args.bundle,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        memory_limit=args.memory_limit,
+        cache=None if args.no_cache else cache_folder(os.environ, sys.platform),
+    )
+
+
+def add_writing(group: argparse._ArgumentGroup) -> None:
+    """Add what is written of each case, and in spite of what."""
+    group.add_argument(
+        "-f",
+        "--format",
+        choices=("nifti", "dicom-seg", "rtstruct"),
+        action="append",
+        help="write NAME.nii.gz, NAME_seg.dcm or NAME_rtstruct.dcm; these two need DICOM (repeatable; default: nifti)",
+    )
+    group.add_argument(
+        "--seg-type",
+        choices=("binary", "labelmap"),
+        default="binary",
+        help="type of DICOM SEG: binary, which all readers know, or labelmap, smaller and new (default: %(default)s)",
+    )
+    group.add_argument(
+        "--layout",
+        choices=("flat", "bids"),
+        default="flat",
+        help="how OUT is laid out: NAME.nii.gz, or as BIDS derivatives (default: %(default)s)",
+    )
+    group.add_argument(
+        "--clean",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="remove small stray parts of organs; what is removed is reported (default: as the bundle's card says)",
+    )
+    group.add_argument("--preview", action="store_true", help="write a picture NAME_preview.png beside each label file")
+    group.add_argument("--allow-mirrored", action="store_true", help="label a scan that is beyond doubt a mirror image")
+    group.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
+
+
+def case_options(args: argparse.Namespace) -> CaseOptions:
+    """What the arguments of `add_writing` and `--hu-offset` ask for."""
+    from viscera.cli.output_layouts import LAYOUTS
+    from viscera.segmenter import CaseOptions
+
+    return CaseOptions(
+        hu_offset=args.hu_offset,
+        allow_empty=args.allow_empty,
+        allow_mirrored=args.allow_mirrored,
+        preview=args.preview,
+        clean=args.clean,
+        side_files=LAYOUTS[args.layout].side_files,
+        formats=tuple(dict.fromkeys(args.format or ["nifti"])),
+        seg_type=args.seg_type,
+    )
+
+
+def cache_folder(environment: Mapping[str, str], platform: str) -> Path | None:
+    """Where this user's compiled networks are kept, in a folder of viscera's own; None if the system names no place.
+
+    XDG_CACHE_HOME or ~/.cache on Linux (XDG base directory specification), ~/Library/Caches on macOS, LOCALAPPDATA on
+    Windows.
+    """
+    home = environment.get("HOME")
+    if platform == "win32":
+        base = environment.get("LOCALAPPDATA")
+    elif platform == "darwin":
+        base = home and f"{home}/Library/Caches"
+    else:
+        given = environment.get("XDG_CACHE_HOME", "")
+        base = given if given.startswith("/") else home and f"{home}/.cache"  # the standard ignores relative ones
+    return Path(base, "viscera", "compiled") if base else None
+
+
+def memory_size(text: str) -> int:
+    """The bytes that `text` means; raises ArgumentTypeError if it means none."""
+    try:
+        return parse_bytes(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"expected {error.expected}, got {error.got}") from error
+
+
+def positive(text: str) -> int:
+    """The whole number above 0 that `text` is; raises ArgumentTypeError otherwise."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return number
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a run as its report shows them: all but the inputs, paths as text.
+
+    A series UID points to a patient, so it is only said that one was chosen.
+    """
+    left_out = {"verb", "version", "inputs", "series", "verbose", "quiet"}
+    given = {name: value for name, value in vars(args).items() if name not in left_out}
+    if "series" in vars(args):
+        given["series_chosen"] = args.series is not None
+    return {
+        name: value if isinstance(value, bool | int | float | None) else str(value) for name, value in given.items()
+    }

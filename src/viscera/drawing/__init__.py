@@ -1,0 +1,1 @@
+"""Pictures: charts drawn on a canvas, and labels laid over slices of their CT."""

@@ -1,0 +1,1 @@
+"""DICOM: series of images, SEG and RTSTRUCT."""

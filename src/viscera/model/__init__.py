@@ -1,0 +1,1 @@
+"""The networks, and the bundles they are shipped in."""

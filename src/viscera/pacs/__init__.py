@@ -1,0 +1,1 @@
+"""A listener and a client for picture archives."""

@@ -1,0 +1,71 @@
+"""The DICOM results of one series, under identifiers that follow from what they were made of."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from viscera.core.errors import ReadError
+from viscera.core.version import version
+from viscera.formats.dicom.files import dicom_sources
+from viscera.formats.dicom.series import NoCtSeriesError, ct_series
+from viscera.model.bundle import CARD
+from viscera.pacs.jobs import image_name, images_identity, series_key
+from viscera.segmenter import CaseOptions, SegmentedCase, Segmenter
+
+
+def write_results(
+    segmenter: Segmenter, images: Path, results: Path, formats: Sequence[str], *, identity: str
+) -> SegmentedCase:
+    """What became of one series; its DICOM files, `outputs`, are in the folder `results`.
+
+    The same images, bundle, version and format give objects of the same identifiers, so that a result that is made or
+    sent again replaces itself in an archive.
+
+    Args:
+        segmenter: What segments.
+        images: Folder of the series' images.
+        results: Where the files go.
+        formats: "dicom-seg", "rtstruct" or both.
+        identity: Of the images, see `series_identity`.
+
+    Raises:
+        ReadError, GeometryError, NothingFoundError: If the series cannot be segmented.
+        WriteError: If a file cannot be written.
+    """
+    card = hashlib.sha256((segmenter.bundle.folder / CARD).read_bytes()).hexdigest()
+    options = CaseOptions(formats=tuple(formats), identity=f"{identity}/{card}/{version()}")
+    return segmenter.segment_file(images, results / "organs.nii.gz", options=options)
+
+
+def require_worth(images: Path) -> None:
+    """Raise ReadError if the images in a folder, all of one series, show no organs as they are.
+
+    What arrives was chosen by nobody, and its results are stored where nobody reads a note: projections and renderings
+    are not segmented. What is not in Hounsfield units is refused by reading it.
+    """
+    doing = "looking into a series"
+    # One image tells in nearly all cases.
+    with dicom_sources(min(images.iterdir())) as sources, contextlib.suppress(NoCtSeriesError):
+        if all(one.traits.worth for one in ct_series(sources, doing)):
+            return
+    with dicom_sources(images) as sources:
+        if ct_series(sources, doing)[0].traits.kind.projection:
+            raise ReadError(
+                doing,
+                expected="slices of the body, not projections or renderings (MIP, MinIP)",
+                got="these",
+                remedy="Send the series they were made from",
+            )
+
+
+def series_identity(images: Path) -> str:
+    """What the objects in a folder, all of one series, are as a whole; the same as a listener finds for them."""
+    import pydicom
+
+    tags = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+    found = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags)) for path in images.iterdir()]
+    key = series_key(str(found[0].StudyInstanceUID), str(found[0].SeriesInstanceUID))
+    return images_identity(key, {image_name(str(one.SOPInstanceUID)) for one in found})

@@ -1,0 +1,1 @@
+"""What was measured of a result, and what that means for its reader."""
