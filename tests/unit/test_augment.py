@@ -6,6 +6,7 @@ import torch
 
 from viscera.core.errors import ConfigError
 from viscera.core.geometry import Grid
+from viscera.synthesis.fields import smooth_maps
 from viscera.training.augment import (
     beyond,
     draw_warp,
@@ -13,7 +14,6 @@ from viscera.training.augment import (
     position_bounds,
     sample,
     sampling_positions,
-    smooth_maps,
 )
 from viscera.training.config import IDENTITY, AugmentConfig
 

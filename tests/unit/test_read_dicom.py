@@ -489,7 +489,7 @@ def test_zip_without_dicom_is_refused(tmp_path):
 
 
 def test_too_many_files_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("viscera.formats.dicom.files.LARGEST_FILE_COUNT", 9)
+    monkeypatch.setattr("viscera.core.folders.LARGEST_FILE_COUNT", 9)
     with pytest.raises(ReadError, match="at most 9 files"):
         read_volume(save(tmp_path, series()))
 
