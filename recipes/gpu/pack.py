@@ -126,13 +126,16 @@ def run(args: argparse.Namespace) -> int:
     if args.hu_step < 1:
         raise ConfigError("packing", expected="an --hu-step of at least 1", got=str(args.hu_step), remedy="Correct it")
     if args.pack.exists() and not (args.pack / PACK).is_file() and any(args.pack.iterdir()):
-        raise ConfigError(f"packing {args.pack}", expected="a new folder", got="another one", remedy="Choose another")
-    shutil.rmtree(args.pack, ignore_errors=True)
+        raise ConfigError(
+            f"packing {args.pack}", expected="a new folder", got="something else", remedy="Choose another"
+        )
     _require_fitting(args)
-    pack = Pack(folder=args.pack, limit=int(args.limit_mb * MEGABYTE))
+    begun = args.pack.with_name(f"{args.pack.name}.part")
+    shutil.rmtree(begun, ignore_errors=True)
+    pack = Pack(folder=begun, limit=int(args.limit_mb * MEGABYTE))
     for path in sorted({path for pattern in SOURCE for path in ROOT.glob(pattern) if path.is_file()}):
         pack.add(path.read_bytes(), path.relative_to(ROOT).as_posix())
-    (args.pack / "recipes" / "gpu.sh").chmod(0o755)
+    (begun / "recipes" / "gpu.sh").chmod(0o755)
     _add_settings(pack, args)
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         if args.validation is not None:
@@ -141,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
         if args.real is not None:
             _add_cases(pack, "real", args.real, args, pool)
     pack.finish(hu_step=args.hu_step)
+    shutil.rmtree(args.pack, ignore_errors=True)
+    begun.rename(args.pack)
     for folder, names in pack.names.items():
         left = pack.left_out.get(folder, [])
         rest = f"; no room for {len(left)}: {', '.join(left)}" if left else ""

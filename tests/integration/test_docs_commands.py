@@ -35,6 +35,7 @@ HOURS = "takes hours with the published settings; the second tutorial runs the s
 SERVES = "serves pages until it is stopped; tests/integration/test_view_cli.py does so"
 TRUNKS = "needs TotalSegmentator's label maps; tests/integration/test_synthesis_cli.py makes small ones"
 TEACHER = "needs a trained bundle and real CTs; tests/integration/test_pseudolabel_cli.py does so on a phantom"
+RECIPE = "needs anatomies and prepared CTs; tests/integration/test_gpu_recipe.py runs it on small ones"
 MEASURES = "measures for minutes"
 CLUSTER = "needs a cluster; tests/integration/test_batch_faults.py starts a small one"
 
@@ -57,6 +58,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "snakemake": "tests/integration/test_batch_guide.py runs it where it is installed",
     },
     "docs/how-to/dicom.md": {"pip install": INSTALLS},
+    "docs/how-to/gpu-training.md": {"recipes/gpu.sh": RECIPE},
     "docs/how-to/slicer-and-itksnap.md": {"itksnap": "a program with windows"},
     "docs/how-to/train-on-synthetic.md": {
         "viscera anatomies": TRUNKS,

@@ -153,6 +153,7 @@ def test_what_is_unpacked_is_what_was_packed(pack, material, gpu, tmp_path):
             assert one.organs == other.organs
 
 
+@pytest.mark.timeout(900)  # three runs of five processes each, on a machine that may be busy
 def test_trainings_go_on_exactly_and_come_back_in_few_small_files(pack, bare, tmp_path):
     """Two parts in places of their own, the first ended by its time, give bit for bit what one training gives."""
     first, second, whole = (tmp_path / name for name in ("first", "second", "whole"))
@@ -278,19 +279,8 @@ def test_a_damaged_pack_is_refused_before_anything_is_done(pack, tmp_path):
 
 
 def test_a_setting_of_no_network_is_refused(pack, tmp_path):
-    said = recipe(
-        "run",
-        pack,
-        tmp_path / "out",
-        "--seconds",
-        1,
-        "--device",
-        "cpu",
-        "--set",
-        "learning_rate=1",
-        "--checked",
-        code=1,
-    )
+    out, options = tmp_path / "out", ["--device", "cpu", "--checked", "--set", "learning_rate=1"]
+    said = recipe("run", pack, out, "--seconds", 1, *options, code=1)
     assert "localise or segment before the first dot" in said
 
 
