@@ -34,12 +34,14 @@ from viscera.training.run_folder import joint_model
 from viscera.training.step import Trainer, make_network
 
 # Single precision rounds to 6e-8; many layers and sums in another order leave less than this, TF32 would leave 1e-3.
-_SINGLE = 2e-4
+_SINGLE = 5e-4
 # A gradient goes through all layers twice, and leaky ReLUs near zero may take their other side.
-_GRADIENT = 2e-3
+_GRADIENT = 5e-3
 # bfloat16 rounds to 4e-3.
 _HALF = 5e-2
 _LABELS_APART = 0.02
+# A few voxels at the scan's faces may fall to their other side.
+_IMAGE = 2e-2
 _PLANES = 4
 _PACE_SECONDS = 3.0
 
@@ -134,7 +136,7 @@ def _samples(data: KeptData, stage: Stage, config: TrainConfig, device: torch.de
         differing = (labels.cpu() != others).sum() / max(1, int((others > 0).sum()))
         yield Result(f"{stage}: labels of a {kind} sample", float(differing), _LABELS_APART)
         if kind == "real":
-            yield Result(f"{stage}: image of a real sample", apart(image, other), _GRADIENT)
+            yield Result(f"{stage}: image of a real sample", apart(image, other), _IMAGE)
         elif not (image.abs() <= 1).all():
             yield Result(f"{stage}: image of a synthetic sample", float("nan"), 0.0)
 
