@@ -11,13 +11,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from gpu_stand_in import GPU, gpu_stand_in, place  # noqa: E402
 
-from viscera.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
-from viscera.engines.torch_stream import streamed_answer  # noqa: E402
+from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
+from viscera.engines.torch_tiled import streamed_answer  # noqa: E402
 from viscera.training.config import TrainConfig  # noqa: E402
 from viscera.training.distributed import World  # noqa: E402
-from viscera.training.order import Sample  # noqa: E402
-from viscera.training.synthesis.samples import synthetic_sample  # noqa: E402
-from viscera.training.trainer import Trainer  # noqa: E402
+from viscera.training.sampler import Sample  # noqa: E402
+from viscera.training.step import Trainer  # noqa: E402
+from viscera.training.synthetic_patches import synthetic_sample  # noqa: E402
 from viscera.training.validation import validate  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
