@@ -47,11 +47,11 @@ class FlatLayout:
         return [(scan.name, Path(f"{scan.name}.nii.gz")) for scan in scans]
 
     def common_files(self, folder: Path, report: Path | None) -> Mapping[Path, str]:
-        """Nothing."""
+        """Return no files."""
         return {}
 
     def side_files(self, labels: Path, card: ModelCard) -> Mapping[Path, str]:
-        """Nothing."""
+        """Return no files."""
         return nothing_beside(labels, card)
 
 

@@ -60,7 +60,7 @@ def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str) -> NDArray[A
 
 
 def require_likely(shape_zyx: Size, stored_bytes: int, doing: str) -> None:
-    """Nothing, unless a volume of `shape_zyx` is very large and would unfold from very few bytes, as no scan does.
+    """Refuse a very large volume of `shape_zyx` that would unfold from very few bytes, as no scan does.
 
     Raises:
         ReadError: If so; it is made to use up memory.
@@ -76,7 +76,7 @@ def require_likely(shape_zyx: Size, stored_bytes: int, doing: str) -> None:
 
 
 def require_offset(hu_offset: int) -> None:
-    """Nothing, if `hu_offset` can be an offset between stored values and HU.
+    """Require that `hu_offset` can be an offset between stored values and HU.
 
     Raises:
         ConfigError: If it cannot.
@@ -120,7 +120,7 @@ def fill_hu(out: NDArray[np.int16], raw: NDArray[Any], *, slope: float, intercep
 
 
 def require_finite(wrong: int, doing: str) -> None:
-    """Nothing, if the count `wrong` of NaN and infinite voxels is zero.
+    """Require that the count `wrong` of NaN and infinite voxels is zero.
 
     Raises:
         ReadError: Otherwise, saying how many.

@@ -39,10 +39,10 @@ class NetworkPair:
         self.name = f"torch-{self._device.type}"
 
     def prepare(self) -> None:
-        """Nothing to load."""
+        """Load nothing: the networks are in memory."""
 
     def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
-        """Nothing to compile."""
+        """Compile nothing: torch runs any size."""
 
     def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
         """The network's answer to `image`; see `Engine.run`. Sigmoid maps of the local net do not sum to 1."""

@@ -256,7 +256,7 @@ class Cache:
         )
 
     def verify(self, name: str) -> None:
-        """Nothing, if the files of a case are those that were written; raises ReadError otherwise."""
+        """Require that the files of a case are those that were written, or raise ReadError."""
         for stored in self.entry(name).arrays:
             path = self.folder / CASES / stored.file
             if not path.is_file() or file_sha256(path) != stored.sha256:

@@ -93,13 +93,13 @@ class Silent:
     """A monitor that does nothing."""
 
     def step(self, record: StepRecord) -> None:
-        """Nothing."""
+        """Ignore the record."""
 
     def validated(self, record: ValidationRecord) -> None:
-        """Nothing."""
+        """Ignore the record."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Have nothing to close."""
 
 
 class Tee:

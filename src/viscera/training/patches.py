@@ -96,7 +96,7 @@ def sampling_weights(cache: Cache, config: TrainConfig) -> NDArray[np.float64]:
 
 
 def require_sampling(settings: CacheSettings, model: ModelConfig) -> None:
-    """Nothing, if a cache made with `settings` can serve to train `model`.
+    """Require that a cache made with `settings` can serve to train `model`.
 
     Raises:
         ConfigError: If the images were smoothed otherwise or are coarser than the networks read, the margin is larger

@@ -33,7 +33,7 @@ _MOST_BITS = 16
 
 
 def require_codestream(image: bytes, syntax: str, shape: tuple[int, int, int]) -> None:
-    """Nothing, if `image` is of the size that its DICOM header says.
+    """Require that `image` is of the size that its DICOM header says.
 
     Args:
         image: One compressed image.
