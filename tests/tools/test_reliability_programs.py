@@ -1,4 +1,4 @@
-"""The programs of benchmarks/reliability, a few inputs, cases and kills of each; and that they see what goes wrong."""
+"""The programs of tools/reliability, a few inputs, cases and kills of each; and that they see what goes wrong."""
 
 import importlib
 import json

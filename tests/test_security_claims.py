@@ -19,7 +19,7 @@ import pytest
 
 from viscera.cli.main import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 RUN = [sys.executable, "-m", "viscera"]
 LONG_SECONDS = 120

@@ -1,6 +1,6 @@
 """SIGKILL at random moments: is a result lost, half written or wrong, and does the next run go on?
 
-Run `python benchmarks/reliability/kill.py [--kills N] [--verb segment|batch]`. Each run is started on the output
+Run `python tools/reliability/kill.py [--kills N] [--verb segment|batch]`. Each run is started on the output
 folder that the last one left, and killed: every other time at a random moment of the time an undisturbed run takes,
 else just after a file has begun to be written, when half a result is likeliest. After each kill every file in the
 folder must be, byte for byte, that of the undisturbed run, or bear a passing name; reports and ledgers must be whole

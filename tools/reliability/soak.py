@@ -1,6 +1,6 @@
 """Many cases in one process: does memory grow, are files or threads left open?
 
-Run `python benchmarks/reliability/soak.py [--cases N] [--bundle B]`; it needs Linux. One `Segmenter` works on small
+Run `python tools/reliability/soak.py [--cases N] [--bundle B]`; it needs Linux. One `Segmenter` works on small
 phantoms of different shapes in turn, from file to file with picture; every tenth case is a damaged file. After each
 case resident memory, open files and threads are counted. The slope of memory is that of a straight line through the
 means of blocks of cases after the first fifth, with its 95 % interval; blocks, as neighbouring cases are not

@@ -1,6 +1,6 @@
 """Damaged inputs to every reader: no crash, no hang, no flood of memory, no file touched, only viscera's own errors.
 
-Run `python benchmarks/reliability/fuzz.py [--inputs N] [--seed N]`; it needs Linux, and `viscera[all]` for all formats.
+Run `python tools/reliability/fuzz.py [--inputs N] [--seed N]`; it needs Linux, and `viscera[all]` for all formats.
 Each input is a valid file or folder after one to four changes. Child processes read them under watch; one that dies,
 reads for more than 10 s or takes more than 1 GiB counts against the input, which is kept, and a new child goes on with
 the next. `--replay NUMBER` reads one input again, here, and shows what comes of it; `--keep FOLDER` is where failing

@@ -1,6 +1,6 @@
 """What `viscera batch` promises when processes are killed, interrupted or many, or a disk is full: real processes.
 
-Where a case has to be in the middle of its work, tests/integration/batch_stand_in.py stands for the networks; claims,
+Where a case has to be in the middle of its work, tests/batch/batch_stand_in.py stands for the networks; claims,
 ledger, workers, signals and exit codes are the real ones.
 """
 

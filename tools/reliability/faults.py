@@ -1,6 +1,6 @@
 """Faults around `viscera segment` and `viscera batch`: full disks, wrong clocks, scans that change, altered bundles.
 
-Run `python benchmarks/reliability/faults.py [--bundle B] [--only TEXT]`; it needs Linux, and for some rows root, or
+Run `python tools/reliability/faults.py [--bundle B] [--only TEXT]`; it needs Linux, and for some rows root, or
 `faketime`. Each fault is made around real processes. A run must end with the right exit code and in clear lines, every
 file that it leaves must be whole and right, and once the fault is gone the same command must do the rest. The exit code
 is 1 if a row is not as it should be; a row that cannot be made on a machine says why.

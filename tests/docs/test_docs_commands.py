@@ -32,12 +32,12 @@ LANGUAGES = {"bash", "python", "toml", "json", "ini", "text"}
 
 INSTALLS = "installs packages from the network"
 HOURS = "takes hours with the published settings; the second tutorial runs the same verbs small"
-SERVES = "serves pages until it is stopped; tests/integration/test_view_cli.py does so"
-TRUNKS = "needs TotalSegmentator's label maps; tests/integration/test_synthesis_cli.py makes small ones"
-TEACHER = "needs a trained bundle and real CTs; tests/integration/test_pseudolabel_cli.py does so on a phantom"
-RECIPE = "needs anatomies and prepared CTs; tests/integration/test_gpu_recipe.py runs it on small ones"
+SERVES = "serves pages until it is stopped; tests/cli/test_view_cli.py does so"
+TRUNKS = "needs TotalSegmentator's label maps; tests/cli/test_synthesis_cli.py makes small ones"
+TEACHER = "needs a trained bundle and real CTs; tests/cli/test_pseudolabel_cli.py does so on a phantom"
+RECIPE = "needs anatomies and prepared CTs; tests/recipes/test_gpu_recipe.py runs it on small ones"
 MEASURES = "measures for minutes"
-CLUSTER = "needs a cluster; tests/integration/test_batch_faults.py starts a small one"
+CLUSTER = "needs a cluster; tests/batch/test_batch_faults.py starts a small one"
 
 # By page: the beginning of each command that is not run, and why.
 NOT_RUN: dict[str, dict[str, str]] = {
@@ -49,13 +49,13 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "viscera train segment people/": TRUNKS,
     },
     "docs/explanation/efficiency.md": {"python benchmarks/efficiency.py": MEASURES},
-    "docs/explanation/reliability.md": {"python benchmarks/reliability/": MEASURES},
+    "docs/explanation/reliability.md": {"python tools/reliability/": MEASURES},
     "docs/explanation/scale.md": {"python benchmarks/batch.py": MEASURES},
     "docs/how-to/batch.md": {
         "dask": CLUSTER,
         "viscera batch cases.csv -o labels/ --scheduler": CLUSTER,
         "sbatch": "needs Slurm; the page plays two of its tasks by hand",
-        "snakemake": "tests/integration/test_batch_guide.py runs it where it is installed",
+        "snakemake": "tests/docs/test_batch_guide.py runs it where it is installed",
     },
     "docs/how-to/dicom.md": {"pip install": INSTALLS},
     "docs/how-to/gpu-training.md": {"recipes/gpu.sh": RECIPE},
@@ -73,7 +73,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "CUDA_VISIBLE_DEVICES=0 viscera crossval": HOURS,
         "CUDA_VISIBLE_DEVICES=1 viscera crossval": HOURS,
         "viscera train": HOURS,
-        "torchrun": "needs several GPUs; tests/integration/test_ddp.py runs two processes",
+        "torchrun": "needs several GPUs; tests/training/test_ddp.py runs two processes",
         "viscera bundle": HOURS,
         "viscera segment": "needs the bundle of the line before",
         "viscera finetune": HOURS,

@@ -1,6 +1,6 @@
 """Inputs made to do harm, one by one: sizes that lie, bombs, paths that lead elsewhere, pipes, endless nesting.
 
-Run `python benchmarks/reliability/hostile.py`; it needs Linux, and `viscera[all]` for all formats. Each input is read
+Run `python tools/reliability/hostile.py`; it needs Linux, and `viscera[all]` for all formats. Each input is read
 in a process of its own, under watch as in fuzz.py: it must be refused in one clear line, or read where that does no
 harm, within 10 s and 1 GiB. The exit code is 1 if one was not.
 """
