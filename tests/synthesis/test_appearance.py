@@ -11,7 +11,7 @@ from viscera.synthesis.acquisition import upright_grid
 from viscera.synthesis.appearance import Effusion, draw_look, painted, with_table
 from viscera.synthesis.config import AppearanceConfig, BodyConfig
 from viscera.synthesis.densities import HU, PHASES
-from viscera.synthesis.kidneys import KidneyLook, paint_kidneys
+from viscera.synthesis.kidneys import KidneyLook, paint_kidneys, sinus_mask
 from viscera.synthesis.lesions import Lesion, draw_lesions, paint_lesion
 from viscera.synthesis.patient import Patient, Tissues, corners_zyx_mm
 from viscera.synthesis.tissues import HOLLOW, ORGAN_LABELS, ORGANS, Tissue
@@ -173,6 +173,17 @@ def test_the_sinus_lies_towards_the_middle_and_the_front_and_holds_the_pelvis(ti
         assert place[1] < -2
         assert inwards * place[2] > 2
     assert (seen.tissue[hu != 200] == tissue).all()
+
+
+def test_what_is_painted_as_sinus_is_its_mask():
+    seen, grid, fields = a_ball_of_kidney()
+    hu = torch.full(grid.shape_zyx, 200.0)
+    look = KidneyLook(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0)
+    paint_kidneys(hu, seen, grid, look, fields)
+    mask = sinus_mask(seen, grid, look)
+    assert mask[(hu == 500) | (hu == -75)].all()
+    assert not mask[hu == 200].any()
+    assert not sinus_mask(seen, grid, dataclasses.replace(look, sinus=0.0)).any()
 
 
 def test_contrast_leaves_the_kidney_by_its_pelvis():

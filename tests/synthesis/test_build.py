@@ -32,8 +32,10 @@ def with_middle(tissue):
 
 
 def test_named_voxels_keep_their_names(small_tissues, small_anatomy):
-    named = small_tissues > 0
+    named = (small_tissues > 0) & (small_tissues != Tissue.LUNG)
     np.testing.assert_array_equal(small_anatomy.tissues[named], small_tissues[named])
+    lung = small_anatomy.tissues[small_tissues == Tissue.LUNG]
+    assert set(lung.tolist()) <= {Tissue.LUNG, Tissue.MUSCLE}  # where the diaphragm is
 
 
 def test_unnamed_voxels_within_the_core_are_filled_and_none_beyond():
@@ -54,6 +56,32 @@ def test_at_a_lung_the_wall_is_no_muscle():
     tissues[:, 8:30, 9:32] = Tissue.LUNG  # 4 voxels below the surface
     filled = make_anatomy("lung", tissues).tissues
     assert (filled[:, 19, 5:9] == Tissue.INTERIOR).all()
+
+
+def between_liver_and_lung(gap):
+    """Along y: eight voxels of liver, `gap` unnamed ones, eight of lung, far from the core's surface."""
+    tissues = np.zeros((4, 60, 60), dtype=np.uint8)
+    tissues[:, 2:4, 2:58] = tissues[:, 56:58, 2:58] = Tissue.BONE
+    tissues[:, 20:28, 15:45] = Tissue.LIVER
+    tissues[:, 28 + gap : 36 + gap, 15:45] = Tissue.LUNG
+    return make_anatomy("gap", tissues).tissues[2, 28:36, 30]
+
+
+def test_between_liver_and_lung_lies_the_diaphragm_and_then_lung():
+    line = between_liver_and_lung(4).tolist()
+    muscle = line.count(Tissue.MUSCLE)
+    assert 1 <= muscle <= 3  # 2.5 to 6.5 mm, in voxels of 2 mm
+    assert line == [Tissue.MUSCLE] * muscle + [Tissue.LUNG] * (8 - muscle)
+
+
+def test_a_lung_that_touches_the_liver_gives_way_to_the_diaphragm():
+    line = between_liver_and_lung(0).tolist()
+    assert line[0] == Tissue.MUSCLE
+    assert line[4:] == [Tissue.LUNG] * 4
+
+
+def test_far_from_lung_and_wall_fat_stays_beside_the_liver():
+    assert (with_middle(Tissue.LIVER)[:, 19, 14:18] == Tissue.INTERIOR).all()
 
 
 def test_beside_bone_the_core_is_muscle():

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,16 @@ _CORE_SIGMA_MM = 6.0
 _WALL_MM = 7.0
 # Unnamed voxels this near to a kidney are fat.
 _PERIRENAL_MM = 7.0
+# The diaphragm covers liver, spleen and stomach where a lung, the heart or the wall lies this near; it is thinner in
+# one person than in another. Maps leave it out: they end the lung short of it and name nothing between.
+_DIAPHRAGM_REACH_MM = 14.0
+_LUNG_GAP_MM = 8.0
+_DIAPHRAGM_MM = (2.5, 6.5)
+_BELOW_DIAPHRAGM = (Tissue.LIVER, Tissue.SPLEEN, Tissue.STOMACH)
+_BEYOND_DIAPHRAGM = (Tissue.LUNG, Tissue.HEART, Tissue.BONE, Tissue.CARTILAGE, Tissue.MUSCLE, Tissue.OUTSIDE)
+# A donor's organs end this far within the ring of ribs, which is taken from the bones up to this distance.
+_RIBS_MM = 8.0
+_RIBS_REACH_MM = 16.0
 # What a donor brings, the largest last: later ones are laid over earlier ones, and small organs are kept whole.
 _BROUGHT = (
     Tissue.LIVER,
@@ -53,7 +64,8 @@ _Plan = tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None, bool]
 
 def make_anatomy(name: str, tissues: NDArray[np.uint8]) -> Anatomy:
     """The anatomy of a tissue map whose core is not yet filled: unnamed voxels named, depths and organs measured."""
-    filled = _with_perirenal_fat(_with_core(tissues))
+    thickness_mm = np.random.default_rng(crc32(name.encode())).uniform(*_DIAPHRAGM_MM)
+    filled = _with_perirenal_fat(_with_diaphragm(_with_core(tissues), thickness_mm))
     return Anatomy(name=name, tissues=filled, depth=depths(filled), organs=_places(filled))
 
 
@@ -102,6 +114,7 @@ def with_donor(trunk: NDArray[np.uint8], donor: NDArray[np.uint8], *, mirror_kid
             result = _emptied(result, (Tissue.KIDNEY_RIGHT,))
             taken = np.isin(result, (Tissue.BONE, Tissue.ARTERY, Tissue.VEIN, Tissue.SPINAL_CORD))
             _lay(result, taken, kidney, (Tissue.KIDNEY_RIGHT,), np.rint(place).astype(int))
+    result[_beyond_ribs(result)] = Tissue.OUTSIDE
     return result
 
 
@@ -186,6 +199,24 @@ def _with_core(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:
     beside = tissues[tuple(places)]
     muscle = unnamed & ((inward < _WALL_MM) | np.isin(beside, (Tissue.MUSCLE, Tissue.BONE, Tissue.SPINAL_CORD)))
     result[muscle & (beside != Tissue.LUNG)] = Tissue.MUSCLE
+    return result
+
+
+def _with_diaphragm(tissues: NDArray[np.uint8], thickness_mm: float) -> NDArray[np.uint8]:
+    """The tissues with the diaphragm as muscle over the upper organs, and the lung going on down to it."""
+    organs = np.isin(tissues, _BELOW_DIAPHRAGM)
+    if not organs.any():
+        return tissues
+    to_organs, to_beyond, to_lung = (
+        ndimage.distance_transform_edt(~there, sampling=SPACING_MM)
+        for there in (organs, np.isin(tissues, _BEYOND_DIAPHRAGM), tissues == Tissue.LUNG)
+    )
+    free = np.isin(tissues, (Tissue.INTERIOR, Tissue.LUNG)) & (to_beyond <= _DIAPHRAGM_REACH_MM)
+    sheet = free & (to_organs <= thickness_mm)
+    lung = free & ~sheet & (to_organs <= 2 * _DIAPHRAGM_REACH_MM) & (to_lung <= np.minimum(to_beyond, _LUNG_GAP_MM))
+    result = tissues.copy()
+    result[lung] = Tissue.LUNG
+    result[sheet] = Tissue.MUSCLE
     return result
 
 
@@ -300,6 +331,19 @@ def _emptied(tissues: NDArray[np.uint8], gone: Sequence[Tissue]) -> NDArray[np.u
     places = ndimage.distance_transform_edt(result == Tissue.OUTSIDE, return_distances=False, return_indices=True)
     result[empty & (result[tuple(places)] == Tissue.LUNG)] = Tissue.LUNG
     return result
+
+
+def _beyond_ribs(tissues: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where organs of a donor lie between the ribs or beyond them, which no organ of the trunk itself does."""
+    bones = np.isin(tissues, (Tissue.BONE, Tissue.CARTILAGE))
+    organs = np.isin(tissues, (*_BROUGHT, Tissue.KIDNEY_RIGHT))
+    near = ndimage.distance_transform_edt(~bones, sampling=SPACING_MM) <= _RIBS_REACH_MM
+    within = np.zeros(tissues.shape, dtype=np.float32)
+    for index in np.flatnonzero((organs & near).any(axis=(1, 2))):
+        # In front of the lowest ribs the hull is open, but there no bone is near.
+        within[index] = ndimage.distance_transform_edt(_hull(bones[index]), sampling=SPACING_MM)
+    beyond: NDArray[np.bool_] = organs & near & (within < _RIBS_MM)
+    return beyond
 
 
 def _lay(

@@ -25,6 +25,8 @@ _DEVIATION = 0.447
 # middle lies towards the hilum.
 _SINUS = (0.6, 0.65, 0.45)
 _SINUS_OFF = 0.5
+# Half of what is painted this far from its middle is the sinus's own.
+_SINUS_BORDER = 0.9
 # Smaller parts of a kidney, as a slab may hold, are painted as cortex.
 _LEAST_VOXELS = 30
 
@@ -75,6 +77,16 @@ def paint_kidneys(hu: Tensor, seen: Tissues, grid: Grid, look: KidneyLook, field
             pelvis = ((look.pelvis - sinus) * 6 + 0.5).clamp(0, 1)
             own = torch.lerp(own, fat + pelvis * (look.pelvis_hu - fat), ((1 - sinus) * 5).clamp(0, 1))
         hu[places] = own
+
+
+def sinus_mask(seen: Tissues, grid: Grid, look: KidneyLook) -> Tensor:
+    """Return where (z, y, x) the sinus of either kidney is painted: its fat and its pelvis are not labelled kidney."""
+    mask = torch.zeros_like(seen.tissue, dtype=torch.bool)
+    for kidney, medial in _MEDIAL.items():
+        places = (seen.tissue == kidney).nonzero(as_tuple=True)
+        if len(places[0]) >= _LEAST_VOXELS:
+            mask[places] = _sinus_distance(places, grid, medial, look.sinus) < _SINUS_BORDER
+    return mask
 
 
 def _sinus_distance(places: tuple[Tensor, ...], grid: Grid, medial: float, size: float) -> Tensor:

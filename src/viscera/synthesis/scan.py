@@ -24,6 +24,7 @@ from viscera.synthesis.additions import Addition, draw_additions, with_additions
 from viscera.synthesis.anatomy import Anatomy
 from viscera.synthesis.appearance import Look, draw_look, painted, with_table
 from viscera.synthesis.config import AcquisitionConfig, SynthesisConfig
+from viscera.synthesis.kidneys import sinus_mask
 from viscera.synthesis.lesions import draw_lesions
 from viscera.synthesis.patient import Patient, Tissues
 from viscera.synthesis.tissues import ORGAN_LABELS, Tissue
@@ -149,7 +150,8 @@ def scan_image(
     image = scanned(hu, fine, slices, scan.protocol, rng)
     planes = torch.from_numpy(_nearest_planes(fine, slices)).to(hu.device)
     table = torch.tensor(ORGAN_LABELS).to(hu.device)
-    labels = table[seen.tissue[planes]]
+    tissue = seen.tissue.masked_fill(sinus_mask(seen, fine, scan.look.kidney), Tissue.FAT)
+    labels = table[tissue[planes]]
     if scan.protocol.padding_hu is not None:
         beyond = torch.from_numpy(beyond_circle(slices, scan.lower_zyx_mm, scan.upper_zyx_mm)).to(hu.device)
         image.masked_fill_(beyond, scan.protocol.padding_hu)

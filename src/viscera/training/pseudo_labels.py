@@ -38,7 +38,7 @@ class PseudoLabelConfig:
         trace_probability: And it may be wherever its probability reaches this.
     """
 
-    least_probability: float = 0.6
+    least_probability: float = 0.9
     least_expected_dsc: Mapping[str, float] = field(
         default_factory=lambda: {"liver": 0.8, "kidney": 0.7, "spleen": 0.75, "pancreas": 0.6}
     )
