@@ -34,7 +34,6 @@ def read_volume(
         ReadError: If it is missing, damaged, not one CT volume, or its values cannot be HU.
         GeometryError: If it does not say, or contradicts itself about, where the voxels lie.
         ConfigError: If `hu_offset` is out of range, or `series` is given for a file that has none.
-        MissingExtraError: If SimpleITK is needed and not installed.
         MemoryBudgetError: If there is no memory for it.
     """
     path = Path(path)
@@ -50,7 +49,8 @@ def read_volume(
     if kind == "dicom":
         from viscera.formats.dicom.read import read_dicom
 
-        volume = read_dicom(path, series=series, hu_offset=hu_offset, on_grid=checked)
+        with reading(path):
+            volume = read_dicom(path, series=series, hu_offset=hu_offset, on_grid=checked)
     elif series is not None:
         raise ReadError(
             f"reading {path}",
@@ -88,7 +88,6 @@ def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid
             names its labels if none is one of the organs, a name contradicts its code, a label has no name, or there
             are two organs in one voxel; for a DICOM SEG or segmentation if it is fractional.
         GeometryError: If it does not say where the voxels lie, or labels lie outside of `within`.
-        MissingExtraError: If SimpleITK is needed and not installed.
     """
     found = read_label_file(path, organs)
     return (found if within is None else found.placed_on(within)).by_name(organs)

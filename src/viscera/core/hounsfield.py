@@ -38,7 +38,7 @@ _SAMPLED_VOX = 4_000_000
 _REMEDY = "Give a CT in Hounsfield units; if this one was stored with an offset, name it with --hu-offset"
 
 
-def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str = "") -> NDArray[Any]:
+def allocated(shape_zyx: Size, dtype: type[np.generic]) -> NDArray[Any]:
     """An array of `shape_zyx`, its values not set, once its size is known to be sensible.
 
     Raises:
@@ -47,7 +47,6 @@ def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str = "") -> NDAr
     """
     if math.prod(shape_zyx) > LARGEST_VOLUME_VOX:
         raise ReadError(
-            doing,
             expected=f"at most {LARGEST_VOLUME_VOX} voxels",
             got=f"a header that claims {' x '.join(map(str, shape_zyx))} (z, y, x)",
             remedy="Check the file, or split the scan",
@@ -56,14 +55,13 @@ def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str = "") -> NDAr
         return np.empty(shape_zyx, dtype=dtype)
     except MemoryError as error:
         raise MemoryBudgetError(
-            doing,
             expected=f"memory for {math.prod(shape_zyx) * np.dtype(dtype).itemsize} bytes",
             got="none left",
             remedy="Close other programs or use a machine with more memory",
         ) from error
 
 
-def require_likely(shape_zyx: Size, stored_bytes: int, doing: str = "") -> None:
+def require_likely(shape_zyx: Size, stored_bytes: int) -> None:
     """Refuse a very large volume of `shape_zyx` that would unfold from very few bytes, as no scan does.
 
     Raises:
@@ -72,7 +70,6 @@ def require_likely(shape_zyx: Size, stored_bytes: int, doing: str = "") -> None:
     voxels = math.prod(shape_zyx)
     if voxels > LARGEST_UNDOUBTED_VOX and voxels > LARGEST_RATIO * stored_bytes:
         raise ReadError(
-            doing,
             expected=f"at most {LARGEST_RATIO} voxels for each stored byte in a volume of this size",
             got=f"{' x '.join(map(str, shape_zyx))} (z, y, x) in {stored_bytes} bytes",
             remedy="Check where the file comes from; if you trust it, store it uncompressed",
@@ -166,7 +163,7 @@ def _not_finite_error(count: int) -> ReadError:
     )
 
 
-def require_hu(hu: NDArray[np.int16], doing: str = "") -> tuple[str, ...]:
+def require_hu(hu: NDArray[np.int16]) -> tuple[str, ...]:
     """Notes on `hu`, once its values are known to be possible Hounsfield units of a body.
 
     A CT shows air or fat, and little that is denser than bone. Magnetic resonance, 8-bit pictures, label maps and
@@ -179,11 +176,10 @@ def require_hu(hu: NDArray[np.int16], doing: str = "") -> tuple[str, ...]:
     sample = hu[::step, ::step, ::step]
     low, high = int(sample.min()), int(sample.max())
     if np.mean(sample <= AIR_OR_FAT_HU) < AIR_OR_FAT_SHARE:
-        raise _not_hu(f"next to none in values from {low} to {high}", low, high, doing)
+        raise _not_hu(f"next to none in values from {low} to {high}", low, high)
     dense = float(np.mean(sample >= DENSE_HU))
     if dense > DENSE_SHARE:
         raise ReadError(
-            doing,
             expected=f"HU, at most {DENSE_SHARE:.0%} of them denser than {DENSE_HU}",
             got=f"{dense:.0%} in values from {low} to {high}",
             remedy=f"{_REMEDY} (often -1024)",
@@ -193,7 +189,7 @@ def require_hu(hu: NDArray[np.int16], doing: str = "") -> tuple[str, ...]:
     return ()
 
 
-def _not_hu(got: str, low: int, high: int, doing: str) -> ReadError:
+def _not_hu(got: str, low: int, high: int) -> ReadError:
     if low >= 0 and high <= 255:
         got = f"values from {low} to {high}, as in an 8-bit picture or a label map"
         remedy = "Give the CT in Hounsfield units, before it was windowed to 8 bits"
@@ -201,4 +197,4 @@ def _not_hu(got: str, low: int, high: int, doing: str) -> ReadError:
         remedy = f"{_REMEDY} (here probably -32768)"
     else:
         remedy = f"{_REMEDY} (often -1024); MR and PET are not supported"
-    return ReadError(doing, expected=f"HU, at least {AIR_OR_FAT_SHARE:.0%} of them air or fat", got=got, remedy=remedy)
+    return ReadError(expected=f"HU, at least {AIR_OR_FAT_SHARE:.0%} of them air or fat", got=got, remedy=remedy)
