@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import add_machinery, add_writing, cache_folder, positive
-from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.core.errors import ConfigError
+from viscera.core.extras import needs
 
 if TYPE_CHECKING:
     from viscera.batch.discover import Scan
@@ -210,15 +211,8 @@ def _pool(args: argparse.Namespace) -> AbstractContextManager[Pool]:
         from viscera.batch.workers import OwnProcess
 
         return nullcontext(OwnProcess())
-    try:
+    with needs("the package distributed", "cluster", doing="starting workers"):
         from viscera.batch.dask_workers import DaskPool
-    except ImportError as error:
-        raise MissingExtraError(
-            "starting workers",
-            expected="the package distributed",
-            got="it is not installed",
-            remedy="Run: pip install 'viscera[cluster]', or leave out --workers and --scheduler",
-        ) from error
     if args.scheduler is not None:
         return DaskPool(args.scheduler)
     return DaskPool(workers=args.workers, threads=_threads(args) or 1, memory_limit=args.memory_limit)
