@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.errors import GeometryError, NothingFoundError
-from viscera.core.geometry import Box, Grid, Vector, mask_ranges
+from viscera.core.geometry import Box, Grid, Vector
 
 
 def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid, *, least_ml: float = 0.0) -> Box:
@@ -34,13 +34,12 @@ def organ_box(logits: NDArray[np.float32], scout: Grid, grid: Grid, *, least_ml:
             remedy="Give the grid of the scout image",
         )
     foreground = logits[1] > logits[0]
-    ranges = mask_ranges(foreground)
-    if ranges is None:
+    if not foreground.any():
         raise nothing_found("no foreground voxel")
     found_ml = float(np.count_nonzero(foreground)) * scout.voxel_ml
     if found_ml < least_ml:
         raise nothing_found(f"{found_ml:.1f} ml of foreground, less than the {least_ml:g} ml of any organ worth naming")
-    box = grid.box_from(scout, scout.box(ranges))
+    box = grid.box_from(scout, scout.box(_bounds(foreground)))
     limits = grid.box()
     if not box.overlaps(limits):
         raise nothing_found("foreground only in the padding around the scan")
@@ -59,6 +58,11 @@ def _to_faces(box: Box, limits: Box, spacing_zyx_mm: Vector) -> Box:
         for one, edge, half in zip(box.upper_zyx_mm, limits.upper_zyx_mm, near, strict=True)
     ]
     return Box(lower_zyx_mm=(low[0], low[1], low[2]), upper_zyx_mm=(high[0], high[1], high[2]))
+
+
+def _bounds(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    z, y, x = (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    return slice(int(z[0]), int(z[-1]) + 1), slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)
 
 
 def nothing_found(got: str) -> NothingFoundError:

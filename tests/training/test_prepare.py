@@ -9,7 +9,7 @@ import pytest
 
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 from viscera.core.errors import ConfigError, GeometryError, ReadError
-from viscera.core.geometry import Grid, mask_ranges
+from viscera.core.geometry import Grid
 from viscera.core.resample import nearest_labels
 from viscera.core.volume import LabelMap, Volume
 from viscera.formats.nifti_write import write_label_map, write_volume
@@ -21,6 +21,7 @@ from viscera.training.prepare import (
     PrepareConfig,
     checked_case,
     extended,
+    occupied,
     prepare_dataset,
     stored_grid,
 )
@@ -307,10 +308,17 @@ def test_nearest_labels_by_hand():
     assert nearest_labels(labels, source, target).tolist() == [[[3, 3, 1, 1, 2, 2, 2]]]
 
 
+def test_occupied_ranges():
+    mask = np.zeros((4, 5, 6), dtype=bool)
+    assert occupied(mask) is None
+    mask[1, 2, 5] = mask[3, 0, 4] = True
+    assert occupied(mask) == (slice(1, 4), slice(0, 3), slice(4, 6))
+
+
 @pytest.mark.parametrize("stage", ["localise", "segment"])
 def test_stored_grids_hold_what_is_wanted_and_little_more(phantom, stage):
     grid = phantom.volume.grid
-    organs = grid.box(mask_ranges(phantom.label_map.labels > 0))
+    organs = grid.box(occupied(phantom.label_map.labels > 0))
     wide = dataclasses.replace(CONFIG, reach_mm=10.0)
     stored = stored_grid(grid, organs, stage, wide)
     reach = wide.reach_mm + SMALL.margin_mm

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
-from viscera.core.errors import ReadError
-from viscera.core.extras import needs
+from viscera.core.errors import MissingExtraError, ReadError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Make the anatomies and return the exit code."""
-    with needs("scipy and safetensors", "train", doing="making anatomies"):
+    try:
         from viscera.synthesis.build import donor_map, trunk_map, write_anatomies
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "making anatomies",
+            expected="scipy and safetensors",
+            got=str(error),
+            remedy="Run pip install 'viscera[train]'",
+        ) from error
     from viscera.core.organs import ORGANS
     from viscera.formats.label_maps import read_label_file
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import add_machinery, add_writing, cache_folder, positive
-from viscera.core.errors import ConfigError
-from viscera.core.extras import needs
+from viscera.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from viscera.batch.discover import Scan
@@ -211,8 +210,15 @@ def _pool(args: argparse.Namespace) -> AbstractContextManager[Pool]:
         from viscera.batch.workers import OwnProcess
 
         return nullcontext(OwnProcess())
-    with needs("the package distributed", "cluster", doing="starting workers"):
+    try:
         from viscera.batch.dask_workers import DaskPool
+    except ImportError as error:
+        raise MissingExtraError(
+            "starting workers",
+            expected="the package distributed",
+            got="it is not installed",
+            remedy="Run: pip install 'viscera[cluster]', or leave out --workers and --scheduler",
+        ) from error
     if args.scheduler is not None:
         return DaskPool(args.scheduler)
     return DaskPool(workers=args.workers, threads=_threads(args) or 1, memory_limit=args.memory_limit)

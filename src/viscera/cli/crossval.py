@@ -10,8 +10,7 @@ from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import DEVICES, positive
 from viscera.cli.training_monitor import run_monitor
-from viscera.core.errors import ConfigError
-from viscera.core.extras import needs
+from viscera.core.errors import ConfigError, MissingExtraError
 
 HELP = "cross-validate: train both networks on folds, segment and score what was held out"
 DESCRIPTION = """\
@@ -56,10 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Cross-validates, prints the table and return the exit code."""
-    with needs("torch and safetensors", "train", doing="cross-validating"):
+    try:
         import torch
 
         from viscera.training.crossval import CrossValidationOptions, Watch, cross_validate
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "cross-validating",
+            expected="torch and safetensors",
+            got=str(error),
+            remedy="Run pip install 'viscera[train]'",
+        ) from error
     from viscera.evaluation.crossval_tables import crossval_text
     from viscera.model.bundle import Stage
     from viscera.training.cache import Cache

@@ -9,8 +9,7 @@ from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import DEVICES, positive
 from viscera.cli.training_monitor import run_monitor
-from viscera.core.errors import ConfigError
-from viscera.core.extras import needs
+from viscera.core.errors import ConfigError, MissingExtraError
 
 HELP = "train on from a bundle's weights, also with other organs"
 DESCRIPTION = """\
@@ -43,11 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train and return the exit code."""
-    with needs("torch and safetensors", "train", doing="fine-tuning"):
+    try:
         import torch
 
         from viscera.training.initial_weights import fitted_model, write_beginning
         from viscera.training.train import train
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "fine-tuning", expected="torch and safetensors", got=str(error), remedy="Run pip install 'viscera[train]'"
+        ) from error
     from dataclasses import replace
 
     from viscera.core.config import ModelConfig

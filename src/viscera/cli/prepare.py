@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from viscera.cli.console import Console, Progress
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
-from viscera.core.extras import needs
+from viscera.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from viscera.training.prepare import Outcome
@@ -45,8 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Prepare the data set and return the exit code."""
-    with needs("safetensors", "train", doing="preparing for training"):
+    try:
         import safetensors  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "preparing for training", expected="safetensors", got=str(error), remedy="Run pip install 'viscera[train]'"
+        ) from error
     from viscera.core.cores import allowed_cores
     from viscera.training.config import read_train_config
     from viscera.training.datasets import find_dataset, read_mapping

@@ -8,8 +8,7 @@ from pathlib import Path
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
-from viscera.core.errors import ConfigError
-from viscera.core.extras import needs
+from viscera.core.errors import ConfigError, MissingExtraError
 
 HELP = "write synthetic CTs of anatomies, and a picture of them"
 DESCRIPTION = """\
@@ -41,9 +40,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
             got=f"-o {args.output} --sheet {args.sheet} --seed {args.seed} --voxel {args.voxel}",
             remedy="Correct the arguments",
         )
-    with needs("torch", "train", doing="synthesising CTs"):
+    try:
         from viscera.synthesis.examples import draw_example, sheet_png, write_examples
         from viscera.training.data_sources import SyntheticData
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "synthesising CTs", expected="torch", got=str(error), remedy="Run pip install 'viscera[train]'"
+        ) from error
     import numpy as np
 
     from viscera.core.files import write_bytes

@@ -11,8 +11,7 @@ from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import DEVICES, positive
 from viscera.cli.training_monitor import run_monitor
-from viscera.core.errors import ConfigError
-from viscera.core.extras import needs
+from viscera.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from viscera.training.cache import Cache
@@ -67,10 +66,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Train and return the exit code."""
     from viscera.training.config import read_train_config
 
-    with needs("torch and safetensors", "train", doing="training"):
+    try:
         import torch
 
         from viscera.training.train import train
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "training", expected="torch and safetensors", got=str(error), remedy="Run pip install 'viscera[train]'"
+        ) from error
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     config = read_train_config(args.config, args.set)

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.config import ModelConfig
-from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError
-from viscera.core.extras import needs
+from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
 from viscera.core.memory import require_memory
 from viscera.engines.engine import Answer, require_image
 from viscera.engines.forks import require_process
@@ -218,7 +217,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def import_torch() -> Any:
     """The module `torch`, with `safetensors` beside it; raises MissingExtraError if one is not installed."""
-    with needs("the packages torch and safetensors", "train", doing="loading torch"):
+    try:
         import safetensors  # noqa: F401
         import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            "loading torch",
+            expected="the packages torch and safetensors",
+            got=str(error),
+            remedy="Run: pip install 'viscera[train]'",
+        ) from error
     return torch

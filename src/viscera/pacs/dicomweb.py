@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from viscera.core.errors import ConfigError, TransferError, WriteError, reason
-from viscera.core.extras import needs
+from viscera.core.errors import ConfigError, MissingExtraError, TransferError, WriteError, reason
 from viscera.formats.dicom.series_ranking import SeriesTraits, image_kind, spread
 from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, save_parts
 from viscera.pacs.tls import TlsFiles
@@ -142,9 +141,16 @@ class DicomWeb:
     """
 
     def __init__(self, access: Access) -> None:
-        with needs("the package dicomweb-client", "pacs", doing="talking to a PACS"):
+        try:
             import requests
             from dicomweb_client.web import DICOMwebClient
+        except ImportError as error:
+            raise MissingExtraError(
+                "talking to a PACS",
+                expected="dicomweb-client",
+                got="no such package",
+                remedy="Run: pip install 'viscera[pacs]'",
+            ) from error
         self.access = access
         self._url = access.url.rstrip("/")
         self._session = requests.Session()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from viscera.core.config import ModelConfig, StageConfig
 from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError
 from viscera.core.files import write_bytes, write_text
-from viscera.core.geometry import Box, Grid, Size, mask_ranges
+from viscera.core.geometry import Box, Grid, Ranges, Size
 from viscera.core.resample import axis_maps, nearest_labels, resample
 from viscera.core.volume import LabelMap, Volume
 from viscera.crop import region_box, region_grid
@@ -263,7 +263,7 @@ def _stored(
     from safetensors.numpy import save
 
     folder, config = place
-    ranges = mask_ranges(shown(labels.labels))
+    ranges = occupied(shown(labels.labels))
     organs = None if ranges is None else volume.grid.box(ranges)
     if stage == "segment" and organs is None:
         return None
@@ -301,9 +301,18 @@ def shown(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return mask
 
 
+def occupied(mask: NDArray[np.bool_]) -> Ranges | None:
+    """The smallest voxel ranges that hold all true voxels of a (z, y, x) mask, None if there are none."""
+    lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    if not lines[0].size:
+        return None
+    z, y, x = (slice(int(line[0]), int(line[-1]) + 1) for line in lines)
+    return z, y, x
+
+
 def _without_rim(labels: NDArray[np.uint8]) -> tuple[Size, NDArray[np.uint8]]:
     """Where the labelled part of an array starts, and a copy of it."""
-    ranges = mask_ranges(labels > 0)
+    ranges = occupied(labels > 0)
     if ranges is None:
         return (0, 0, 0), np.zeros((1, 1, 1), dtype=np.uint8)
     z, y, x = (
@@ -317,7 +326,7 @@ def _organ_entries(ids: LabelMap, labels: LabelMap, mapping: LabelMapping) -> tu
     counts, ml = id_counts(ids.labels), ids.grid.voxel_ml
     entries = []
     for label in range(1, len(mapping.organs) + 1):
-        ranges = mask_ranges(labels.labels == label)
+        ranges = occupied(labels.labels == label)
         if ranges is not None:
             rules = [rule for rule in mapping.rules if rule.label == label]
             entries.append(
