@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from viscera.core.errors import ReadError
-from viscera.core.geometry import Grid
-from viscera.core.hounsfield import allocated, fill_hu, require_finite, require_hu, require_offset
+from viscera.core.errors import ReadError, reading
+from viscera.core.geometry import Grid, require_spacing
+from viscera.core.hounsfield import hu_from_slabs, require_hu, require_offset
 from viscera.core.organs import ORGANS, Organ
 from viscera.core.volume import LabelMap, Volume
-from viscera.formats.file_kinds import opened_raster, require_kind, require_spacing
+from viscera.formats.file_kinds import opened_raster, require_kind
 from viscera.formats.label_maps import read_label_file
 from viscera.formats.raster import Raster
 
@@ -37,7 +34,6 @@ def read_volume(
         ReadError: If it is missing, damaged, not one CT volume, or its values cannot be HU.
         GeometryError: If it does not say, or contradicts itself about, where the voxels lie.
         ConfigError: If `hu_offset` is out of range, or `series` is given for a file that has none.
-        MissingExtraError: If SimpleITK is needed and not installed.
         MemoryBudgetError: If there is no memory for it.
     """
     path = Path(path)
@@ -45,14 +41,16 @@ def read_volume(
     kind = require_kind(path)
 
     def checked(grid: Grid) -> None:
-        require_spacing(grid, path)
+        with reading(path):
+            require_spacing(grid)
         if on_grid is not None:
             on_grid(grid)
 
     if kind == "dicom":
         from viscera.formats.dicom.read import read_dicom
 
-        volume = read_dicom(path, series=series, hu_offset=hu_offset, on_grid=checked)
+        with reading(path):
+            volume = read_dicom(path, series=series, hu_offset=hu_offset, on_grid=checked)
     elif series is not None:
         raise ReadError(
             f"reading {path}",
@@ -61,7 +59,8 @@ def read_volume(
             remedy="Leave out --series",
         )
     else:
-        volume = _volume(opened_raster(path, kind), path, hu_offset, checked)
+        with reading(path):
+            volume = _volume(opened_raster(path, kind), hu_offset, checked)
     if not hu_offset:
         return volume
     note = f"An offset of {hu_offset:+d} HU was added to the stored values on request."
@@ -89,20 +88,13 @@ def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid
             names its labels if none is one of the organs, a name contradicts its code, a label has no name, or there
             are two organs in one voxel; for a DICOM SEG or segmentation if it is fractional.
         GeometryError: If it does not say where the voxels lie, or labels lie outside of `within`.
-        MissingExtraError: If SimpleITK is needed and not installed.
     """
     found = read_label_file(path, organs)
     return (found if within is None else found.placed_on(within)).by_name(organs)
 
 
-def _volume(raster: Raster, path: Path, hu_offset: int, on_grid: Callable[[Grid], None]) -> Volume:
-    doing = f"reading {path}"
+def _volume(raster: Raster, hu_offset: int, on_grid: Callable[[Grid], None]) -> Volume:
     on_grid(raster.grid)
-    hu: NDArray[np.int16] = allocated(raster.grid.shape_zyx, np.int16, doing)
-    place = wrong = 0
-    for slab in raster.slabs:
-        part = hu[place : place + len(slab)]
-        wrong += fill_hu(part, slab, slope=raster.slope, intercept=raster.intercept + hu_offset)
-        place += len(slab)
-    require_finite(wrong, doing)
-    return Volume(hu=hu, grid=raster.grid, notes=raster.notes + require_hu(hu, doing))
+    intercept = raster.intercept + hu_offset
+    hu = hu_from_slabs(raster.slabs, raster.grid.shape_zyx, slope=raster.slope, intercept=intercept)
+    return Volume(hu=hu, grid=raster.grid, notes=raster.notes + require_hu(hu))

@@ -11,16 +11,17 @@ from viscera.core.errors import ConfigError
 from viscera.core.provenance import Origin
 from viscera.core.volume import LabelMap
 from viscera.formats.nifti_write import write_label_map
+from viscera.formats.seg_nrrd_write import write_seg_nrrd
 
 if TYPE_CHECKING:
     from viscera.formats.dicom.references import SourceImages
 
-Format = Literal["nifti", "dicom-seg", "rtstruct"]
+Format = Literal["nifti", "dicom-seg", "rtstruct", "seg-nrrd"]
 # In the order of writing: where the last of the formats asked for is, the case is finished.
-FORMATS: tuple[Format, ...] = ("rtstruct", "dicom-seg", "nifti")
+FORMATS: tuple[Format, ...] = ("rtstruct", "dicom-seg", "seg-nrrd", "nifti")
 DICOM_FORMATS: tuple[Format, ...] = ("rtstruct", "dicom-seg")
 SEG_TYPES = ("binary", "labelmap")
-_ENDINGS: dict[Format, str] = {"rtstruct": "_rtstruct.dcm", "dicom-seg": "_seg.dcm"}
+_ENDINGS: dict[Format, str] = {"rtstruct": "_rtstruct.dcm", "dicom-seg": "_seg.dcm", "seg-nrrd": ".seg.nrrd"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class LabelOutputs:
         seg_kind(self.seg_type)
 
     @property
-    def paths(self) -> dict[str, Path]:
+    def paths(self) -> dict[Format, Path]:
         """The files by format, in the order of writing."""
         stem = output_stem(self.labels)
         beside = {kind: self.labels.with_name(stem + ending) for kind, ending in _ENDINGS.items()}
@@ -52,7 +53,7 @@ class LabelOutputs:
 
     @property
     def main(self) -> Path:
-        """The file written last: the NIfTI file, else the SEG, else the RTSTRUCT."""
+        """The file written last: the NIfTI file, else the .seg.nrrd, else the SEG, else the RTSTRUCT."""
         return list(self.paths.values())[-1]
 
     def write(self, label_map: LabelMap, source: SourceImages | None, origin: Origin) -> None:
@@ -65,20 +66,33 @@ class LabelOutputs:
 
         Raises:
             WriteError: If a file cannot be written.
+            ConfigError: If DICOM is asked for without its source images.
         """
         for kind, path in self.paths.items():
             if kind == "nifti":
                 write_label_map(label_map, path, origin.organs)
-                continue
-            assert source is not None
-            if kind == "dicom-seg":
-                from viscera.formats.dicom.seg_write import write_dicom_seg
-
-                write_dicom_seg(label_map, source, path, origin, kind=seg_kind(self.seg_type))
+            elif kind == "seg-nrrd":
+                write_seg_nrrd(label_map, path, origin.organs)
             else:
-                from viscera.formats.dicom.rtstruct_write import write_rtstruct
+                self._write_dicom(kind, label_map, source, origin)
 
-                write_rtstruct(label_map, source, path, origin)
+    def _write_dicom(self, kind: Format, label_map: LabelMap, source: SourceImages | None, origin: Origin) -> None:
+        path = self.paths[kind]
+        if source is None:
+            raise ConfigError(
+                f"writing {path}",
+                expected="the DICOM images that the labels were made from",
+                got="none",
+                remedy="Give a DICOM scan, or write NIfTI",
+            )
+        if kind == "dicom-seg":
+            from viscera.formats.dicom.seg_write import write_dicom_seg
+
+            write_dicom_seg(label_map, source, path, origin, kind=seg_kind(self.seg_type))
+        else:
+            from viscera.formats.dicom.rtstruct_write import write_rtstruct
+
+            write_rtstruct(label_map, source, path, origin)
 
 
 def seg_kind(text: str) -> Literal["binary", "labelmap"]:

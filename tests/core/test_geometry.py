@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from viscera.core.errors import GeometryError
-from viscera.core.geometry import Box, Grid, Reorientation
+from viscera.core.geometry import Box, Grid, Reorientation, mask_ranges
 
 UPRIGHT = np.eye(3)[:, ::-1]  # array axes z, y, x along the world's z, y, x
 ALL_48 = [
@@ -297,3 +297,10 @@ def test_centred_grid_shares_its_middle_with_the_box():
     assert centred.spacing_zyx_mm == pytest.approx((1.5, 1.5, 1.5))
     # The box's middle lies at voxel (3, 2, 5.5): the middle of the ranges, counted from voxel centres.
     np.testing.assert_allclose(centred.world(np.array([1.5, 2.5, 3.5])), grid.world(np.array([3.0, 2.0, 5.5])))
+
+
+def test_mask_ranges():
+    mask = np.zeros((4, 5, 6), dtype=bool)
+    assert mask_ranges(mask) is None
+    mask[1, 2, 5] = mask[3, 0, 4] = True
+    assert mask_ranges(mask) == (slice(1, 4), slice(0, 3), slice(4, 6))

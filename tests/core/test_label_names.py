@@ -92,7 +92,7 @@ def test_codes_of_organs(code, organ):
 
 @pytest.mark.parametrize("names", [["Segment_1", "segment 2"], ["label1", "label2"], ["1", "2"], ["", ""]])
 def test_names_that_say_nothing(names):
-    assert label_meaning({k: LabelName(name=name) for k, name in enumerate(names, 1)}, ORGANS, "x") is None
+    assert label_meaning({k: LabelName(name=name) for k, name in enumerate(names, 1)}, ORGANS) is None
 
 
 @pytest.mark.parametrize("form", ["<![CDATA[{}]]>", "{}"])

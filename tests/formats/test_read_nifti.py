@@ -324,7 +324,7 @@ def test_header_that_claims_gigabytes_is_refused_before_allocation(tmp_path, mon
     raw = bytearray(path.read_bytes()[:377])
     struct.pack_into("<8h", raw, 40, 3, 2100, 2100, 2100, 1, 1, 1, 1)
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
-    monkeypatch.setattr("viscera.read.allocated", lambda *args: pytest.fail("memory was asked for"))
+    monkeypatch.setattr("viscera.core.hounsfield.allocated", lambda *args: pytest.fail("memory was asked for"))
     with pytest.raises(ReadError, match="that its header claims"):
         read_volume(tmp_path / name)
 

@@ -58,9 +58,10 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-f",
         "--format",
-        choices=("nifti", "dicom-seg", "rtstruct"),
+        choices=("nifti", "dicom-seg", "rtstruct", "seg-nrrd"),
         action="append",
-        help="write NAME.nii.gz, NAME_seg.dcm or NAME_rtstruct.dcm; these two need DICOM (repeatable; default: nifti)",
+        help="write NAME.nii.gz, NAME.seg.nrrd (3D Slicer), or from DICOM NAME_seg.dcm, NAME_rtstruct.dcm (repeatable; "
+        "default: nifti)",
     )
     group.add_argument(
         "--seg-type",

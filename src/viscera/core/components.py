@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.core.geometry import Grid, Ranges, Size
+from viscera.core.geometry import Grid, Ranges, Size, mask_ranges
 
 # A row's neighbours among the rows before it, as (z, y) steps; those after it follow by symmetry.
 _FACE_ROWS = ((0, 1), (1, 0))
@@ -84,13 +84,13 @@ def connected_components(values: NDArray[Any], *, value: int = 1, corners: bool 
 
 def label_boxes(labels: NDArray[np.uint8]) -> dict[int, Ranges]:
     """The voxel ranges (z, y, x) that each label but 0 spans, by label in ascending order."""
-    whole = _span(labels)
+    whole = mask_ranges(labels)
     if whole is None:
         return {}
     inside = labels[whole]
     boxes: dict[int, Ranges] = {}
     for label in range(1, int(inside.max()) + 1):
-        span = _span((inside == label).view(np.uint8))
+        span = mask_ranges(inside == label)
         if span is not None:
             z, y, x = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(whole, span, strict=True))
             boxes[label] = z, y, x
@@ -106,18 +106,6 @@ def touched_faces(box: Ranges, grid: Grid) -> tuple[str, ...]:
         lower, upper = (ends[1], ends[0]) if flipped else ends
         faces += [name for name, reached in zip(names, (lower, upper), strict=True) if reached]
     return tuple(faces)
-
-
-def _span(values: NDArray[np.uint8]) -> Ranges | None:
-    """The ranges around everything that is not 0; None if everything is."""
-    ranges = []
-    over_z = values.max(axis=0)  # the largest of bytes is found far faster than whether any is set
-    for profile in (values.max(axis=2).max(axis=1), over_z.max(axis=1), over_z.max(axis=0)):
-        places = np.flatnonzero(profile)
-        if not places.size:
-            return None
-        ranges.append(slice(int(places[0]), int(places[-1]) + 1))
-    return ranges[0], ranges[1], ranges[2]
 
 
 def _runs(values: NDArray[Any], value: int) -> tuple[Size, NDArray[np.int64], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from viscera.core.config import ModelConfig, QualityConfig
 from viscera.core.errors import NothingFoundError
-from viscera.core.geometry import Box, Grid, Ranges
+from viscera.core.geometry import Box, Grid, Ranges, mask_ranges
 from viscera.core.organs import BACKGROUND, ORGANS, Organ
 from viscera.core.volume import LabelMap, Volume
 from viscera.engines.engine import Engine
@@ -261,12 +261,8 @@ def share_inside(mask: NDArray[np.bool_], grid: Grid, box: Box | None) -> float 
 def labelled_box(label_map: LabelMap) -> Box | None:
     """The box around every organ of a label map, in mm of its canonical grid; None if there is no organ."""
     turn = label_map.grid.to_canonical()
-    organs = turn.apply(label_map.labels) != BACKGROUND
-    if not organs.any():
-        return None
-    z, y, x = (np.flatnonzero(organs.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
-    ranges = (slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1))
-    return turn.apply_to_grid(label_map.grid).box(ranges)
+    ranges = mask_ranges(turn.apply(label_map.labels) != BACKGROUND)
+    return None if ranges is None else turn.apply_to_grid(label_map.grid).box(ranges)
 
 
 def volume_doubt(row: OrganStatistics) -> str | None:

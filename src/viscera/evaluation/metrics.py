@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.errors import ConfigError, GeometryError
-from viscera.core.geometry import Grid, Ranges, Vector
+from viscera.core.geometry import Grid, Vector, mask_ranges
 from viscera.evaluation.surface_distances import surface_distances
 
 EmptyRule = Literal["flare", "nan"]
@@ -105,7 +105,8 @@ def mask_agreement(
     reference, prediction = _masks(reference, prediction)
     _check_lengths(spacing_zyx_mm, tolerances_mm)
     size, predicted = int(np.count_nonzero(reference)), int(np.count_nonzero(prediction))
-    if not (size and predicted):
+    box = mask_ranges(reference | prediction)
+    if box is None or not (size and predicted):
         scores = _empty_scores(empty, reference_empty=not size, prediction_empty=not predicted)
         return Agreement(
             dsc=scores.share,
@@ -114,7 +115,6 @@ def mask_agreement(
             assd_mm=scores.distance_mm,
             difference_percent=scores.percent,
         )
-    box = _joint_box(reference, prediction)
     surfaces = surface_distances(reference[box], prediction[box], spacing_zyx_mm)
     return Agreement(
         dsc=2 * int(np.count_nonzero(reference[box] & prediction[box])) / (size + predicted),
@@ -211,13 +211,3 @@ def _check_lengths(spacing_zyx_mm: Vector, tolerances_mm: Sequence[float]) -> No
             got=f"{odd[0]}",
             remedy="Correct the tolerance",
         )
-
-
-def _joint_box(reference: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Ranges:
-    """The smallest voxel ranges that hold both masks."""
-    ranges = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        filled = np.flatnonzero(reference.any(axis=others) | prediction.any(axis=others))
-        ranges.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return ranges[0], ranges[1], ranges[2]

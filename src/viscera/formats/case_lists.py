@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera.core.errors import ReadError, reason
+from viscera.core.errors import ReadError, during, reason
 
 _SEPARATORS = (",", ";", "\t")
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=(.)\"?[\s,;]*", re.IGNORECASE)
@@ -34,50 +34,51 @@ def read_list(path: Path, required: Collection[str], doing: str) -> list[ListRow
     Args:
         path: The file.
         required: Columns it must have, in small letters.
-        doing: For errors.
+        doing: What its errors say that was being done.
 
     Raises:
         ReadError: If it is no such text, lacks a column or has one twice, or a row has more cells than the first line.
     """
-    text = _text(path, doing)
-    lines = text.split("\n", 1)
-    named = _SEPARATOR_LINE.fullmatch(lines[0].rstrip("\r"))
-    skipped = int(named is not None)
-    if named is not None:
-        text = lines[1] if len(lines) > 1 else ""
-    separator = named[1] if named is not None else _separator(text, required)
+    with during(doing):
+        text = _text(path)
+        first, _, others = text.partition("\n")
+        named = _SEPARATOR_LINE.fullmatch(first.rstrip("\r"))
+        if named is not None:
+            return _rows(others, required, named[1], skipped=1)
+        return _rows(text, required, _separator(text, required), skipped=0)
+
+
+def _rows(text: str, required: Collection[str], separator: str, *, skipped: int) -> list[ListRow]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = [name.strip().lower() for name in next(reader, [])]
         while columns and not columns[-1]:
             columns.pop()
-        _require_columns(columns, required, doing)
+        _require_columns(columns, required)
         return [
-            ListRow(line=line, cells=_cells(columns, row, line, doing))
+            ListRow(line=line, cells=_cells(columns, row, line))
             for row, line in ((row, reader.line_num + skipped) for row in reader)
             if any(cell.strip() for cell in row)
         ]
     except csv.Error as error:
         raise ReadError(
-            doing,
             expected="a list with whole rows",
             got=f"{error} in line {reader.line_num + skipped}",
             remedy="Correct the file",
         ) from error
 
 
-def _text(path: Path, doing: str) -> str:
+def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ReadError(doing, expected="a readable list", got=reason(error), remedy="Check the file") from error
+        raise ReadError(expected="a readable list", got=reason(error), remedy="Check the file") from error
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ReadError(
-            doing,
             expected="a list in UTF-8, or in UTF-16 with its mark",
             got=f"bytes of another encoding in line {line}",
             remedy="Save it as UTF-8; Excel calls that CSV UTF-8",
@@ -94,24 +95,22 @@ def _separator(text: str, required: Collection[str]) -> str:
     return ","
 
 
-def _require_columns(columns: list[str], required: Collection[str], doing: str) -> None:
+def _require_columns(columns: list[str], required: Collection[str]) -> None:
     if not set(required) <= set(columns):
         wanted = " and ".join(f"`{name}`" for name in required)
         raise ReadError(
-            doing,
             expected=f"a first line that names {'a column' if len(required) == 1 else 'the columns'} {wanted}",
             got=repr(",".join(columns)[:80]),
             remedy="Name them so, with commas, semicolons or tabs between columns",
         )
     if twice := [name for name in columns if name and columns.count(name) > 1]:
-        raise ReadError(doing, expected="columns that differ", got=f"{twice[0]!r} twice", remedy="Remove one")
+        raise ReadError(expected="columns that differ", got=f"{twice[0]!r} twice", remedy="Remove one")
 
 
-def _cells(columns: list[str], row: list[str], line: int, doing: str) -> dict[str, str]:
+def _cells(columns: list[str], row: list[str], line: int) -> dict[str, str]:
     cells = [cell.strip() for cell in row]
     if any(cells[len(columns) :]):
         raise ReadError(
-            doing,
             expected=f"at most {len(columns)} cells in a row, as in the first line",
             got=f"more in line {line}",
             remedy="Put a cell that holds a separator in quotation marks",

@@ -9,11 +9,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from viscera.core.organs import Organ
+from viscera.core.organs import Code, Organ
 
 # The category under which 3D Slicer's own lists have the organs (SNOMED CT "Body structure"); with that of DICOM's
 # current CID 7150, 91723000, Slicer does not find them there.
-_SLICER_CATEGORY = ("SCT", "123037004", "Anatomical Structure")
+SLICER_CATEGORY = Code(scheme="SCT", value="123037004", meaning="Anatomical Structure")
 _CSV_COLUMNS = (
     "LabelValue",
     "Name",
@@ -55,8 +55,8 @@ def slicer_csv(organs: Sequence[Organ]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
     for organ in organs:
-        code = (organ.code.scheme, organ.code.value, organ.code.meaning)
-        values = (organ.index, organ.name, *organ.colour, _OPAQUE, *_SLICER_CATEGORY, *code)
+        codes = [part for code in (SLICER_CATEGORY, organ.code) for part in (code.scheme, code.value, code.meaning)]
+        values = (organ.index, organ.name, *organ.colour, _OPAQUE, *codes)
         writer.writerow(str(value).replace('"', "'") for value in values)
     return text.getvalue()
 

@@ -6,18 +6,17 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from viscera.core.errors import GeometryError, ReadError
-from viscera.core.geometry import Grid
+from viscera.core.errors import ReadError, reading
 from viscera.formats.dicom.files import is_dicom_file, is_zip_file, unfetched
-from viscera.formats.itk_read import open_itk
+from viscera.formats.header_text import opened_image
+from viscera.formats.metaimage import metaimage_header
 from viscera.formats.nifti_read import open_nifti
+from viscera.formats.nrrd import nrrd_header
 from viscera.formats.raster import Raster
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUPPORTED = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a CT series in DICOM (a folder, a zip, a multi-frame file)"
-# No CT has voxels outside this; metres or micrometres taken for millimetres do.
-SPACING_RANGE_MM = (0.02, 50.0)
 
 Kind = Literal["nifti", "itk", "dicom"]
 
@@ -28,43 +27,38 @@ def require_kind(path: Path) -> Kind:
     Raises:
         ReadError: If there is nothing, it cannot be read, or it is of no supported kind.
     """
-    doing = f"reading {path}"
+    with reading(path):
+        return _require_kind(path)
+
+
+def _require_kind(path: Path) -> Kind:
     if (missing := unfetched(path)) is not None:
         raise ReadError(
-            doing,
             expected="a file or folder that is there",
             got=missing,
             remedy="Fetch it (datalad get, git annex get, git lfs pull), or mount what the link leads to",
         )
     if not path.exists():
-        raise ReadError(doing, expected="a file or folder", got="nothing there", remedy="Check the path")
+        raise ReadError(expected="a file or folder", got="nothing there", remedy="Check the path")
     if path.is_file() and path.stat().st_size == 0:
-        raise ReadError(doing, expected="a CT", got="an empty file", remedy="Copy or convert the scan again")
+        raise ReadError(expected="a CT", got="an empty file", remedy="Copy or convert the scan again")
     if not path.is_file() and not path.is_dir():
-        raise ReadError(doing, expected="a file or folder", got="a device or pipe", remedy="Save it as a file first")
+        raise ReadError(expected="a file or folder", got="a device or pipe", remedy="Save it as a file first")
     if not os.access(path, os.R_OK):
-        raise ReadError(doing, expected="a readable file", got="no permission", remedy="Ask for the right to read it")
+        raise ReadError(expected="a readable file", got="no permission", remedy="Ask for the right to read it")
     kind = _kind(path)
     if kind is None:
-        raise ReadError(doing, expected=SUPPORTED, got="something else", remedy="Convert the scan to one of these")
+        raise ReadError(expected=SUPPORTED, got="something else", remedy="Convert the scan to one of these")
     return kind
 
 
 def opened_raster(path: Path, kind: Kind, *, labels: bool = False) -> Raster:
     """The image of a file that is not DICOM, with what it says of its labels if these are asked for."""
-    return open_nifti(path, labels=labels) if kind == "nifti" else open_itk(path, labels=labels)
-
-
-def require_spacing(grid: Grid, path: Path) -> None:
-    """Raise GeometryError if no scan can have the spacing of `grid`."""
-    low, high = SPACING_RANGE_MM
-    if not all(low <= step <= high for step in grid.spacing_zyx_mm):
-        raise GeometryError(
-            f"reading {path}",
-            expected=f"spacings from {low} to {high} mm",
-            got=f"{[round(step, 6) for step in grid.spacing_zyx_mm]} mm (z, y, x)",
-            remedy="Correct the spacing in the file's header, which must be in mm",
-        )
+    if kind == "nifti":
+        return open_nifti(path, labels=labels)
+    with reading(path):
+        header = nrrd_header(path) if path.suffix.lower() == ".nrrd" else metaimage_header(path)
+        return opened_image(header, labels=labels)
 
 
 def _kind(path: Path) -> Kind | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from viscera.core.organs import ORGANS
 from viscera.formats.dicom.files import is_beside_images, is_dicom_file, unfetched
 from viscera.formats.file_kinds import ITK_SUFFIXES, NIFTI_SUFFIXES, SUPPORTED, require_kind
 from viscera.formats.label_maps import organ_masks
-from viscera.formats.nifti_read import GZIP_MAGIC
+from viscera.formats.voxel_stream import VoxelStream
 
 _IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 _CASE_SUFFIXES = (*_IMAGE_SUFFIXES, ".zip")
@@ -208,11 +206,8 @@ def _has_label_intent(path: Path) -> bool:
     if not path.name.lower().endswith(NIFTI_SUFFIXES):
         return False
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == GZIP_MAGIC
-        with gzip.open(path) if packed else path.open("rb") as file:
-            head = file.read(_INTENT_OFFSET + 2)
-    except (OSError, EOFError, zlib.error):
+        head = VoxelStream(path, None, perhaps_gzip=True).read(_INTENT_OFFSET + 2)
+    except ReadError:
         return False  # reading it says why
     codes = [
         struct.unpack_from(order + "h", head, _INTENT_OFFSET)[0] for order in "<>" if len(head) > _INTENT_OFFSET + 1

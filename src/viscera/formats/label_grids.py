@@ -27,13 +27,12 @@ ORIENTATIONS = tuple(
 )
 
 
-def placed_on(label_map: LabelMap, grid: Grid, doing: str) -> LabelMap:
+def placed_on(label_map: LabelMap, grid: Grid) -> LabelMap:
     """The label map on `grid`, background where it has no voxels; itself if its voxels are none of that grid's lattice.
 
     Args:
         label_map: Of a part of the scan, along whichever axes.
         grid: The whole scan's.
-        doing: For errors.
 
     Raises:
         GeometryError: If a label lies outside of `grid`.
@@ -51,7 +50,6 @@ def placed_on(label_map: LabelMap, grid: Grid, doing: str) -> LabelMap:
     part = labels[z, y, x]
     if (outside := np.count_nonzero(labels) - np.count_nonzero(part)) > 0:
         raise GeometryError(
-            doing,
             expected=f"labels within the {grid.shape_zyx} voxels (z, y, x) of the scan they belong to",
             got=f"{outside} labelled voxels outside",
             remedy="Give the labels of this scan",

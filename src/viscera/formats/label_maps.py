@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.core.errors import GeometryError, ReadError
-from viscera.core.geometry import Grid
+from viscera.core.errors import GeometryError, ReadError, reading
+from viscera.core.geometry import Grid, require_spacing
 from viscera.core.hounsfield import allocated
 from viscera.core.label_names import (
     LabelMeaning,
@@ -24,7 +24,7 @@ from viscera.core.label_names import (
 from viscera.core.organs import BACKGROUND, Organ
 from viscera.core.volume import LabelMap
 from viscera.formats.dicom.files import is_dicom_file
-from viscera.formats.file_kinds import ITK_SUFFIXES, NIFTI_SUFFIXES, opened_raster, require_kind, require_spacing
+from viscera.formats.file_kinds import ITK_SUFFIXES, NIFTI_SUFFIXES, Kind, opened_raster, require_kind
 from viscera.formats.label_grids import placed_on
 from viscera.formats.label_tables import bids_label_names
 from viscera.formats.raster import Raster
@@ -48,14 +48,14 @@ class LabelFile:
         tables: For each table of names in or beside the file what each label is; none if it does not name them.
         stored: Whether labels are as stored.
         partial: Whether the file may hold only a part of the scan's voxels, cut to the organs.
-        doing: For errors.
+        path: The file.
     """
 
     label_map: LabelMap
     tables: tuple[Mapping[int, LabelName], ...] = ()
     stored: bool = True
     partial: bool = False
-    doing: str
+    path: Path
 
     def by_name(self, organs: Sequence[Organ]) -> LabelMap:
         """Organ indices by the names in the file; labels as stored where it names none.
@@ -63,8 +63,9 @@ class LabelFile:
         Raises:
             ReadError: If the names are no organs of the table, contradict each other or leave out a label.
         """
-        meaning = self._meaning(organs) if self.stored else None
-        return self.label_map if meaning is None else _renamed(self.label_map, meaning, self.doing)
+        with reading(self.path):
+            meaning = self._meaning(organs) if self.stored else None
+            return self.label_map if meaning is None else _renamed(self.label_map, meaning)
 
     def by_mapping(self, mapping: Mapping[int, int], organs: Sequence[Organ]) -> LabelMap:
         """Labels as stored, to be mapped to organ indices by `mapping`, once the file's own names agree with it.
@@ -72,11 +73,12 @@ class LabelFile:
         Raises:
             ReadError: If a label is one organ by its name and another by the mapping.
         """
-        for table in self.tables:
-            known = {label: name for label, name in table.items() if names_organ(name, organs)}
-            meaning = label_meaning(known, organs, self.doing) if known else None
-            if meaning is not None:
-                require_agreement(meaning, mapping, organs, self.doing)
+        with reading(self.path):
+            for table in self.tables:
+                known = {label: name for label, name in table.items() if names_organ(name, organs)}
+                meaning = label_meaning(known, organs) if known else None
+                if meaning is not None:
+                    require_agreement(meaning, mapping, organs)
         return self.label_map
 
     def placed_on(self, grid: Grid) -> LabelFile:
@@ -86,13 +88,14 @@ class LabelFile:
         if self.label_map.grid.shape_zyx == _EMPTY_SHAPE:  # an empty segmentation, whose grid means nothing
             empty = LabelMap(labels=np.full(grid.shape_zyx, BACKGROUND, dtype=np.uint8), grid=grid)
             return replace(self, label_map=empty)
-        return replace(self, label_map=placed_on(self.label_map, grid, self.doing))
+        with reading(self.path):
+            return replace(self, label_map=placed_on(self.label_map, grid))
 
     def _meaning(self, organs: Sequence[Organ]) -> LabelMeaning | None:
-        found = [label_meaning(table, organs, self.doing) for table in self.tables]
+        found = [label_meaning(table, organs) for table in self.tables]
         meanings = [meaning for meaning in found if meaning is not None]
         for meaning in meanings[1:]:
-            require_agreement(meaning, meanings[0].indices, organs, self.doing)
+            require_agreement(meaning, meanings[0].indices, organs)
         return meanings[0] if meanings else None
 
 
@@ -104,31 +107,34 @@ def read_label_file(path: Path, organs: Sequence[Organ]) -> LabelFile:
         organs: What to look for in files that only name their labels.
 
     Raises:
-        ReadError, GeometryError, MissingExtraError: As `viscera.read.read_label_map`.
+        ReadError, GeometryError: As `viscera.read.read_label_map`.
     """
     path = Path(path)
-    doing = f"reading {path}"
     kind = require_kind(path)
-    if masks := organ_masks(path, organs):
-        return LabelFile(label_map=_joined_masks(masks, doing), stored=False, doing=doing)
-    if kind == "dicom":
-        from viscera.formats.dicom.seg_read import read_dicom_seg
+    with reading(path):
+        if masks := organ_masks(path, organs):
+            return LabelFile(label_map=_joined_masks(masks), stored=False, path=path)
+        if kind == "dicom":
+            from viscera.formats.dicom.seg_read import read_dicom_seg
 
-        label_map = read_dicom_seg(path, organs)
-        require_spacing(label_map.grid, path)
-        return LabelFile(label_map=label_map, stored=False, partial=True, doing=doing)
+            label_map = read_dicom_seg(path, organs)
+            require_spacing(label_map.grid)
+            return LabelFile(label_map=label_map, stored=False, partial=True, path=path)
+        return _read_image(path, kind, organs)
+
+
+def _read_image(path: Path, kind: Kind, organs: Sequence[Organ]) -> LabelFile:
     raster = opened_raster(path, kind, labels=True)
-    require_spacing(raster.grid, path)
-    layers = {layer for layer, _ in raster.names}
+    require_spacing(raster.grid)
     partial = kind == "itk" and bool(raster.names)
-    if layers <= {0}:
+    if {layer for layer, _ in raster.names} <= {0}:
         names = {label: name for (_, label), name in raster.names.items()}
         beside = bids_label_names(path)
         tables = tuple(table for table in (names, beside and beside[1]) if table)
         # Several layers of which one is named are refused where their values are looked at.
-        label_map = LabelMap(labels=_labels(raster, doing), grid=raster.grid)
-        return LabelFile(label_map=label_map, tables=tables, partial=partial, doing=doing)
-    return LabelFile(label_map=_joined_layers(raster, organs, doing), stored=False, partial=partial, doing=doing)
+        label_map = LabelMap(labels=_labels(raster), grid=raster.grid)
+        return LabelFile(label_map=label_map, tables=tables, partial=partial, path=path)
+    return LabelFile(label_map=_joined_layers(raster, organs), stored=False, partial=partial, path=path)
 
 
 def organ_masks(path: Path, organs: Sequence[Organ]) -> dict[Path, Organ]:
@@ -152,42 +158,45 @@ def organ_masks(path: Path, organs: Sequence[Organ]) -> dict[Path, Organ]:
     return found
 
 
-def _joined_masks(masks: Mapping[Path, Organ], doing: str) -> LabelMap:
+def _joined_masks(masks: Mapping[Path, Organ]) -> LabelMap:
     """The label map of several masks, each of one organ or of one of a pair."""
-    joined: NDArray[np.uint8] | None = None
-    grid: Grid | None = None
+    joined: tuple[NDArray[np.uint8], Grid] | None = None
     for path, organ in masks.items():
-        raster = opened_raster(path, require_kind(path))
-        require_spacing(raster.grid, path)
-        mask = _labels(raster, f"reading {path}")
-        if len(values := np.flatnonzero(_counts(mask))) > 2:
-            raise _refused(f"reading {path}", "a mask of one organ", f"the labels {values.tolist()[:8]}", _ONE_MASK)
-        if joined is None or grid is None:
-            joined, grid = np.full(mask.shape, BACKGROUND, dtype=np.uint8), raster.grid
-        if not raster.grid.matches(grid):
+        mask = _mask(path)
+        labels, grid = joined = joined or (np.full_like(mask.labels, BACKGROUND), mask.grid)
+        if not mask.grid.matches(grid):
             raise GeometryError(
-                doing,
                 expected="masks on one grid",
                 got=f"{path.name} on another one",
                 remedy="Give the masks of one scan",
             )
-        _require_apart(int(np.count_nonzero((mask > 0) & (joined != BACKGROUND) & (joined != organ.index))), doing)
-        joined[mask > 0] = organ.index
-    assert joined is not None
-    assert grid is not None
-    return LabelMap(labels=joined, grid=grid)
+        others = (labels != BACKGROUND) & (labels != organ.index)
+        _require_apart(int(np.count_nonzero((mask.labels > 0) & others)))
+        labels[mask.labels > 0] = organ.index
+    if joined is None:
+        raise _refused("masks of organs", "none", _ONE_MASK)
+    return LabelMap(labels=joined[0], grid=joined[1])
+
+
+def _mask(path: Path) -> LabelMap:
+    with reading(path):
+        raster = opened_raster(path, require_kind(path))
+        require_spacing(raster.grid)
+        mask = _labels(raster)
+        if len(values := np.flatnonzero(_counts(mask))) > 2:
+            raise _refused("a mask of one organ", f"the labels {values.tolist()[:8]}", _ONE_MASK)
+        return LabelMap(labels=mask, grid=raster.grid)
 
 
 _ONE_MASK = "Give a folder with one mask for each organ, or one label map"
 
 
-def _joined_layers(raster: Raster, organs: Sequence[Organ], doing: str) -> LabelMap:
+def _joined_layers(raster: Raster, organs: Sequence[Organ]) -> LabelMap:
     """The label map of a segmentation in layers, whose segments are told by layer and value."""
     places = list(raster.names)
-    meaning = label_meaning(dict(enumerate(raster.names.values())), organs, doing)
+    meaning = label_meaning(dict(enumerate(raster.names.values())), organs)
     if meaning is None:
         raise _refused(
-            doing,
             f"segments named {', '.join(organ.name for organ in organs)}",
             ", ".join(name.name for name in list(raster.names.values())[:8]),
             "Name them so in the program that made them",
@@ -200,33 +209,33 @@ def _joined_layers(raster: Raster, organs: Sequence[Organ], doing: str) -> Label
             values = {
                 value: meaning.indices[number] for number, (one, value) in enumerate(places) if one == layer and value
             }
-            found = _mapped(slab[..., layer], values, doing)
+            found = _mapped(slab[..., layer], values)
             overlapping += int(np.count_nonzero((found != BACKGROUND) & (part != BACKGROUND) & (part != found)))
             np.copyto(part, found, where=found != BACKGROUND)
         if slab.ndim != 4 or slab.shape[3] <= last:
-            raise _refused(doing, f"voxels in {last + 1} layers", "fewer", "Save the segmentation again in 3D Slicer")
+            raise _refused(f"voxels in {last + 1} layers", "fewer", "Save the segmentation again in 3D Slicer")
         place += len(slab)
-    _require_apart(overlapping, doing)
+    _require_apart(overlapping)
     return LabelMap(labels=labels, grid=raster.grid, notes=meaning.notes)
 
 
-def _mapped(stored: NDArray[Any], indices: Mapping[int, int], doing: str) -> NDArray[np.uint8]:
+def _mapped(stored: NDArray[Any], indices: Mapping[int, int]) -> NDArray[np.uint8]:
     """Organ indices of the stored values of a layer, each of which must be some segment's."""
     largest = max([0, *indices])
     if stored.dtype.kind not in "iu" or (stored.size and (stored.min() < 0 or stored.max() > largest)):
-        raise _unnamed(doing, [stored.max()])
+        raise _unnamed([stored.max()])
     table = np.full(largest + 1, BACKGROUND, dtype=np.uint8)
     known = np.zeros(largest + 1, dtype=bool)
     known[0] = True
     for value, index in indices.items():
         table[value], known[value] = index, True
     if not known[stored].all():
-        raise _unnamed(doing, np.unique(stored[~known[stored]]).tolist())
+        raise _unnamed(np.unique(stored[~known[stored]]).tolist())
     mapped: NDArray[np.uint8] = table[stored]
     return mapped
 
 
-def _renamed(label_map: LabelMap, meaning: LabelMeaning, doing: str) -> LabelMap:
+def _renamed(label_map: LabelMap, meaning: LabelMeaning) -> LabelMap:
     """The label map with organ indices in the place of its labels, itself where they are the same."""
     same = all(index in (BACKGROUND, label) for label, index in meaning.indices.items())
     if same and not meaning.passed_over:
@@ -239,7 +248,7 @@ def _renamed(label_map: LabelMap, meaning: LabelMeaning, doing: str) -> LabelMap
             table[label], known[label] = index, True
     present = [int(label) for label in np.flatnonzero(_counts(label_map.labels)) if not known[label]]
     if present:
-        raise _unnamed(doing, present)
+        raise _unnamed(present)
     return LabelMap(labels=table[label_map.labels], grid=label_map.grid, notes=(*label_map.notes, *meaning.notes))
 
 
@@ -250,26 +259,25 @@ def _counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     return counts
 
 
-def _labels(raster: Raster, doing: str) -> NDArray[np.uint8]:
+def _labels(raster: Raster) -> NDArray[np.uint8]:
     """The whole numbers of an image as uint8, each within rounding."""
-    labels: NDArray[np.uint8] = allocated(raster.grid.shape_zyx, np.uint8, doing)
+    labels: NDArray[np.uint8] = allocated(raster.grid.shape_zyx, np.uint8)
     place = 0
-    for slab in _flat_slabs(raster, doing):
+    for slab in _flat_slabs(raster):
         values = slab
         if slab.dtype.kind == "f" or (raster.slope, raster.intercept) != (1.0, 0.0):
             values = slab.astype(np.float64) * raster.slope + raster.intercept
         if slab.dtype != np.uint8 or values is not slab:
-            values = _whole(values, _tolerance(raster), doing)
+            values = _whole(values, _tolerance(raster))
         labels[place : place + len(slab)] = values
         place += len(slab)
     return labels
 
 
-def _flat_slabs(raster: Raster, doing: str) -> Iterator[NDArray[Any]]:
+def _flat_slabs(raster: Raster) -> Iterator[NDArray[Any]]:
     for slab in raster.slabs:
         if slab.ndim != 3 and slab[..., 1:].any():
             raise _refused(
-                doing,
                 "a segment for every layer of the file",
                 f"{slab.shape[3]} layers, of which only the first one has segments",
                 "Save the segmentation again in 3D Slicer",
@@ -282,13 +290,12 @@ def _tolerance(raster: Raster) -> float:
     return min(_LARGEST_ROUNDING, max(_ROUNDING, _HALF_STEP * abs(raster.slope))) if raster.slope != 1.0 else _ROUNDING
 
 
-def _whole(values: NDArray[Any], tolerance: float, doing: str) -> NDArray[Any]:
+def _whole(values: NDArray[Any], tolerance: float) -> NDArray[Any]:
     rounded = np.rint(values) if values.dtype.kind == "f" else values
     # A NaN fails all comparisons.
     inside = (rounded >= 0) & (rounded <= LARGEST_LABEL)
     if not inside.all() or (_differ(values, rounded) and not (np.abs(values - rounded) <= tolerance).all()):
         raise ReadError(
-            doing,
             expected=f"labels, whole numbers from 0 to {LARGEST_LABEL}",
             got=f"values from {values.min()} to {values.max()}",
             remedy="Give a label map, not an image or a probability map",
@@ -300,20 +307,19 @@ def _differ(values: NDArray[Any], rounded: NDArray[Any]) -> bool:
     return rounded is not values and bool((values != rounded).any())
 
 
-def _require_apart(overlapping: int, doing: str) -> None:
+def _require_apart(overlapping: int) -> None:
     if overlapping:
         raise _refused(
-            doing,
             "at most one organ in a voxel",
             f"{overlapping} voxels with two",
             "Separate the segments in the program that made them",
         )
 
 
-def _unnamed(doing: str, values: Sequence[Any]) -> ReadError:
+def _unnamed(values: Sequence[Any]) -> ReadError:
     shown = ", ".join(str(value) for value in values[:8])
-    return _refused(doing, "a name for every label", f"voxels of the label {shown} without one", "Name it in the file")
+    return _refused("a name for every label", f"voxels of the label {shown} without one", "Name it in the file")
 
 
-def _refused(doing: str, expected: str, got: str, remedy: str) -> ReadError:
-    return ReadError(doing, expected=expected, got=got, remedy=remedy)
+def _refused(expected: str, got: str, remedy: str) -> ReadError:
+    return ReadError(expected=expected, got=got, remedy=remedy)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from viscera.core.errors import ReadError, reason
+from viscera.core.errors import ReadError, during, reason
 from viscera.core.label_names import LabelName
 from viscera.core.organs import Code
 
@@ -73,21 +73,27 @@ def _up_to_root(folder: Path) -> Iterator[Path]:
 
 
 def _table_names(path: Path) -> dict[int, LabelName]:
-    doing = f"reading the table of labels {path}"
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), delimiter="\t")
-        rows = [row for row in reader if any((value or "").strip() for value in row.values() if isinstance(value, str))]
-    except (OSError, ValueError, csv.Error) as error:
-        raise ReadError(doing, expected="tab-separated text", got=reason(error), remedy="Correct the file") from error
-    if not {"index", "name"} <= set(reader.fieldnames or ()):
-        got = str(list(reader.fieldnames or ()))[:80]
-        raise ReadError(doing, expected="the columns index and name", got=got, remedy="Name the columns so")
+    with during(f"reading the table of labels {path}"):
+        try:
+            reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), delimiter="\t")
+            rows = [
+                row for row in reader if any((value or "").strip() for value in row.values() if isinstance(value, str))
+            ]
+        except (OSError, ValueError, csv.Error) as error:
+            raise ReadError(expected="tab-separated text", got=reason(error), remedy="Correct the file") from error
+        if not {"index", "name"} <= set(reader.fieldnames or ()):
+            got = str(list(reader.fieldnames or ()))[:80]
+            raise ReadError(expected="the columns index and name", got=got, remedy="Name the columns so")
+        return _row_names(rows)
+
+
+def _row_names(rows: list[dict[str, str | None]]) -> dict[int, LabelName]:
     names: dict[int, LabelName] = {}
     for row in rows:
         index = (row["index"] or "").strip()
         if not index.isdecimal() or int(index) in names:
             raise ReadError(
-                doing, expected="whole numbers as index, each once", got=repr(index[:40]), remedy="Correct the table"
+                expected="whole numbers as index, each once", got=repr(index[:40]), remedy="Correct the table"
             )
         names[int(index)] = LabelName(name=(row["name"] or "").strip(), code=_code(row))
     return {index: name for index, name in names.items() if index}

@@ -15,8 +15,8 @@ from viscera.core.files import whole_file
 from viscera.core.geometry import Grid
 from viscera.core.organs import BACKGROUND, ORGANS, Organ
 from viscera.core.volume import LabelMap, Volume
-from viscera.formats.gzip import gzip_packed
 from viscera.formats.nifti_header import packed_header
+from viscera.formats.voxel_stream import gzip_writer
 
 # NIfTI-1 keeps sizes in signed 16-bit integers.
 LARGEST_SIZE_VOX = 32767
@@ -62,7 +62,7 @@ def _write_nifti(array: NDArray[Any], grid: Grid, path: Path, *, extension: byte
     header = packed_header(grid, dtype, extension=extension, intent=intent)
     with whole_file(path) as file:
         if name.endswith(".gz"):
-            with gzip_packed(file) as packed:
+            with gzip_writer(file) as packed:
                 _write_image(packed, header, array, dtype)
         else:
             _write_image(file, header, array, dtype)

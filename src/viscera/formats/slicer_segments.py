@@ -19,14 +19,13 @@ _WHOLE = re.compile(r"[0-9]{1,5}")
 _TERMINOLOGY = "TerminologyEntry:"
 
 
-def segment_names(pairs: Mapping[str, str], doing: str) -> dict[tuple[int, int], LabelName]:
+def segment_names(pairs: Mapping[str, str]) -> dict[tuple[int, int], LabelName]:
     """What each segment is, by its layer and the value of its voxels there; empty for a file without segments.
 
     Files of before 2020 say neither layer nor value: their segments have a layer each, and value 1.
 
     Args:
         pairs: The keys of a NRRD header with their values.
-        doing: For errors.
 
     Raises:
         ReadError: If two segments have one value in one layer, a number is none, or the segments are fractional.
@@ -36,17 +35,16 @@ def segment_names(pairs: Mapping[str, str], doing: str) -> dict[tuple[int, int],
         if parts := _SEGMENT_KEY.fullmatch(key):
             found.setdefault(int(parts[1]), {})[parts[2]] = value.strip()
     if found and any("fractional" in pairs.get(key, "").casefold() for key in _REPRESENTATIONS):
-        raise _refused(doing, "a binary labelmap", "a fractional one", "Convert it to a binary labelmap in 3D Slicer")
+        raise _refused("a binary labelmap", "a fractional one", "Convert it to a binary labelmap in 3D Slicer")
     segments: dict[tuple[int, int], LabelName] = {}
     for number, fields in sorted(found.items()):
         # An empty segmentation has keys for a segment that is not there.
         if not {"ID", "Name", "LabelValue"} & fields.keys():
             continue
-        place = _number(fields, "Layer", number, doing), _number(fields, "LabelValue", 1, doing)
+        place = _number(fields, "Layer", number), _number(fields, "LabelValue", 1)
         name = fields.get("Name") or fields.get("ID") or ""
         if place in segments:
             raise _refused(
-                doing,
                 "segments of different values",
                 f"value {place[1]} in layer {place[0]} for both {segments[place].name[:64]!r} and {name[:64]!r}",
                 "Save the segmentation again in 3D Slicer",
@@ -56,10 +54,10 @@ def segment_names(pairs: Mapping[str, str], doing: str) -> dict[tuple[int, int],
     return segments
 
 
-def _number(fields: Mapping[str, str], key: str, missing: int, doing: str) -> int:
+def _number(fields: Mapping[str, str], key: str, missing: int) -> int:
     text = fields.get(key, str(missing))
     if not _WHOLE.fullmatch(text):
-        raise _refused(doing, f"a whole number as a segment's {key}", repr(text[:40]), "Save it again in 3D Slicer")
+        raise _refused(f"a whole number as a segment's {key}", repr(text[:40]), "Save it again in 3D Slicer")
     return int(text)
 
 
@@ -75,5 +73,5 @@ def _codes(tags: str) -> tuple[Code | None, Code | None]:
     return category, kind
 
 
-def _refused(doing: str, expected: str, got: str, remedy: str) -> ReadError:
-    return ReadError(doing, expected=expected, got=got, remedy=remedy)
+def _refused(expected: str, got: str, remedy: str) -> ReadError:
+    return ReadError(expected=expected, got=got, remedy=remedy)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from viscera.core.errors import ConfigError, MissingExtraError, WriteError, reason
+from viscera.core.errors import ConfigError, WriteError, reason
+from viscera.core.extras import needs
 from viscera.pacs.jobs import Admission, Arrival
 from viscera.pacs.queue import SeriesQueue
 from viscera.pacs.tls import SOCKET_SECONDS, TlsFiles, listening_context
@@ -246,12 +247,8 @@ def import_pynetdicom() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
+    with needs("the package pynetdicom", "pacs", doing="talking to a PACS"):
         import pynetdicom
-    except ImportError as error:
-        raise MissingExtraError(
-            "talking to a PACS", expected="pynetdicom", got="no such package", remedy="Run: pip install 'viscera[pacs]'"
-        ) from error
     return pynetdicom
 
 

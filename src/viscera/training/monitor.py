@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from viscera.core.errors import MissingExtraError
+from viscera.core.extras import needs
 
 # Places after the decimal point that a log keeps; more say nothing about a training.
 _LOSS_DIGITS = 6
@@ -200,15 +200,8 @@ class TensorBoardMonitor:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
+        with needs("the package tensorboard", "tensorboard", doing="writing TensorBoard events"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError(
-                "writing TensorBoard events",
-                expected="the package tensorboard",
-                got=str(error),
-                remedy="Run pip install 'viscera[tensorboard]'",
-            ) from error
         self._writer: Any = SummaryWriter(str(folder))
 
     def step(self, record: StepRecord) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.errors import GeometryError
-from viscera.core.geometry import AIR_HU, Grid, Ranges
+from viscera.core.geometry import AIR_HU, Grid, Ranges, mask_ranges
 from viscera.core.organs import BACKGROUND
 from viscera.core.resample import resample
 from viscera.core.volume import LabelMap, Volume
@@ -103,12 +103,7 @@ def around_organs(volume: Volume, label_map: LabelMap) -> tuple[Volume, LabelMap
 
 def _spans(label_map: LabelMap) -> Ranges | None:
     """The voxels between the first and the last label along each axis; None if there is no label."""
-    found = label_map.labels != BACKGROUND
-    places = [np.flatnonzero(found.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if not len(places[0]):
-        return None
-    z, y, x = (slice(int(place[0]), int(place[-1]) + 1) for place in places)
-    return z, y, x
+    return mask_ranges(label_map.labels != BACKGROUND)
 
 
 def _part(grid: Grid, ranges: Ranges) -> Grid:

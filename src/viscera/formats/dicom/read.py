@@ -61,7 +61,7 @@ def read_dicom(
         if on_grid is not None:
             on_grid(stack.grid)
         hu = _decoded(stack.slices, stack.grid, hu_offset, doing)
-    return Volume(hu=hu, grid=stack.grid, notes=stack.notes + require_hu(hu, doing), sides_certain=True)
+    return Volume(hu=hu, grid=stack.grid, notes=stack.notes + require_hu(hu), sides_certain=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -199,7 +199,7 @@ def _uneven(doing: str, got: str) -> GeometryError:
 
 def _decoded(ordered: Sequence[Slice], grid: Grid, hu_offset: int, doing: str) -> NDArray[np.int16]:
     _require_room(ordered, doing)
-    hu: NDArray[np.int16] = allocated(grid.shape_zyx, np.int16, doing)
+    hu: NDArray[np.int16] = allocated(grid.shape_zyx, np.int16)
     members_of: dict[DicomSource, list[int]] = {}
     for place, one in enumerate(ordered):
         members_of.setdefault(one.source, []).append(place)
@@ -229,7 +229,7 @@ def _require_room(ordered: Sequence[Slice], doing: str) -> None:
             got=f"{size} bytes",
             remedy="Copy the series again from its archive",
         )
-    require_likely((len(ordered), *ordered[0].size_vox), size, doing)
+    require_likely((len(ordered), *ordered[0].size_vox), size)
 
 
 def _pixels(source: DicomSource, frames: list[int]) -> Iterator[NDArray[Any]]:

@@ -76,7 +76,7 @@ def read_dicom_seg(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
             meaning = _meaning(dataset, organs, doing)
             frames = _frames(dataset, doing)
             places, grid = _laid_out(frames, (int(dataset.Rows), int(dataset.Columns)), doing)
-            labels: NDArray[np.uint8] = allocated(grid.shape_zyx, np.uint8, doing)
+            labels: NDArray[np.uint8] = allocated(grid.shape_zyx, np.uint8)
             labels[:] = BACKGROUND
             _fill(labels, dataset, list(zip(places, frames, strict=True)), meaning.indices, doing)
         except DICOM_FAULTS as error:
@@ -140,7 +140,7 @@ def _meaning(dataset: Any, organs: Sequence[Organ], doing: str) -> LabelMeaning:
     segments = {int(segment.SegmentNumber): _label_name(segment) for segment in dataset.SegmentSequence}
     if len(segments) < len(dataset.SegmentSequence):
         raise _damaged(doing, "two segments of one number")
-    meaning = label_meaning(segments, organs, doing) if segments else None
+    meaning = label_meaning(segments, organs) if segments else None
     if meaning is None:
         raise ReadError(
             doing,

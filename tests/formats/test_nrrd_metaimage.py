@@ -1,13 +1,15 @@
-"""Reading NRRD and MetaImage; SimpleITK writes the files and is the oracle for their geometry."""
+"""Reading NRRD and MetaImage; SimpleITK writes the files and is the oracle for their voxels and geometry."""
 
+import bz2
 import gzip
 import re
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from viscera.core.errors import GeometryError, MissingExtraError, ReadError
+from viscera.core.errors import GeometryError, ReadError
 from viscera.read import read_label_map, read_volume
 
 sitk = pytest.importorskip("SimpleITK")
@@ -114,11 +116,172 @@ def test_other_bytes_are_refused(tmp_path, name):
         read_volume(tmp_path / name)
 
 
-def test_missing_package_names_the_extra(tmp_path, monkeypatch):
-    path = save(tmp_path / "ct.mha", ct_zyx())
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
+def test_no_other_package_is_needed(tmp_path, monkeypatch, name):
+    path = save(tmp_path / name, ct_zyx())
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(MissingExtraError, match=r"viscera\[itk\]"):
-        read_volume(path)
+    np.testing.assert_array_equal(read_volume(path).hu, ct_zyx())
+
+
+def meta(**changes):
+    fields = {
+        "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
+        "TransformMatrix": " ".join(map(str, DIRECTION)), "Offset": "10 -20 30", "ElementSpacing": "1 2 3",
+        "DimSize": "12 11 10", "ElementType": "MET_SHORT", **changes, "ElementDataFile": "LOCAL",
+    }  # fmt: skip
+    return "".join(f"{name} = {value}\n" for name, value in fields.items() if value is not None).encode()
+
+
+def nrrd(**changes):
+    fields = {
+        "type": "short", "dimension": "3", "space": "LPS", "sizes": "12 11 10",
+        "space directions": "(0.8,0.6,0) (-1.2,1.6,0) (0,0,-3)", "space origin": "(10,-20,30)", "endian": "little",
+        "encoding": "raw", **{name.replace("_", " "): value for name, value in changes.items()},
+    }  # fmt: skip
+    lines = [f"{name}: {value}\n" for name, value in fields.items() if value is not None]
+    return ("NRRD0005\n" + "".join(lines) + "\n").encode()
+
+
+def assert_read_as_simpleitk_reads_it(path):
+    volume, image = read_volume(path), sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(volume.hu, np.clip(np.rint(sitk.GetArrayFromImage(image)), -32768, 32767))
+    for x, y, z in [(0, 0, 0), (11, 0, 0), (0, 10, 0), (3, 4, 9)]:
+        expected = image.TransformIndexToPhysicalPoint((x, y, z))
+        np.testing.assert_allclose(volume.grid.world(np.array([z, y, x])), expected, atol=1e-9)
+
+
+META_TYPES = {
+    "MET_CHAR": "i1", "MET_SHORT": "i2", "MET_INT": "i4", "MET_LONG": "i4", "MET_LONG_LONG": "i8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", META_TYPES)
+def test_every_type_of_meta_image(tmp_path, kind, order):
+    voxels = (ct_zyx() // 8).astype(order + META_TYPES[kind])
+    head = meta(ElementType=kind, BinaryDataByteOrderMSB=str(order == ">"))
+    (tmp_path / "ct.mha").write_bytes(head + voxels.tobytes())
+    assert_read_as_simpleitk_reads_it(tmp_path / "ct.mha")
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct.mha").hu, voxels)
+
+
+NRRD_TYPES = {
+    "signed char": "i1", "int16": "i2", "short int": "i2", "int": "i4", "int64_t": "i8", "float": "f4", "double": "f8",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", NRRD_TYPES)
+def test_every_type_of_nrrd(tmp_path, kind, order):
+    voxels = (ct_zyx() // 8).astype(order + NRRD_TYPES[kind])
+    (tmp_path / "ct.nrrd").write_bytes(nrrd(type=kind, endian="little" if order == "<" else "big") + voxels.tobytes())
+    assert_read_as_simpleitk_reads_it(tmp_path / "ct.nrrd")
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct.nrrd").hu, voxels)
+
+
+@pytest.mark.parametrize(
+    "space", ["right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "RAS", "LAS", "lps"]
+)
+def test_every_space_of_nrrd(tmp_path, space):
+    (tmp_path / "ct.nrrd").write_bytes(nrrd(space=space) + ct_zyx().tobytes())
+    assert_read_as_simpleitk_reads_it(tmp_path / "ct.nrrd")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Offset": None, "Position": "10 -20 30"},
+        {"Offset": None, "Origin": "10 -20 30"},
+        {"Offset": None},
+        {"Position": "10 -20 30"},
+        {"TransformMatrix": None, "Orientation": "0 1 0 0 0 1 1 0 0"},
+        {"TransformMatrix": None, "Rotation": "0 1 0 0 0 1 1 0 0"},
+        {"BinaryDataByteOrderMSB": None},
+        {"BinaryDataByteOrderMSB": None, "ElementByteOrderMSB": "False"},
+        {"BinaryData": None},
+        {"NDims": "4", "DimSize": "12 11 10 1", "ElementSpacing": "1 2 3 1", "Offset": "10 -20 30 0",
+         "TransformMatrix": "0.8 0.6 0 0 -0.6 0.8 0 0 0 0 -1 0 0 0 0 1"},
+    ],
+)  # fmt: skip
+def test_every_spelling_of_meta_image(tmp_path, changes):
+    (tmp_path / "ct.mha").write_bytes(meta(**changes) + ct_zyx().tobytes())
+    volume = read_volume(tmp_path / "ct.mha")
+    image = sitk.ReadImage(str(tmp_path / "ct.mha"))
+    image = image[:, :, :, 0] if image.GetDimension() == 4 else image
+    np.testing.assert_array_equal(volume.hu, sitk.GetArrayFromImage(image))
+    for x, y, z in [(0, 0, 0), (11, 0, 0), (3, 4, 9)]:
+        expected = image.TransformIndexToPhysicalPoint((x, y, z))
+        np.testing.assert_allclose(volume.grid.world(np.array([z, y, x])), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("skipped", [-1, 1000])
+def test_meta_image_with_bytes_before_its_voxels(tmp_path, skipped):
+    head = meta(HeaderSize=skipped)
+    (tmp_path / "ct.mha").write_bytes(head + b"x" * (1000 - len(head)) + ct_zyx().tobytes())
+    assert_read_as_simpleitk_reads_it(tmp_path / "ct.mha")
+
+
+def test_meta_image_with_its_voxels_as_text(tmp_path):
+    text = " ".join(map(str, ct_zyx().ravel())).encode()
+    (tmp_path / "ct.mha").write_bytes(meta(BinaryData="False") + text)
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct.mha").hu, ct_zyx())
+    (tmp_path / "ct.mha").write_bytes(meta(BinaryData="False") + text[:-20])
+    with pytest.raises(ReadError, match="1320 numbers after the header"):
+        read_volume(tmp_path / "ct.mha")
+
+
+@pytest.mark.parametrize(
+    ("changes", "before"),
+    [
+        ({"byte_skip": 7}, b"1234567"),
+        ({"byteskip": -1}, b"more than it has to be"),
+        ({"line_skip": 2}, b"one line\nand another\n"),
+        ({"dimension": 4, "sizes": "1 12 11 10", "space_directions": "none (0.8,0.6,0) (-1.2,1.6,0) (0,0,-3)"}, b""),
+        ({"dimension": 4, "sizes": "12 11 10 1", "space_directions": "(0.8,0.6,0) (-1.2,1.6,0) (0,0,-3) none"}, b""),
+        ({"space_origin": None}, b""),
+    ],
+)
+def test_every_layout_of_nrrd(tmp_path, changes, before):
+    (tmp_path / "ct.nrrd").write_bytes(nrrd(**changes) + before + ct_zyx().tobytes())
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct.nrrd").hu, ct_zyx())
+    if "dimension" not in changes:
+        assert_read_as_simpleitk_reads_it(tmp_path / "ct.nrrd")
+
+
+def test_nrrd_with_its_voxels_as_text(tmp_path):
+    text = "\n".join(map(str, ct_zyx().ravel())).encode()
+    (tmp_path / "ct.nrrd").write_bytes(nrrd(encoding="ascii", endian=None) + text)
+    assert_read_as_simpleitk_reads_it(tmp_path / "ct.nrrd")
+
+
+def test_nrrd_packed_by_bzip2(tmp_path):
+    packed = bz2.compress(ct_zyx().tobytes())
+    (tmp_path / "ct.nrrd").write_bytes(nrrd(encoding="bzip2") + packed)
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct.nrrd").hu, ct_zyx())
+    for broken, got in ((packed[:-30], "cut off"), (packed[:100] + b"x" + packed[101:], "damaged")):
+        (tmp_path / "ct.nrrd").write_bytes(nrrd(encoding="bzip2") + broken)
+        with pytest.raises(ReadError, match=f"expected a whole bzip2 stream, got .*{got}"):
+            read_volume(tmp_path / "ct.nrrd")
+
+
+def test_meta_image_compressed_by_gzip_is_refused_as_itk_makes_voxels_of_its_bytes(tmp_path):
+    (tmp_path / "ct.mha").write_bytes(meta(CompressedData="True") + gzip.compress(ct_zyx().tobytes()))
+    with pytest.raises(ReadError, match="expected a whole zlib stream"):
+        read_volume(tmp_path / "ct.mha")
+
+
+def test_memory_is_the_volume_and_little_more(tmp_path):
+    array = np.random.default_rng(5).integers(-1000, 400, (150, 200, 200)).astype(np.int16)
+    path = save(tmp_path / "ct.mha", array)
+    tracemalloc.start()
+    try:
+        volume = read_volume(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(volume.hu, array)
+    assert peak < 1.6 * array.nbytes
 
 
 @pytest.mark.parametrize("axes", ["4294967296", "-1", "999999999", "1e308", ""])
