@@ -45,7 +45,7 @@ def test_every_example_is_typed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wrong_example_would_be_seen(tmp_path: Path) -> None:
-    wrong = "import viscera\n\nfound = viscera.Segmenter.load()('ct.nii.gz')\nprint(found.organs['liver'].volume_litres)\n"
+    wrong = "import viscera\n\nr = viscera.Segmenter.load()('ct.nii.gz')\nprint(r.organs['liver'].volume_litres)\n"
     found = checked(tmp_path, {"page_wrong": wrong})
     assert found.returncode == 1
     assert "volume_litres" in found.stdout
