@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from viscera.core.config import ModelConfig
+from viscera.core.config import ModelConfig, PostprocessConfig
 from viscera.core.errors import BundleError, GeometryError, NothingFoundError
 from viscera.core.geometry import AIR_HU, Grid, Reorientation
 from viscera.core.organs import ORGANS
@@ -422,7 +422,7 @@ def test_labels_are_not_cleaned_unless_the_model_says_so():
 
 
 def test_cleaning_removes_stray_parts_and_tells():
-    model = dataclasses.replace(MODEL, clean=True)
+    model = dataclasses.replace(MODEL, postprocessing=PostprocessConfig(enabled=True))
     before = segment_volume(ball_volume(SCAN, balls=STRAY), ThresholdEngine(), MODEL)
     result = segment_volume(ball_volume(SCAN, balls=STRAY), ThresholdEngine(), model)
     assert list(result.seconds) == [*STAGES[:-1], "clean", "assess"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from viscera.core.config import CleanConfig
+from viscera.core.config import PostprocessConfig
 from viscera.core.errors import ConfigError, GeometryError
 from viscera.core.geometry import AIR_HU, Grid, Reorientation
 from viscera.core.organs import ORGANS
@@ -15,7 +15,7 @@ SHAPE = (10, 11, 24)
 GRID = Grid.from_axes(
     SHAPE, spacing_zyx_mm=(3.0, 2.0, 1.0), direction_zyx=np.eye(3)[:, ::-1], origin_xyz_mm=(-5.0, 7.0, 11.0)
 )
-CONFIG = CleanConfig(keep_share=0.25)
+CONFIG = PostprocessConfig(keep_share=0.25)
 BODY = np.s_[:, 1:10, 2:22]  # its middle along x is 11.5
 
 
@@ -127,7 +127,7 @@ def test_without_a_body_the_images_middle_divides():
 
 
 def test_other_organs_can_be_paired():
-    config = CleanConfig(keep_share=0.25, paired=("liver",))
+    config = PostprocessConfig(keep_share=0.25, paired=("liver",))
     labels, _ = cleaned(LARGE, QUARTER, RIGHT, RIGHT_TOO, config=config)
     np.testing.assert_array_equal(labels, kept(LARGE, RIGHT, RIGHT_TOO))
 
@@ -190,4 +190,4 @@ def test_grids_that_differ():
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_is_a_share(share):
     with pytest.raises(ConfigError, match="keep_share"):
-        CleanConfig(keep_share=share)
+        PostprocessConfig(keep_share=share)

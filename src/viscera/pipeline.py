@@ -135,9 +135,9 @@ def _finished(
 ) -> Segmentation:
     """Post-process the labels, if the model says so, and assess them."""
     label_map, removed = LabelMap(labels=labels, grid=volume.grid), None
-    if model.clean:
+    if model.postprocessing.enabled:
         with stages.run("clean"):
-            small = small_components(label_map, volume, organs, model.cleaning)
+            small = small_components(label_map, volume, organs, model.postprocessing)
             for _, voxels in small:
                 labels[voxels] = BACKGROUND  # in place: they were just made, and a copy of them may be large
             removed = tuple(removal for removal, _ in small)

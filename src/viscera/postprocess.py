@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.components import Components, connected_components, label_boxes
-from viscera.core.config import CleanConfig
+from viscera.core.config import PostprocessConfig
 from viscera.core.errors import GeometryError
 from viscera.core.geometry import Ranges
 from viscera.core.organs import PAIRED, Organ, sided_table
@@ -37,7 +37,7 @@ class Removal:
 
 
 def small_components(
-    label_map: LabelMap, volume: Volume, organs: Sequence[Organ], config: CleanConfig
+    label_map: LabelMap, volume: Volume, organs: Sequence[Organ], config: PostprocessConfig
 ) -> tuple[tuple[Removal, Voxels], ...]:
     """Find what post-processing removes from each organ, in order: indices (z, y, x) that become background.
 

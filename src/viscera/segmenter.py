@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from viscera.case import CaseOptions, preview_path, probabilities_path, uncertainty_path
 from viscera.convert import Converted, converted
+from viscera.core.config import ModelConfig
 from viscera.core.errors import VisceraError
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Grid
@@ -287,7 +288,7 @@ class Segmenter:
         result = run_stages(
             given.volume,
             self.engine,
-            card.model if options.clean is None else replace(card.model, clean=options.clean),
+            card.model if options.clean is None else _with_postprocessing(card.model, enabled=options.clean),
             organs=card.organs,
             allow_empty=options.allow_empty,
             allow_mirrored=options.allow_mirrored,
@@ -370,6 +371,10 @@ def bundle_source(bundle: str | os.PathLike[str]) -> str | Path:
     if isinstance(bundle, str) and folder.name == bundle and not (folder / CARD).is_file():
         return bundle
     return folder
+
+
+def _with_postprocessing(model: ModelConfig, *, enabled: bool) -> ModelConfig:
+    return replace(model, postprocessing=replace(model.postprocessing, enabled=enabled))
 
 
 def _write_preview(volume: Volume, result: Segmentation, output: Path) -> Path:

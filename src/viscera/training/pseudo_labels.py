@@ -97,7 +97,7 @@ def trusted_labels(
     back = turn.inverse()
     place = back.apply_to_grid(target)
     labels = restore_labels(back.apply(answer.output), place, volume.grid)
-    strays = small_components(LabelMap(labels=labels, grid=volume.grid), volume, card.organs, model.cleaning)
+    strays = small_components(LabelMap(labels=labels, grid=volume.grid), volume, card.organs, model.postprocessing)
     labels[restore_labels(back.apply(np.stack([1 - doubt, doubt])), place, volume.grid) == 1] = UNKNOWN_LABEL
     for _, voxels in strays:
         labels[voxels] = UNKNOWN_LABEL
