@@ -40,7 +40,7 @@ _SAME_SHARE = 1e-3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Converted:
-    """A CT from whatever held it.
+    """A CT, and what it was given as.
 
     Attributes:
         volume: The CT.

@@ -203,7 +203,8 @@ class Segmentation:
         """
         import nibabel
 
-        return nibabel.Nifti1Image(self.label_map.labels.T, self.label_map.grid.nifti_affine())
+        labels, affine = self.label_map.labels.T, self.label_map.grid.nifti_affine()
+        return nibabel.Nifti1Image(labels, affine)  # type: ignore[no-untyped-call]
 
     def to_sitk(self) -> SimpleITK.Image:
         """Return the labels as a SimpleITK image, 8-bit.

@@ -147,7 +147,7 @@ def _between(centres_mm: NDArray[np.float64], midline_mm: float) -> float | None
 
 
 def _crossing(components: Components, volume: Volume, start: NDArray[np.int64], midline_mm: float) -> NDArray[np.bool_]:
-    """Which components have voxels on either side; told by the ends of their runs, as x is linear along each."""
+    """Which components have voxels on either side; the ends of their runs say it, as x is linear along each."""
     z, y, x = np.unravel_index(components.starts_vox, components.shape_zyx)
     first = volume.grid.world(np.stack([z, y, x], axis=-1) + start)[:, 0] > midline_mm
     last = volume.grid.world(np.stack([z, y, x + components.lengths_vox - 1], axis=-1) + start)[:, 0] > midline_mm
