@@ -80,46 +80,56 @@ def segment_volume(
             scan, and on less evidence, a warning says so instead.
         BundleError: If a network's output has an unexpected shape or values that are not finite.
     """
-    stages = _Stages(on_stage=on_stage)
-    turn = volume.grid.to_canonical()
-    hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
-    with stages.run("preprocess"):
-        low_grid = low_resolution_grid(grid, model)
-        low_image = network_input(hu, grid, low_grid, model.localise)
-    notes = volume.notes + _growth_note("localisation", low_grid, model.localise)
+    run = _Run(on_stage=on_stage, notes=list(volume.notes))
     try:
-        with stages.run("localise"):
-            logits = network_output(engine, "localise", low_image, model.localiser.outputs)
-            box = organ_box(logits, low_grid, grid, least_ml=model.least_organs_ml)
+        return _segmented(volume, engine, model, organs, run, allow_mirrored, keep_probabilities)
     except NothingFoundError:
         if not allow_empty:
             raise
-        return _empty(volume, notes, organs, model, stages.seconds)
+        return _empty(volume, organs, model, run)
 
-    with stages.run("crop"):
+
+def _segmented(
+    volume: Volume,
+    engine: Engine,
+    model: ModelConfig,
+    organs: Sequence[Organ],
+    run: _Run,
+    allow_mirrored: bool,
+    keep_probabilities: bool,
+) -> Segmentation:
+    """The path itself; raises NothingFoundError where no organ is found."""
+    turn = volume.grid.to_canonical()
+    hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
+    with run.stage("preprocess"):
+        low_grid = low_resolution_grid(grid, model)
+        low_image = network_input(hu, grid, low_grid, model.localise)
+    run.notes += _growth_note("localisation", low_grid, model.localise)
+    with run.stage("localise"):
+        logits = network_output(engine, "localise", low_image, model.localiser.outputs)
+        box = organ_box(logits, low_grid, grid, least_ml=model.least_organs_ml)
+
+    with run.stage("crop"):
         target = roi_grid(grid, box, model)
         image = network_input(hu, grid, target, model.segment)
-    notes += _growth_note("segmentation", target, model.segment)
-    with stages.run("segment"):
+    run.notes += _growth_note("segmentation", target, model.segment)
+    with run.stage("segment"):
         output = segmentation_output(engine, image, model.scn)
         again = partial(segmentation_output, engine, config=model.scn)
         found = mirror_finding(image, output, organs, again, voxel_ml=target.voxel_ml, quality=model.quality)
     warnings = _side_warnings(found, certain=volume.sides_certain, allowed=allow_mirrored)
-    with stages.run("restore"):
+
+    with run.stage("restore"):
         # Turned back while still small: the labels are then written once, in the scan's own order.
         back = turn.inverse()
         labels = restore_labels(back.apply(output.output), back.apply_to_grid(target), volume.grid)
     if not labels.any():
-        if not allow_empty:
-            raise nothing_found("an ROI in which no voxel is more likely organ than background")
-        return _empty(volume, notes, organs, model, stages.seconds)
-
-    result = _finished(volume, labels, output, organs, model, stages)
+        raise nothing_found("an ROI in which no voxel is more likely organ than background")
+    run.notes += warnings
     return replace(
-        result,
+        _finished(volume, labels, output, organs, model, run),
         roi=roi_box(grid, box, model.margin_mm),
         roi_grid=target,
-        notes=notes + warnings + result.notes,
         warnings=warnings,
         probabilities=Probabilities(values=output.output, grid=target) if keep_probabilities else None,
     )
@@ -131,27 +141,27 @@ def _finished(
     output: Answer,
     organs: Sequence[Organ],
     model: ModelConfig,
-    stages: _Stages,
+    run: _Run,
 ) -> Segmentation:
     """Post-process the labels, if the model says so, and assess them."""
     label_map, removed = LabelMap(labels=labels, grid=volume.grid), None
     if model.postprocessing.enabled:
-        with stages.run("clean"):
+        with run.stage("clean"):
             small = small_components(label_map, volume, organs, model.postprocessing)
             for _, voxels in small:
                 labels[voxels] = BACKGROUND  # in place: they were just made, and a copy of them may be large
             removed = tuple(removal for removal, _ in small)
-    with stages.run("assess"):
+    with run.stage("assess"):
         quality = assess(organ_signals(label_map, organs, output, factor=model.scn.spatial_factor), model.quality)
     return Segmentation(
         label_map=label_map,
         organ_table=tuple(organs),
         volume=volume,
         input_notes=volume.notes,
-        notes=removal_notes(removed or ()),
+        notes=(*run.notes, *removal_notes(removed or ())),
         quality=quality,
         removed=removed,
-        seconds=stages.seconds,
+        seconds=run.seconds,
     )
 
 
@@ -180,18 +190,16 @@ def _side_warnings(found: MirrorFinding | None, *, certain: bool, allowed: bool)
     return (f"{WARNING}: {found.evidence}; {why}. Check whether the organs lie on exchanged sides (situs inversus).",)
 
 
-def _empty(
-    volume: Volume, notes: tuple[str, ...], organs: Sequence[Organ], model: ModelConfig, seconds: dict[str, float]
-) -> Segmentation:
+def _empty(volume: Volume, organs: Sequence[Organ], model: ModelConfig, run: _Run) -> Segmentation:
     label_map = LabelMap(labels=np.zeros(volume.grid.shape_zyx, dtype=np.uint8), grid=volume.grid)
     return Segmentation(
         label_map=label_map,
         organ_table=tuple(organs),
         volume=volume,
         input_notes=volume.notes,
-        notes=(*notes, "No organ was found; the label map is empty."),
+        notes=(*run.notes, "No organ was found; the label map is empty."),
         quality=assess(organ_signals(label_map, organs), model.quality),
-        seconds=seconds,
+        seconds=run.seconds,
     )
 
 
@@ -203,14 +211,15 @@ def _growth_note(stage: str, grid: Grid, config: StageConfig) -> tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stages:
-    """Announces and times the stages of one case."""
+class _Run:
+    """Announces and times the stages of one case, and collects its notes."""
 
     on_stage: Callable[[str], None] | None
+    notes: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def run(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
         if self.on_stage is not None:
             self.on_stage(name)
         start = time.perf_counter()

@@ -239,6 +239,18 @@ def test_a_run_report_gives_verdicts_notes_and_machinery(written: Callable[[Any]
     assert "Roe" not in repr(facts)
 
 
+def test_a_run_that_told_kidneys_apart_fits_labels_of_both(written: Callable[[Any], Path]) -> None:
+    report = run_report()
+    organs = report["cases"][1]["organs"]
+    sides = [{"organ": "right kidney", "voxels": 0, "quality": "absent"}, {**organs[0], "organ": "left kidney"}]
+    report["cases"][1]["organs"] = [organs[0], sides[0], *organs[2:], sides[1]]
+    rows = [row.statistics for row in content().rows]
+    both = [replace(row, voxels=64) if row.organ == "kidney" else row for row in rows]
+    facts = read_run_facts(written(report), both)
+    assert facts.verdicts["kidney"].verdict == QcStatus.CHECK
+    assert "left kidney" not in facts.verdicts
+
+
 @pytest.mark.parametrize(
     "value",
     [

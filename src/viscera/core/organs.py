@@ -107,6 +107,17 @@ def sided_table(organs: Sequence[Organ]) -> tuple[Organ, ...]:
     return (*rights, *lefts)
 
 
+def pair_name(name: str) -> str:
+    """Return the name of the pair that one side is of, as `sided_table` names sides; any other name as it is.
+
+    Example:
+        >>> pair_name("left kidney"), pair_name("left lung"), pair_name("liver")
+        ('kidney', 'left lung', 'liver')
+    """
+    pair = name.removeprefix("left ").removeprefix("right ")
+    return pair if pair in PAIRED else name
+
+
 def named_organ(index: int, name: str) -> Organ:
     """The organ of `ORGANS` with that name, numbered `index`, or a new one with another colour and a private code.
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from viscera.core.config import OrganLimits, QualityConfig
 from viscera.core.geometry import Vector
+from viscera.core.organs import pair_name
 
 
 class QcStatus(StrEnum):
@@ -158,7 +159,7 @@ def sided_quality(quality: Sequence[OrganQuality], signals: Sequence[OrganSignal
         signals: Of the labels with the sides apart, in the order of the result.
     """
     whole = {one.organ: one for one in quality}
-    return tuple(whole.get(side.organ) or _side_quality(whole[side.organ.split(" ", 1)[1]], side) for side in signals)
+    return tuple(whole.get(side.organ) or _side_quality(whole[pair_name(side.organ)], side) for side in signals)
 
 
 def quality_note(quality: Sequence[OrganQuality]) -> str | None:
