@@ -24,9 +24,9 @@ HEAD = """\
 import viscera
 
 segmenter = viscera.Segmenter.load()  # once; then any number of scans
-volume = viscera.read_volume("ct.nii.gz")
-found = segmenter.segment_volume(volume)
-viscera.write_label_map(found.label_map, "organs.nii.gz")
+result = segmenter("ct.nii.gz")
+print(result.organs["liver"].volume_ml)
+result.save("organs.nii.gz")
 ```
 
 Names of `viscera` itself are the interface: a change to them stands in the list of changes. They are loaded when first
@@ -39,10 +39,11 @@ is a `VisceraError`. Records cannot be changed; `dataclasses.replace` makes chan
 
 # Sections of the page: a title and the names in it, of `viscera` itself or with their module.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Segmenting": ("Segmenter", "segment_file", "segment_volume", "CaseOptions", "Allowed"),
+    "Segmenting": ("Segmenter", "segment_file", "segment_volume", "CaseOptions", "list_bundles"),
     "Results": (
-        "SegmentedCase",
         "Segmentation",
+        "OrganResult",
+        "Probabilities",
         "viscera.quality.statistics.OrganStatistics",
         "viscera.quality.rules.OrganQuality",
         "viscera.quality.rules.OrganSignals",

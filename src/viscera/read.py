@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,11 @@ from viscera.formats.raster import Raster
 
 
 def read_volume(
-    path: Path, *, series: str | None = None, hu_offset: int = 0, on_grid: Callable[[Grid], None] | None = None
+    path: str | os.PathLike[str],
+    *,
+    series: str | None = None,
+    hu_offset: int = 0,
+    on_grid: Callable[[Grid], None] | None = None,
 ) -> Volume:
     """The CT at `path` in int16 HU on its own grid, voxels in the file's order, read-only.
 
@@ -67,7 +72,9 @@ def read_volume(
     return replace(volume, notes=(*volume.notes, note))
 
 
-def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid | None = None) -> LabelMap:
+def read_label_map(
+    path: str | os.PathLike[str], organs: Sequence[Organ] = ORGANS, *, within: Grid | None = None
+) -> LabelMap:
     """The label map at `path` on its own grid: uint8 0..255, any of them, read-only.
 
     A file that names its labels is read by these names, whatever its numbers: `organs` become their indices, other
@@ -89,7 +96,7 @@ def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid
             are two organs in one voxel; for a DICOM SEG or segmentation if it is fractional.
         GeometryError: If it does not say where the voxels lie, or labels lie outside of `within`.
     """
-    found = read_label_file(path, organs)
+    found = read_label_file(Path(path), organs)
     return (found if within is None else found.placed_on(within)).by_name(organs)
 
 

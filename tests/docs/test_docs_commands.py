@@ -252,9 +252,10 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path, monkeypatch: pytest
         make(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language == "python":
-            exec(compile(block.text, page, "exec"), {"__name__": "__main__"})
+            exec(compile(block.text, page, "exec"), names)
         elif block.language == "bash":
             for command in commands(block.text):
                 if reason_not_to_run(page, command) is None:

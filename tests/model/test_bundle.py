@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from viscera.core.config import CleanConfig, ModelConfig, QualityConfig, ScnConfig
+from viscera.core.config import ModelConfig, PostprocessConfig, QualityConfig, ScnConfig
 from viscera.core.errors import BundleError, WriteError
 from viscera.core.organs import ORGANS
 from viscera.model import bundle as module
-from viscera.model.bundle import CARD, FILES, Bundle, ModelCard, load_bundle, shipped_bundles, write_bundle
+from viscera.model.bundle import CARD, FILES, Bundle, ModelCard, list_bundles, load_bundle, write_bundle
 
 CONTENTS = {name: f"content of {name}".encode() for name in FILES}
 
@@ -51,15 +51,29 @@ def test_a_written_bundle_is_read_back_whole(folder: Path) -> None:
 
 
 def test_a_card_from_before_quality_and_cleaning_loads_with_the_published_ones(folder: Path) -> None:
-    edit(folder, lambda c: [c["model"].pop(name) for name in ("clean", "cleaning", "quality")])
+    edit(folder, lambda c: [c["model"].pop(name) for name in ("postprocessing", "quality")])
     assert load_bundle(folder).card.model == ModelConfig(margin_mm=12.5)
-    assert load_bundle(folder).card.model.clean is False
+    assert load_bundle(folder).card.model.postprocessing.enabled is False
+
+
+def test_a_card_of_before_0_3_has_its_post_processing_under_other_names(folder: Path) -> None:
+    def older(values: dict[str, Any]) -> None:
+        del values["model"]["postprocessing"]
+        values["model"] |= {"clean": True, "cleaning": {"keep_share": 0.2, "paired": ["kidney"]}}
+
+    edit(folder, older)
+    expected = PostprocessConfig(enabled=True, keep_share=0.2)
+    assert load_bundle(folder).card.model.postprocessing == expected
+    edit(folder, lambda c: c["model"].update(postprocessing={"enabled": False}))
+    with pytest.raises(BundleError, match="clean"):
+        load_bundle(folder)
 
 
 def test_a_bundle_carries_its_own_limits(tmp_path: Path) -> None:
     liver = dataclasses.replace(QualityConfig().liver, expected_dsc_min=0.85)
     model = ModelConfig(
-        clean=True, cleaning=CleanConfig(keep_share=0.3), quality=QualityConfig(liver=liver, distance_max_mm=200.0)
+        postprocessing=PostprocessConfig(enabled=True, keep_share=0.3),
+        quality=QualityConfig(liver=liver, distance_max_mm=200.0),
     )
     made = write_bundle(tmp_path / "b", dataclasses.replace(card(), model=model), CONTENTS)
     assert load_bundle(made.folder).card.model == model
@@ -304,7 +318,7 @@ def test_a_shipped_bundle_is_found_by_name(shipped: Bundle) -> None:
 
 
 def test_shipped_bundles_are_listed_in_order(shipped: Bundle) -> None:
-    assert shipped_bundles() == ("first", "second")
+    assert list_bundles() == ("first", "second")
 
 
 @pytest.mark.parametrize("name", ["third", "../first", "", ".", "first/"])
@@ -313,6 +327,6 @@ def test_another_name_is_refused_with_the_list(shipped: Bundle, name: str) -> No
         load_bundle(name)
 
 
-@pytest.mark.parametrize("name", shipped_bundles())
+@pytest.mark.parametrize("name", list_bundles())
 def test_every_bundle_in_the_package_is_whole(name: str) -> None:
     assert load_bundle(name).card.name == name

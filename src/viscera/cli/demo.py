@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the demo, print scores, times and where the picture is, and return the exit code."""
+    from viscera.case import CaseOptions, preview_path
     from viscera.cli.segment_plan import Plan, PlannedCase
-    from viscera.cli.segment_run import Batch, Request, make_folder
+    from viscera.cli.segment_run import Request, SegmentRun, make_folder
     from viscera.evaluation.evaluate import evaluate_cases
     from viscera.evaluation.tables import summary_text
     from viscera.formats.nifti_write import write_label_map, write_volume
-    from viscera.segmenter import CaseOptions, preview_path
     from viscera.synthesis.phantom import make_phantom
 
     folder: Path = args.output
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     request = Request(
         options=CaseOptions(preview=True), statistics=True, report=folder / "report.json", given=given_options(args)
     )
-    batch = Batch(plan, request, console)
+    batch = SegmentRun(plan, request, console)
     code = batch.run(lambda: loaded_segmenter(args))
     if code:
         return code

@@ -181,11 +181,11 @@ class OrganLimits:
 
     Attributes:
         volume_min_ml, volume_max_ml: Of an adult's whole organ.
-        parts: Of how many parts it consists, 2 for the kidneys.
+        parts: Of how many components it consists, 2 for the kidneys.
         fragments_max: Share of it outside its largest `parts`.
         disagreement_max: Mean distance of the local from the spatial net's map within it, 0 to 1.
         entropy_max_bits: Mean entropy of its probability in it and on the voxels around it, 0 to 1.
-        expected_dsc_min: Dice coefficient its probabilities let expect, 0 to 1.
+        expected_dsc_min: Expected Dice coefficient, given its probabilities, 0 to 1.
     """
 
     # No defaults, so that a table with some of the fields cannot quietly mean those of no organ for the others.
@@ -242,7 +242,7 @@ class QualityConfig:
         order_slack_mm: By how much organs may be out of order (liver right of the spleen, kidneys below both and
             behind the pancreas), centre to centre.
         distance_max_mm: How far an organ's centre may be from the mean of the others' centres.
-        part_share_min: Share of an organ's largest part from which on another counts as one of its `parts`.
+        part_share_min: Share of an organ's largest component from which on another counts as one of its `parts`.
     """
 
     liver: OrganLimits = _LIVER
@@ -266,14 +266,16 @@ class QualityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanConfig:
-    """Which parts of an organ stay when labels are cleaned.
+class PostprocessConfig:
+    """Whether small components of organs are removed from the labels, and which stay.
 
     Attributes:
-        keep_share: Parts of at least this share of the organ's largest one stay.
-        paired: Organs of which at most two parts stay, one on each side of the body's middle.
+        enabled: Whether they are removed unless the user says otherwise (paper: no).
+        keep_share: Components of at least this share of the organ's largest one stay.
+        paired: Organs of which at most two components stay, one on each side of the body's middle.
     """
 
+    enabled: bool = False
     keep_share: float = 0.1
     paired: tuple[str, ...] = ("kidney",)
 
@@ -286,13 +288,12 @@ class ModelConfig:
     """What a bundle fixes: both stages' sampling and networks, the margin between them, and what is done with labels.
 
     Attributes:
-        localise, segment: Sampling of the scout image (whole CT) and of the region around all organs.
+        localise, segment: Sampling of the low-resolution image (whole CT) and of the ROI around all organs.
         margin_mm: Added on each side of the localised box, up to the scan's border (paper: 16 voxels of 2 mm).
         least_organs_ml: Less foreground of the localiser than this counts as none (paper: 0).
         localiser: The localisation U-Net, 2 logits.
         scn: The segmentation network.
-        clean: Whether small parts of organs are removed from the labels unless the user says otherwise (paper: no).
-        cleaning: Which parts those are.
+        postprocessing: Whether and which small components of organs are removed from the labels.
         quality: When an organ is to be checked by eye.
     """
 
@@ -302,8 +303,7 @@ class ModelConfig:
     least_organs_ml: float = 0.0
     localiser: UNetConfig = UNetConfig(inputs=1, outputs=2, filters=32, levels=5)
     scn: ScnConfig = ScnConfig()
-    clean: bool = False
-    cleaning: CleanConfig = CleanConfig()
+    postprocessing: PostprocessConfig = PostprocessConfig()
     quality: QualityConfig = QualityConfig()
 
     def __post_init__(self) -> None:
@@ -323,6 +323,7 @@ def from_dict(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
     Raises:
         ConfigError: For an unknown field, a missing one without default, a value of another type or out of range.
     """
+    values = _renamed(values) if kind is ModelConfig else values
     hints = typing.get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - names):
@@ -341,6 +342,15 @@ def from_dict(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
             got=str(error),
             remedy="Add the missing field",
         ) from error
+
+
+def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Model settings of before version 0.3 under their names of today: `clean` and `cleaning` are `postprocessing`."""
+    old = {name: values[name] for name in ("clean", "cleaning") if name in values}
+    if not old or "postprocessing" in values or not isinstance(old.get("cleaning", {}), Mapping):
+        return values
+    merged = {**old.get("cleaning", {}), **({"enabled": old["clean"]} if "clean" in old else {})}
+    return {**{name: value for name, value in values.items() if name not in old}, "postprocessing": merged}
 
 
 def organ_table(values: Sequence[Any]) -> tuple[Organ, ...]:

@@ -77,6 +77,47 @@ PRIVATE_SCHEME = "99VISCERA"
 _CODE_LENGTH = 16
 
 
+# Organs whose one label holds the left and the right one.
+PAIRED = frozenset({"kidney"})
+
+
+def sided_table(organs: Sequence[Organ]) -> tuple[Organ, ...]:
+    """The table with the left and the right of each paired organ apart.
+
+    The right one keeps the index, the left one takes the first free one, so that all other labels stay as they are.
+
+    Example:
+        >>> [(organ.index, organ.name, organ.laterality) for organ in sided_table(ORGANS)][1:]
+        [(2, 'right kidney', 'right'), (3, 'spleen', None), (4, 'pancreas', None), (5, 'left kidney', 'left')]
+    """
+    rights = [
+        replace(organ, name=f"right {organ.name}", laterality="right") if organ.name in PAIRED else organ
+        for organ in organs
+    ]
+    lefts = [
+        replace(
+            organ,
+            index=index,
+            name=f"left {organ.name}",
+            colour=_COLOURS[(index - 1 - len(ORGANS)) % len(_COLOURS)],
+            laterality="left",
+        )
+        for index, organ in enumerate((organ for organ in organs if organ.name in PAIRED), start=len(organs) + 1)
+    ]
+    return (*rights, *lefts)
+
+
+def pair_name(name: str) -> str:
+    """Return the name of the pair that one side is of, as `sided_table` names sides; any other name as it is.
+
+    Example:
+        >>> pair_name("left kidney"), pair_name("left lung"), pair_name("liver")
+        ('kidney', 'left lung', 'liver')
+    """
+    pair = name.removeprefix("left ").removeprefix("right ")
+    return pair if pair in PAIRED else name
+
+
 def named_organ(index: int, name: str) -> Organ:
     """The organ of `ORGANS` with that name, numbered `index`, or a new one with another colour and a private code.
 

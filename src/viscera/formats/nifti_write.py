@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ LARGEST_SIZE_VOX = 32767
 _LABEL_INTENT = 1002
 
 
-def write_label_map(label_map: LabelMap, path: Path, organs: Sequence[Organ] = ORGANS) -> None:
+def write_label_map(label_map: LabelMap, path: str | os.PathLike[str], organs: Sequence[Organ] = ORGANS) -> None:
     """Write uint8 labels on exactly the label map's grid to a .nii or .nii.gz file.
 
     The names and colours of `organs` are in a header extension (the `LabelTable` that Connectome Workbench and others
@@ -37,7 +38,7 @@ def write_label_map(label_map: LabelMap, path: Path, organs: Sequence[Organ] = O
     _write_nifti(label_map.labels, label_map.grid, Path(path), extension=extension, intent=_LABEL_INTENT)
 
 
-def write_volume(volume: Volume, path: Path) -> None:
+def write_volume(volume: Volume, path: str | os.PathLike[str]) -> None:
     """Write int16 HU on exactly the volume's grid to a .nii or .nii.gz file, as `write_label_map` does."""
     _write_nifti(volume.hu, volume.grid, Path(path))
 

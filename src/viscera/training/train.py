@@ -41,7 +41,7 @@ from viscera.training.validation import validate
 FREE_SETTINGS = ("save_every", "keep_checkpoints", "validation_every", "log_every", "workers", "precision", "energy")
 
 # Of the model, what is done with labels only: training does not see it.
-LABEL_SETTINGS = ("clean", "cleaning", "quality")
+LABEL_SETTINGS = ("postprocessing", "quality")
 
 _log = logging.getLogger(__name__)
 

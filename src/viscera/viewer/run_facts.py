@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from viscera.core.errors import ReadError, reason
-from viscera.quality.rules import Verdict
+from viscera.core.organs import pair_name
+from viscera.quality.rules import QcStatus
 from viscera.quality.statistics import OrganStatistics
 from viscera.viewer.run_report import SCHEMA
 
@@ -30,7 +32,7 @@ _MACHINERY = {
 class OrganVerdict:
     """The verdict on one organ, and why, one sentence each."""
 
-    verdict: Verdict
+    verdict: QcStatus
     sentences: tuple[str, ...]
 
 
@@ -82,15 +84,19 @@ def read_run_facts(path: Path, statistics: Sequence[OrganStatistics]) -> RunFact
 
 
 def _voxels(case: Mapping[str, Any]) -> dict[str, int]:
-    return {str(organ["organ"]): int(organ["voxels"]) for organ in case["organs"]}
+    """The voxels of each organ, of a left and a right one together, as a table without sides has them."""
+    voxels: Counter[str] = Counter()
+    for organ in case["organs"]:
+        voxels[pair_name(str(organ["organ"]))] += int(organ["voxels"])
+    return dict(voxels)
 
 
 def _facts(report: Mapping[str, Any], case: Mapping[str, Any]) -> RunFacts:
     verdicts = {
-        str(organ["organ"]): OrganVerdict(
-            verdict=Verdict(organ["quality"]), sentences=tuple(map(str, organ.get("quality_sentences", ())))
+        pair_name(str(organ["organ"])): OrganVerdict(
+            verdict=QcStatus(organ["quality"]), sentences=tuple(map(str, organ.get("quality_sentences", ())))
         )
-        for organ in case["organs"]
+        for organ in sorted(case["organs"], key=lambda organ: bool(organ["voxels"]))  # of two sides one that is there
         if organ["quality"] is not None
     }
     machinery = report["machinery"] or {}
