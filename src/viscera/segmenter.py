@@ -209,6 +209,8 @@ class Segmenter:
         with _timed("read", seconds, on_stage):
             images = self._source_images(source, chosen)  # first, as this is quick to refuse a scan
             volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset, on_grid=self._announce)
+            if images is not None:
+                volume = replace(volume, notes=volume.notes + images.notes)
         allowed = Allowed(empty=chosen.allow_empty, mirrored=chosen.allow_mirrored)
         segmentation = self.segment_volume(volume, allowed=allowed, clean=chosen.clean, on_stage=on_stage)
         seconds.update(segmentation.seconds)

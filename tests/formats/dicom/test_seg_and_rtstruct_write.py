@@ -534,13 +534,57 @@ def test_images_of_two_persons_in_one_series_are_refused(labelled_ct, name):
 
 
 @pytest.mark.parametrize("empty", [{"SOPClassUID": ""}, {"SOPInstanceUID": ""}, {"SOPClassUID": None}])
-def test_identifiers_that_only_the_files_first_part_has(labelled_ct, tmp_path, empty):
+def test_identifiers_that_only_the_file_meta_information_has(labelled_ct, tmp_path, empty):
     ct = labelled_ct(PLAIN)
     uids = [image.SOPInstanceUID for image in ct.source.images]
     source = source_images(changed(ct, **empty))
     assert [image.SOPInstanceUID for image in source.images] == uids
     assert {image.SOPClassUID for image in source.images} == {pydicom.uid.CTImageStorage}
+    assert source.notes == ()
     outputs(ct, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "uid"), [("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"), ("SOPInstanceUID", "1.2.3")])
+def test_identifiers_that_contradict_the_file_meta_information(labelled_ct, tmp_path, name, uid):
+    ct = labelled_ct(PLAIN)
+    path = sorted(ct.folder.iterdir())[4]
+    image = pydicom.dcmread(path)
+    setattr(image.file_meta, f"MediaStorage{name}", uid)
+    image.save_as(path, enforce_file_format=False)
+    source = source_images(ct.folder)
+    assert [one[name].value for one in source.images] == [one[name].value for one in ct.source.images]
+    assert source.notes == (
+        f"In 1 of 10 images {name} contradicts MediaStorage{name}; DICOM results refer to the former.",
+    )
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_images_without_a_study_and_a_series(validator_says, labelled_ct, tmp_path, empty):
+    ct = labelled_ct(PLAIN)
+    folder = changed(ct, StudyInstanceUID=empty, SeriesInstanceUID=empty)
+    source = source_images(folder)
+    (note,) = source.notes
+    assert note.startswith("The images have no StudyInstanceUID and no SeriesInstanceUID; DICOM results carry made")
+    made = {(image.StudyInstanceUID, image.SeriesInstanceUID) for image in source.images}
+    assert made == {(image.StudyInstanceUID, image.SeriesInstanceUID) for image in source_images(folder).images}
+    ((study, series),) = made
+    assert study != series and pydicom.uid.UID(study).is_valid and pydicom.uid.UID(series).is_valid
+    write_dicom_seg(ct.label_map, source, tmp_path / "seg.dcm", ORIGIN)
+    write_rtstruct(ct.label_map, source, tmp_path / "rt.dcm", ORIGIN)
+    for path in (tmp_path / "seg.dcm", tmp_path / "rt.dcm"):
+        assert "Error" not in validator_says(path)
+        assert pydicom.dcmread(path).StudyInstanceUID == study
+    assert pydicom.dcmread(tmp_path / "seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID == series
+
+
+def test_images_of_which_some_have_a_study_are_refused(labelled_ct):
+    ct = labelled_ct(PLAIN)
+    path = sorted(ct.folder.iterdir())[4]
+    image = pydicom.dcmread(path)
+    image.StudyInstanceUID = ""
+    image.save_as(path)
+    with pytest.raises(ReadError, match="expected one StudyInstanceUID in the series"):
+        source_images(ct.folder)
 
 
 def test_a_zip_is_the_same_source(labelled_ct, tmp_path):
@@ -598,10 +642,13 @@ def test_a_source_that_is_no_dicom_is_refused_before_it_is_read(labelled_ct, tmp
         source_images(tmp_path / "ct.nii.gz")
 
 
-@pytest.mark.parametrize("name", ["StudyInstanceUID", "FrameOfReferenceUID"])
-def test_images_without_identifiers_are_refused(labelled_ct, name):
+@pytest.mark.parametrize(("name", "uid"), [("StudyInstanceUID", "none"), ("FrameOfReferenceUID", None)])
+def test_images_without_identifiers_are_refused(labelled_ct, name, uid):
+    ct = labelled_ct(PLAIN)
+    with pydicom.config.disable_value_validation():
+        changed(ct, **{name: uid})
     with pytest.raises(ReadError, match=f"no valid {name}.*ask for NIfTI only") as caught:
-        source_images(changed(labelled_ct(PLAIN), **{name: None}))
+        source_images(ct.folder)
     assert "Synthetic" not in str(caught.value)
 
 
@@ -641,7 +688,7 @@ def test_a_missing_package_is_named(labelled_ct, tmp_path, monkeypatch, package,
         write(ct.label_map, ct.source, tmp_path / "out.dcm", ORIGIN)
 
 
-@pytest.mark.parametrize("name", ["acrin_flt_001", "cptac_pda_c3l_00189"])
+@pytest.mark.parametrize("name", ["acrin_flt_001", "cptac_pda_c3l_00189", "ts_dicom"])
 def test_real_series_round_trip(validator_says, shared_data, tmp_path, name):
     folder = shared_data / "real" / name
     volume, source = read_volume(folder), source_images(folder)
