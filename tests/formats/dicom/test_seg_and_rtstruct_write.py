@@ -568,7 +568,8 @@ def test_images_without_a_study_and_a_series(validator_says, labelled_ct, tmp_pa
     made = {(image.StudyInstanceUID, image.SeriesInstanceUID) for image in source.images}
     assert made == {(image.StudyInstanceUID, image.SeriesInstanceUID) for image in source_images(folder).images}
     ((study, series),) = made
-    assert study != series and pydicom.uid.UID(study).is_valid and pydicom.uid.UID(series).is_valid
+    assert study != series
+    assert all(pydicom.uid.UID(uid).is_valid for uid in (study, series))
     write_dicom_seg(ct.label_map, source, tmp_path / "seg.dcm", ORIGIN)
     write_rtstruct(ct.label_map, source, tmp_path / "rt.dcm", ORIGIN)
     for path in (tmp_path / "seg.dcm", tmp_path / "rt.dcm"):
