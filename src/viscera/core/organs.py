@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,22 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class Organ:
-    """One label: its index in label maps, its name, an sRGB colour (0..255) and its SNOMED CT code."""
+    """One label of an organ table.
+
+    Attributes:
+        index: Its value in label maps.
+        name: For people and files.
+        colour: sRGB, 0..255.
+        code: What it is, in SNOMED CT unless the code says otherwise.
+        laterality: The patient's side, for one organ of a pair; None for an unpaired organ, and for a label that holds
+            both.
+    """
 
     index: int
     name: str
     colour: tuple[int, int, int]
     code: Code
+    laterality: Literal["left", "right"] | None = None
 
 
 BACKGROUND = 0
