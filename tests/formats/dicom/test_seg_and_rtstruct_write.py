@@ -6,6 +6,7 @@ import struct
 import subprocess
 import zipfile
 from collections import defaultdict
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from viscera.formats.dicom.rtstruct_write import outlines, write_rtstruct
 from viscera.formats.dicom.seg_write import write_dicom_seg
 from viscera.formats.nifti_write import write_label_map
 from viscera.read import read_label_map, read_volume
+
+from .conftest import organ_labels
 
 ORIGIN = Origin(bundle="fast", bundle_version="1.2", made=datetime(2024, 5, 6, 7, 8, 9))
 SPACING = (3.0, 2.0, 1.0)
@@ -248,6 +251,59 @@ def test_the_validator_finds_no_error(validator_says, labelled_ct, tmp_path, nam
         said = validator_says(path)
         assert kind in said
         assert "Error" not in said, said
+
+
+SIDED = (
+    ORGANS[0],
+    replace(ORGANS[1], name="right kidney", laterality="right"),
+    ORGANS[2],
+    ORGANS[3],
+    replace(ORGANS[1], index=5, name="left kidney", laterality="left"),
+)
+
+
+def sided_labels():
+    labels = organ_labels()
+    labels[4:9, 8:10, 9:11] = 5
+    return labels
+
+
+def side(item):
+    """Code, meaning and scheme of the one modifier of a code, nothing if there is none."""
+    return [
+        (one.CodeValue, one.CodeMeaning, one.CodingSchemeDesignator)
+        for one in item.get("SegmentedPropertyTypeModifierCodeSequence", ())
+    ]
+
+
+def test_a_left_and_a_right_kidney_share_a_code_and_differ_in_its_modifier(validator_says, labelled_ct, tmp_path):
+    origin = Origin(bundle="fast", bundle_version="1", organs=SIDED)
+    ct = labelled_ct(PLAIN, sided_labels())
+    for kind, path in outputs(ct, tmp_path, origin).items():
+        assert "Error" not in validator_says(path), kind
+    segments = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    structures = pydicom.dcmread(tmp_path / "rt.dcm")
+    names = {region.ROINumber: region.ROIName for region in structures.StructureSetROISequence}
+    assert names == {1: "liver", 2: "right kidney", 3: "spleen", 5: "left kidney"}
+    coded = {one.SegmentNumber: one.SegmentedPropertyTypeCodeSequence[0] for one in segments}
+    observed = {
+        one.ReferencedROINumber: one.RTROIIdentificationCodeSequence[0] for one in structures.RTROIObservationsSequence
+    }
+    for items in (coded, observed):
+        assert items[2].CodeValue == items[5].CodeValue == "64033007"
+        assert side(items[2]) == [("24028007", "Right", "SCT")]
+        assert side(items[5]) == [("7771000", "Left", "SCT")]
+        assert side(items[1]) == side(items[3]) == []
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_sides_are_read_back(labelled_ct, tmp_path, kind):
+    ct = labelled_ct(PLAIN, sided_labels())
+    origin = Origin(bundle="fast", bundle_version="1", organs=SIDED)
+    write_dicom_seg(ct.label_map, ct.source, tmp_path / "seg.dcm", origin, kind=kind)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "seg.dcm", SIDED).labels, ct.label_map.labels)
+    joined = np.where(ct.label_map.labels == 5, 2, ct.label_map.labels)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "seg.dcm").labels, joined)
 
 
 def test_other_organs_have_a_private_code_that_is_explained(validator_says, labelled_ct, tmp_path):
