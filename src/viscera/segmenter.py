@@ -270,6 +270,8 @@ class Segmenter:
         with _timed("read", seconds, on_stage):
             images = self._source_images(source, chosen)  # first, as this is quick to refuse a scan
             given = converted(source, series=chosen.series, hu_offset=chosen.hu_offset, on_grid=self._compile_ahead)
+            if images is not None:
+                given = replace(given, volume=replace(given.volume, notes=given.volume.notes + images.notes))
         result = self._segmented(given, chosen, on_stage)
         seconds.update(result.seconds)
         preview = None

@@ -1,6 +1,7 @@
 """Names and codes of labels, matched with organs, in every kind of file that has them."""
 
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -88,6 +89,38 @@ def test_a_table_that_tells_sides():
 def test_codes_of_organs(code, organ):
     found = organ_by_code(Code(scheme=code[0], value=code[1], meaning=""), ORGANS)
     assert (found and found.name) == organ
+
+
+KIDNEYS = (
+    ORGANS[0],
+    replace(ORGANS[1], name="right kidney", laterality="right"),
+    replace(ORGANS[1], index=3, name="left kidney", laterality="left"),
+)
+KIDNEY = ORGANS[1].code
+
+
+@pytest.mark.parametrize(
+    ("label", "organ"),
+    [
+        (LabelName(name="Segment 1", code=KIDNEY, laterality="left"), "left kidney"),
+        (LabelName(name="Segment 1", code=KIDNEY, laterality="right"), "right kidney"),
+        (LabelName(name="Kidney, L", code=KIDNEY), "left kidney"),
+        (LabelName(name="x", code=Code(value="18639004", meaning="Left kidney structure")), "left kidney"),
+        (LabelName(name="x", code=Code(value="T-71010", meaning="Right kidney", scheme="SRT")), "right kidney"),
+        (LabelName(name="kidney", code=KIDNEY), None),
+        (LabelName(name="kidney"), None),
+    ],
+)
+def test_the_side_of_a_code_in_a_table_that_tells_sides(label, organ):
+    meaning = label_meaning({1: LabelName(name="liver"), 2: label}, KIDNEYS, "x")
+    assert [one.name for one in KIDNEYS if one.index == meaning.indices[2]] == ([organ] if organ else [])
+    assert meaning.passed_over == (() if organ else ("kidney",))
+
+
+def test_a_name_and_a_code_of_two_sides_are_refused():
+    label = LabelName(name="right kidney", code=KIDNEY, laterality="left")
+    with pytest.raises(ReadError, match="the name 'right kidney' with the code of 'Kidney', left"):
+        label_meaning({1: label}, KIDNEYS, "x")
 
 
 @pytest.mark.parametrize("names", [["Segment_1", "segment 2"], ["label1", "label2"], ["1", "2"], ["", ""]])

@@ -70,7 +70,7 @@ def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.Capt
     assert "recording in the queue" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("argv", "package"), [(LISTEN, "pynetdicom"), (SEGMENT, "dicomweb_client")])
+@pytest.mark.parametrize(("argv", "package"), [(LISTEN, "pynetdicom"), (SEGMENT, "requests")])
 def test_a_missing_package_is_told(argv: list[str], package: str, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None; from viscera.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -84,7 +84,7 @@ def test_a_missing_package_is_told(argv: list[str], package: str, tmp_path: Path
 
 @pytest.mark.parametrize("argv", [["pacs", "-q", *SEGMENT[1:]], [*SEGMENT, "-q"]])
 def test_quiet_may_stand_before_or_after_the_action(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("dicomweb_client")
+    pytest.importorskip("requests")
     pytest.importorskip("highdicom")
     assert main(argv) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Multipart answers in pieces of every size, whole and cut short."""
+"""Multipart responses in pieces of every size, whole and cut short."""
 
 from itertools import count
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from viscera.core.errors import TransferError
-from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, save_parts
+from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, multipart, save_parts
 
 PARTS = (b"first", b"", b"a\r\n--b is not yet the mark\r\n\r\n", bytes(range(256)))
 BODY = b"preamble" + b"".join(b"\r\n--bound\r\nContent-Type: application/dicom\r\n\r\n" + part for part in PARTS)
@@ -22,6 +22,14 @@ def saved(folder: Path, body: bytes, size: int) -> list[bytes]:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 11, 64, 10_000])
 def test_parts_are_found_wherever_the_pieces_are_cut(tmp_path: Path, size: int) -> None:
     assert saved(tmp_path, BODY, size) == list(PARTS)
+
+
+def test_a_message_is_what_is_read_back(tmp_path: Path) -> None:
+    kind, body = multipart(PARTS, "application/dicom")
+    boundary = boundary_of(kind)
+    assert boundary is not None
+    number = save_parts([body], boundary, (tmp_path / str(one) for one in count()))
+    assert [(tmp_path / str(one)).read_bytes() for one in range(number)] == list(PARTS)
 
 
 def test_a_boundary_may_stand_at_the_very_beginning(tmp_path: Path) -> None:
@@ -62,6 +70,6 @@ def test_a_multipart_answer_without_a_boundary() -> None:
 
 
 def test_no_more_bytes_than_allowed() -> None:
-    assert list(limited([b"12", b"34"], 4, "fetching", remedy="Ask for less")) == [b"12", b"34"]
+    assert list(limited([b"12", b"34"], 4, remedy="Ask for less")) == [b"12", b"34"]
     with pytest.raises(TransferError, match="at most 3 bytes"):
-        list(limited([b"12", b"34"], 3, "fetching", remedy="Ask for less"))
+        list(limited([b"12", b"34"], 3, remedy="Ask for less"))

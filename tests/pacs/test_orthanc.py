@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 pytest.importorskip("pynetdicom")
-pytest.importorskip("dicomweb_client")
+pytest.importorskip("requests")
 pytest.importorskip("highdicom")
 
 import highdicom as hd

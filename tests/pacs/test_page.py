@@ -48,7 +48,7 @@ def test_the_packages_it_installs_are_those_the_checks_install() -> None:
 
 
 def test_its_steps_end_with_a_segmentation_in_orthanc(tmp_path: Path) -> None:
-    for module in ("pynetdicom", "dicomweb_client", "highdicom", "contourpy"):
+    for module in ("pynetdicom", "requests", "highdicom", "contourpy"):
         pytest.importorskip(module)
     if ORTHANC != "/usr/sbin/Orthanc" or not DICOMWEB_PLUGIN.is_file() or shutil.which("curl") is None:
         pytest.skip("Debian's packages orthanc, orthanc-dicomweb and curl are not installed")

@@ -1,4 +1,4 @@
-"""The DICOMweb client: real answers of Orthanc, and bad ones of a small server; secrets stay where they belong."""
+"""The DICOMweb client: real responses of Orthanc, and bad ones of a small server; secrets stay where they belong."""
 
 import base64
 import contextlib
@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("dicomweb_client")
+pytest.importorskip("requests")
 
 from viscera.cli.main import main
 from viscera.core.errors import ConfigError, TransferError
 from viscera.formats.dicom.series_ranking import SeriesTraits, image_kind
-from viscera.pacs.dicomweb import Access, DicomWeb, RemoteImage, RemoteSeries
+from viscera.pacs.access import Access
+from viscera.pacs.dicomweb import DicomWeb, RemoteImage, RemoteSeries
+from viscera.pacs.multipart import boundary_of, save_parts
 from viscera.pacs.tls import TlsFiles
 
 from .conftest import Orthanc, free_port
@@ -27,17 +29,22 @@ Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 
 class Site:
-    """A web server that answers every request in one way and remembers what it was asked."""
+    """A web server that responds to every request in one way and records the requests."""
 
     def __init__(self) -> None:
         self.reply: Reply = lambda request: reply(request, b"[]")
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 site.headers.append(dict(self.headers))
                 site.reply(self)
+
+            def do_POST(self) -> None:
+                site.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.do_GET()
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -106,7 +113,7 @@ STRANGE = [b"<html>Welcome</html>", b'{"a": 1}', b"[1, 2]", b'"text"', b'[{"0008
 
 
 @pytest.mark.parametrize("body", STRANGE, ids=lambda body: body[:20].decode())
-def test_an_answer_that_is_not_dicomweb(site: Site, body: bytes) -> None:
+def test_a_response_that_is_not_dicomweb(site: Site, body: bytes) -> None:
     site.reply = lambda request: reply(request, body)
     with pytest.raises(TransferError, match=r"something else|no such study|only no modality"):
         DicomWeb(Access(url=site.url)).ct_series("1.2")
@@ -116,11 +123,11 @@ def test_a_listing_without_end_is_not_read_to_the_end(site: Site) -> None:
     """Of a body that unfolds to 300 MB no more than the limit is unfolded."""
     packed = gzip.compress(b"[" + b" " * 300 * 2**20, compresslevel=1)
 
-    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+    def endless(request: http.server.BaseHTTPRequestHandler) -> None:
         with contextlib.suppress(ConnectionError):
             reply(request, packed, **{"Content-Encoding": "gzip"})
 
-    site.reply = answer
+    site.reply = endless
     tracemalloc.start()
     with pytest.raises(TransferError, match="expected at most 33554432 bytes, got more"):
         DicomWeb(Access(url=site.url)).ct_series("1.2")
@@ -177,6 +184,48 @@ def test_more_bytes_than_allowed(site: Site, tmp_path: Path) -> None:
     site.reply = lambda request: reply(request, body, Content_Type="multipart/related; boundary=b")
     with pytest.raises(TransferError, match="at most 4000 bytes"):
         DicomWeb(Access(url=site.url, most_bytes=4000)).fetch("1.2", "1.3", tmp_path)
+
+
+# Storing.
+
+STORED = {"00081199": {"vr": "SQ", "Value": [{}, {}]}}
+
+
+def results(folder: Path) -> list[Path]:
+    paths = [folder / "seg.dcm", folder / "rtstruct.dcm"]
+    for path in paths:
+        path.write_bytes(path.name.encode() * 1000)
+    return paths
+
+
+def test_files_are_stored_as_they_are(site: Site, tmp_path: Path) -> None:
+    site.reply = lambda request: reply(request, json.dumps(STORED).encode())
+    paths = results(tmp_path)
+    DicomWeb(Access(url=site.url)).store(paths, "1.2")
+    boundary = boundary_of(site.headers[0]["Content-Type"])
+    assert boundary is not None
+    assert 'type="application/dicom"' in site.headers[0]["Content-Type"]
+    assert save_parts(site.bodies, boundary, (tmp_path / f"{number}" for number in range(9))) == 2
+    assert [(tmp_path / f"{number}").read_bytes() for number in range(2)] == [path.read_bytes() for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        ({"00081199": {"Value": [{}]}}, r"1 not stored \(no reason given\)"),
+        ({}, r"2 not stored \(no reason given\)"),
+        (
+            {"00081198": {"Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}, **STORED},
+            r"1 not stored \(0xA700\)",
+        ),
+        ([], r"2 not stored \(no reason given\)"),
+        ([1], r"something else"),
+    ],
+)
+def test_results_that_are_not_stored(site: Site, tmp_path: Path, result: Any, got: str) -> None:
+    site.reply = lambda request: reply(request, json.dumps(result).encode(), 202)
+    with pytest.raises(TransferError, match=rf"storing 2 results at .*{got}"):
+        DicomWeb(Access(url=site.url)).store(results(tmp_path), "1.2")
 
 
 # Secrets.
@@ -255,12 +304,12 @@ THROUGH = (0.0, 0.0, 1.0)
 
 
 def remote(number: str, images: int, *, axial: bool | None = True, description: str = "", **seen: Any) -> RemoteSeries:
-    """A series of which one image was looked at, and no positions are known."""
+    """A series of which one image was read, and no positions are known."""
     names = {"uid": f"1.{number}", "number": number, "description": description, "body_part": ""}
     traits = SeriesTraits(
         **{"kind": SLICES, "axial": axial, "places": None, "gap_mm": None, "even": None, **names, **seen}
     )
-    return RemoteSeries(**names, images=images, traits=traits).looked_into(traits, THROUGH, [])
+    return RemoteSeries(**names, images=images, traits=traits).examined(traits, THROUGH, [])
 
 
 def rank(series: RemoteSeries) -> tuple[Any, ...]:
@@ -287,13 +336,13 @@ def test_one_multi_frame_object_is_not_a_short_series() -> None:
     assert sorted([remote("2", 9), remote("1", 1)], key=rank)[0].number == "1"
 
 
-def test_positions_that_the_pacs_lists_tell_places_gap_and_evenness() -> None:
+def test_positions_that_the_pacs_lists_give_slice_positions_gap_and_evenness() -> None:
     series = remote("1", 3)
     images = [RemoteImage(uid=f"1.{k}", position_xyz_mm=(0.0, 0.0, 5.0 * k)) for k in (2, 0, 1)]
-    traits = series.looked_into(series.traits, THROUGH, images).traits
+    traits = series.examined(series.traits, THROUGH, images).traits
     assert (traits.places, traits.gap_mm, traits.even) == (3, 5.0, True)
     for fewer in (images[:2], [*images[:2], RemoteImage(uid="1.9", position_xyz_mm=None)]):
-        traits = series.looked_into(series.traits, THROUGH, fewer).traits
+        traits = series.examined(series.traits, THROUGH, fewer).traits
         assert (traits.places, traits.gap_mm, traits.even) == (3, None, None)
 
 

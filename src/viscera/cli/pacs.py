@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Segment a study, or listen until it is told to end; return the exit code."""
+    """Segment a study, or listen until a signal ends it; return the exit code."""
     if args.action == "listen":
         from viscera.cli.pacs_listen import listen
 
@@ -72,7 +72,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_listen(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--aet", required=True, help="application entity title to answer to")
+    parser.add_argument("--aet", required=True, help="application entity title of the listener")
     parser.add_argument("--port", metavar="N", type=port, required=True, help="0 for any free one")
     parser.add_argument(
         "--forward",

@@ -18,7 +18,7 @@ from viscera.pacs.results import require_worth, write_results
 from viscera.pacs.scp import Listener, ListenerConfig, import_pynetdicom, is_loopback
 from viscera.pacs.scu import Destination, application_title, send_objects
 from viscera.pacs.tls import TlsFiles
-from viscera.pacs.worker import Watch, Worker
+from viscera.pacs.worker import QueueMonitor, Worker
 from viscera.write import require_formats
 
 _GIB, _MIB, _DAY_SECONDS = 2**30, 2**20, 86_400.0
@@ -53,8 +53,8 @@ def listen(args: argparse.Namespace, console: Console) -> int:
         listener = Listener(queue, config)
         worker = Worker(queue, segment, send, tuple(destinations))
         port = listener.start()
-        watch = Watch(listener, worker, port=port, health=args.health or args.spool / "health.json")
-        watch.start()
+        monitor = QueueMonitor(listener, worker, port=port, health=args.health or args.spool / "health.json")
+        monitor.start()
         try:
             console.say(f"listening as {config.aet} at {config.bind} port {port}")
             if config.tls is None and not is_loopback(config.bind):
@@ -64,7 +64,7 @@ def listen(args: argparse.Namespace, console: Console) -> int:
             console.say("stopped")
         finally:
             listener.stop()
-            watch.stop()
+            monitor.stop()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`viscera pacs segment`: a study's CT fetched, segmented and its results stored beside it."""
+"""`viscera pacs segment`: fetches a study's CT, segments it and stores the results in the study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from viscera.cli.options import loaded_segmenter
 from viscera.core.errors import ConfigError, ReadError, TransferError, VisceraError
 from viscera.formats.dicom.files import dicom_sources
 from viscera.formats.dicom.series import ct_series
-from viscera.pacs.dicomweb import Access, DicomWeb, RemoteSeries
+from viscera.pacs.access import Access
+from viscera.pacs.dicomweb import DicomWeb, RemoteSeries
 from viscera.pacs.results import series_identity, write_results
 from viscera.pacs.tls import TlsFiles
 from viscera.pacs.validation import is_uid
@@ -46,7 +47,7 @@ def segment_study(args: argparse.Namespace, console: Console) -> int:
         failed = 0
         for series in chosen:
             try:
-                _segment_series(web, args.study, series, (segmenter, formats), console)
+                _segment_series(web, args.study, series, segmenter=segmenter, formats=formats, console=console)
             except VisceraError as error:
                 if len(chosen) == 1:
                     raise
@@ -56,10 +57,15 @@ def segment_study(args: argparse.Namespace, console: Console) -> int:
 
 
 def _segment_series(
-    web: DicomWeb, study: str, series: RemoteSeries, how: tuple[Segmenter, Sequence[str]], console: Console
+    web: DicomWeb,
+    study: str,
+    series: RemoteSeries,
+    *,
+    segmenter: Segmenter,
+    formats: Sequence[str],
+    console: Console,
 ) -> None:
-    segmenter, formats = how
-    # Made for its owner alone, and removed whatever happens.
+    # Made for its owner alone, and removed in any case.
     with tempfile.TemporaryDirectory(prefix="viscera-pacs-") as name, console.progress() as progress:
         images, results = Path(name) / "images", Path(name) / "results"
         for folder in (images, results):
@@ -99,7 +105,7 @@ def _chosen(web: DicomWeb, args: argparse.Namespace, console: Console) -> list[R
         return [by_uid[uid] for uid in dict.fromkeys(args.series)]
     if len(candidates) == 1:
         return candidates
-    ranked = sorted(_looked_at(web, args.study, candidates), key=lambda one: one.traits.rank())
+    ranked = sorted(_examined(web, args.study, candidates), key=lambda one: one.traits.rank())
     best, *others = ranked
     if args.all_series:
         worth = [one for one in ranked if one.traits.worth] or [best]
@@ -112,8 +118,8 @@ def _chosen(web: DicomWeb, args: argparse.Namespace, console: Console) -> list[R
     return [best]
 
 
-def _looked_at(web: DicomWeb, study: str, candidates: Sequence[RemoteSeries]) -> list[RemoteSeries]:
-    """Those of the series that hold images of slices, not localisers, with their traits; from one image each.
+def _examined(web: DicomWeb, study: str, candidates: Sequence[RemoteSeries]) -> list[RemoteSeries]:
+    """The series that hold images of slices, not localisers, with their traits, for which one image of each is read.
 
     Raises:
         TransferError: If there is none.
@@ -129,7 +135,7 @@ def _looked_at(web: DicomWeb, study: str, candidates: Sequence[RemoteSeries]) ->
                     best = ct_series(sources, "looking into a series")[0]
             except ReadError:
                 continue  # a localiser, or a picture of a report
-            found.append(series.looked_into(best.traits, best.slices[0].normal, images))
+            found.append(series.examined(best.traits, best.slices[0].normal, images))
     if not found:
         raise TransferError(
             "looking into the series of the study",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from viscera.core.errors import ReadError
-from viscera.core.organs import BACKGROUND, PRIVATE_SCHEME, Code, Organ
+from viscera.core.organs import BACKGROUND, PRIVATE_SCHEME, Code, Laterality, Organ
 
 # What is segmented, in other codes than the organ table's: one side of a pair, and the codes of SNOMED RT that programs
 # wrote before DICOM changed to SNOMED CT (PS3.16, annex O).
@@ -25,6 +25,13 @@ _SAME_CODE: Mapping[tuple[str, str], str] = {
     ("SRT", "T-62000"): _LIVER,
     ("SRT", "T-C3000"): _SPLEEN,
     ("SRT", "T-65000"): _PANCREAS,
+}
+# Codes of one side of a pair.
+_CODED_SIDE: Mapping[tuple[str, str], Laterality] = {
+    ("SCT", "18639004"): "left",
+    ("SCT", "9846003"): "right",
+    ("SRT", "T-71010"): "right",
+    ("SRT", "T-71020"): "left",
 }
 # Names that SNOMED CT and SNOMED RT have had in DICOM files.
 _SCHEMES = {"99SDM": "SRT", "SNM3": "SRT"}
@@ -46,7 +53,8 @@ _ALTERED_WORDS = frozenset(
     {"neoplasm", "tumor", "tumour", "mass", "lesion", "cyst", "metastasi", "metastase", "necrosi", "abscess", "edema"}
 )
 
-_SIDES = frozenset({"left", "right", "l", "r", "lt", "rt", "both", "bilateral"})
+_SHORT_SIDES = {"l": "left", "lt": "left", "r": "right", "rt": "right"}
+_SIDES = frozenset({"left", "right", "both", "bilateral"})
 # Words that add nothing to an organ's name, and words that name nothing by themselves.
 _FILLERS = frozenset({"structure", "organ", "entire", "whole"})
 _EMPTY_WORDS = frozenset(
@@ -63,11 +71,13 @@ class LabelName:
         name: As the file has it.
         code: The code of what it is, None if there is none.
         category: The code of the kind of thing it is, None if there is none.
+        laterality: The side that a code says it is on, None if there is none.
     """
 
     name: str
     code: Code | None = None
     category: Code | None = None
+    laterality: Laterality | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,20 +163,30 @@ def organ_by_name(name: str, organs: Sequence[Organ]) -> Organ | None:
     return next(iter(same or [organ for organ in organs if words - _SIDES == _words(organ.name) != words]), None)
 
 
-def organ_by_code(code: Code, organs: Sequence[Organ], name: str = "") -> Organ | None:
-    """The organ with that code, in SNOMED CT or RT, of either side; of several organs with it the one of that name."""
+def organ_by_code(
+    code: Code, organs: Sequence[Organ], name: str = "", laterality: Laterality | None = None
+) -> Organ | None:
+    """The organ with that code, in SNOMED CT or RT; of several organs with it the one of that side or name.
+
+    An organ table that does not tell sides has one organ for either. One that does has none for a code without a side,
+    unless the name says which.
+    """
     scheme, value = _current(code)
+    side = laterality or _CODED_SIDE.get((scheme, value))
     if same := _SAME_CODE.get((scheme, value)):
         exact = [organ for organ in organs if (organ.code.scheme, organ.code.value) == (scheme, value)]
         scheme, value = (scheme, value) if exact else ("SCT", same)
     coded = [organ for organ in organs if (organ.code.scheme, organ.code.value) == (scheme, value)]
-    named = [organ for organ in coded if organ.name == name]
-    return next(iter(named or coded), None)
+    if side is not None:
+        coded = [organ for organ in coded if organ.laterality in (side, None)]
+    named = [organ for organ in coded if _words(organ.name) == _words(name)]
+    known = named or [organ for organ in coded if organ.laterality in (side, None)]
+    return next(iter(known), None)
 
 
 def names_organ(label: LabelName, organs: Sequence[Organ]) -> bool:
     """Whether the name or the code is that of an organ of the table."""
-    coded = label.code is not None and organ_by_code(label.code, organs) is not None
+    coded = label.code is not None and organ_by_code(label.code, organs, label.name, label.laterality) is not None
     return coded or organ_by_name(label.name, organs) is not None
 
 
@@ -176,7 +196,7 @@ def _organ(label: LabelName, organs: Sequence[Organ]) -> Organ | None:
         return None
     if label.code is None or not label.code.value or _current(label.code) in _ANY_CODE:
         return named
-    coded = organ_by_code(label.code, organs, label.name) or organ_by_name(label.code.meaning, organs)
+    coded = organ_by_code(label.code, organs, label.name, label.laterality) or organ_by_name(label.code.meaning, organs)
     if named is None or (coded is not None and _alike(named, coded)):
         return coded
     # Codes of other schemes, and codes for an organ that the table has under a private one, cannot be compared.
@@ -184,7 +204,8 @@ def _organ(label: LabelName, organs: Sequence[Organ]) -> Organ | None:
         return named
     raise ReadError(
         expected="a name and a code that mean one organ",
-        got=f"the name {label.name[:64]!r} with the code of {label.code.meaning[:64] or label.code.value!r}",
+        got=f"the name {label.name[:64]!r} with the code of {label.code.meaning[:64] or label.code.value!r}"
+        + (f", {label.laterality}" if label.laterality else ""),
         remedy="Correct one of them in the program that made the file",
     )
 
@@ -194,8 +215,9 @@ def _is_altered(code: Code) -> bool:
 
 
 def _alike(one: Organ, other: Organ) -> bool:
-    """Whether a name and a code that led to these two can mean the same: they may differ in the side."""
-    return one.index == other.index or _words(one.name) - _SIDES == _words(other.name) - _SIDES
+    """Whether a name and a code that led to these two can mean the same: one of them may leave out the side."""
+    same = _words(one.name) - _SIDES == _words(other.name) - _SIDES
+    return one.index == other.index or (same and None in (one.laterality, other.laterality))
 
 
 def _current(code: Code) -> tuple[str, str]:
@@ -204,7 +226,7 @@ def _current(code: Code) -> tuple[str, str]:
 
 def _words(name: str) -> frozenset[str]:
     plain = unicodedata.normalize("NFKC", name).casefold()
-    words = [word for word in re.split(r"[\W_]+", plain) if word and word not in _FILLERS]
+    words = [_SHORT_SIDES.get(word, word) for word in re.split(r"[\W_]+", plain) if word and word not in _FILLERS]
     return frozenset(word.removesuffix("s") if len(word) > 3 else word for word in words)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+Laterality = Literal["left", "right"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
@@ -37,7 +39,7 @@ class Organ:
     name: str
     colour: tuple[int, int, int]
     code: Code
-    laterality: Literal["left", "right"] | None = None
+    laterality: Laterality | None = None
 
 
 BACKGROUND = 0

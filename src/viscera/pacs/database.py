@@ -1,4 +1,4 @@
-"""The SQLite database of a PACS listener's queue, and what else makes a write last."""
+"""The SQLite database of a PACS listener's queue."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PRAGMA user_version = {LAYOUT};
 # Not allowed, or not a feature of the file system.
 _NO_MODES = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _LOG = logging.getLogger("viscera.pacs")
-# Exclusive: a second listener on this folder is told so. Full: a commit outlives a power cut.
+# Exclusive: a second listener on this folder is refused. Full: a commit outlives a power cut.
 _SETTINGS = ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
 
@@ -95,7 +95,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for statements that all take effect on the disk at the end, or none does.
+        """Yield the connection, for statements that all take effect on the disk at the end, or none does.
 
         Raises:
             WriteError: If the database cannot be written.
@@ -103,14 +103,9 @@ class Database:
         with self.lock:
             self._doomed.clear()
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                except BaseException:
-                    if self._connection.in_transaction:  # on a full disk SQLite may have rolled it back itself
-                        self._connection.execute("ROLLBACK")
-                    raise
+                with self._connection as connection:  # which commits, or rolls back what SQLite has not itself
+                    connection.execute("BEGIN IMMEDIATE")
+                    yield connection
             except sqlite3.Error as error:
                 raise unwritable(self._folder, error) from error
             for folder in self._doomed:

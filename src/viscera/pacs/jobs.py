@@ -1,4 +1,4 @@
-"""What the queue of a PACS listener speaks of: states, limits, arriving images, jobs."""
+"""The records of a PACS listener's queue: states, limits, arriving images, jobs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class QueueLimits:
         sends: To send the results of a series.
         quiet_seconds: Without a further image, after the last association that brought one has ended, until a series
             is taken as complete.
-        keep_seconds: Until a finished series is forgotten, and would be segmented anew if it came again.
+        keep_seconds: Until a finished series is forgotten, and would be segmented again if it came again.
     """
 
     series: int = 200
@@ -105,7 +105,7 @@ class Job:
 
 
 def series_key(study_uid: str, series_uid: str) -> str:
-    """What a series is known by: a hash, which can be a file's name whatever the identifiers are."""
+    """Return what a series is known by: a hash, which can be a file's name in any case."""
     return _hash(study_uid, series_uid)
 
 

@@ -1,8 +1,9 @@
-"""A multipart HTTP answer, part by part to files, never whole in memory."""
+"""Multipart HTTP messages: responses go part by part to files, never whole in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from viscera.core.errors import TransferError
@@ -12,11 +13,19 @@ _LONGEST_HEADER_BYTES = 16_384
 
 
 class MultipartFaultError(Exception):
-    """An answer that is not multipart, or ends in the middle."""
+    """A response that is not multipart, or ends in the middle."""
+
+
+def multipart(parts: Sequence[bytes], media_type: str) -> tuple[str, bytes]:
+    """Return the Content-Type and the body of a multipart/related message of `parts` (RFC 2387)."""
+    boundary = secrets.token_hex(24)  # 192 random bits stand in no part
+    head = f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\n\r\n".encode()
+    body = b"".join(piece for part in parts for piece in (head, part)) + f"\r\n--{boundary}--\r\n".encode()
+    return f'multipart/related; type="{media_type}"; boundary={boundary}', body
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """What separates the parts of an answer with this Content-Type; None if it is not multipart.
+    """What separates the parts of a response with this Content-Type; None if it is not multipart.
 
     Raises:
         MultipartFaultError: If it is, and names no boundary.
@@ -29,7 +38,7 @@ def boundary_of(content_type: str) -> bytes | None:
         return None
     boundary = message.get_boundary()
     if not boundary:
-        raise MultipartFaultError("a multipart answer without a boundary")
+        raise MultipartFaultError("a multipart response without a boundary")
     return boundary.encode("latin-1")
 
 
@@ -37,7 +46,7 @@ def save_parts(chunks: Iterable[bytes], boundary: bytes, paths: Iterator[Path]) 
     """How many parts came; each is written to the next of `paths` (RFC 2046, section 5.1).
 
     Raises:
-        MultipartFaultError: If the answer is not multipart or ends before its last boundary.
+        MultipartFaultError: If the response is not multipart or ends before its last boundary.
         OSError: If a file cannot be written.
     """
     stream, count = _Window(chunks), 0
@@ -94,15 +103,15 @@ class _Window:
     def _more(self) -> None:
         chunk = next(self._chunks, None)
         if chunk is None:
-            raise MultipartFaultError("an answer that ends in the middle")
+            raise MultipartFaultError("a response that ends in the middle")
         self._kept += chunk
 
 
-def limited(chunks: Iterable[bytes], most_bytes: int, doing: str, *, remedy: str) -> Iterator[bytes]:
+def limited(chunks: Iterable[bytes], most_bytes: int, *, remedy: str) -> Iterator[bytes]:
     """The chunks; raises TransferError, which says `remedy`, when they are more than `most_bytes` together."""
     total = 0
     for chunk in chunks:
         total += len(chunk)
         if total > most_bytes:
-            raise TransferError(doing, expected=f"at most {most_bytes} bytes", got="more", remedy=remedy)
+            raise TransferError(expected=f"at most {most_bytes} bytes", got="more", remedy=remedy)
         yield chunk

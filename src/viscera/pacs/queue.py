@@ -68,7 +68,7 @@ class SeriesQueue:
     # Images.
 
     def admit(self, arrival: Arrival) -> tuple[Admission, int]:
-        """What became of an image, and its series' number; a stored one is on disk and recorded.
+        """Store an image, on disk and recorded, and return what became of it and its series' number.
 
         Raises:
             QueueFullError: If the series, or the disk space it needs, is beyond the limits, or the disk is full.
@@ -76,8 +76,8 @@ class SeriesQueue:
         key, name = series_key(arrival.study_uid, arrival.series_uid), image_name(arrival.instance_uid)
         with self._database.transaction() as database:
             number = self._number(database, key)
-            if number is not None and (answer := self._standing(database, number, name, arrival)) is not None:
-                return answer, number
+            if number is not None and (standing := self._standing(database, number, name, arrival)) is not None:
+                return standing, number
             self._require_room(database, number, arrival.size_bytes)
             self._reserved += arrival.size_bytes
         temporary = self._incoming / f"{secrets.token_hex(16)}.part"
@@ -94,13 +94,13 @@ class SeriesQueue:
                 temporary.unlink()
 
     def touch(self, numbers: Collection[int]) -> None:
-        """Start the quiet time of series anew, as an association that brought some of their images has ended."""
+        """Start the quiet time of series again, as an association that brought some of their images has ended."""
         with self._database.transaction() as database:
             for number in numbers:
                 _set(database, number, "touched = ?", self._clock(), only=State.RECEIVING)
 
     def close_quiet(self, busy: Collection[int] = ()) -> list[int]:
-        """The series taken as complete just now: nothing came for the quiet time, or all that was announced did.
+        """Take series as complete, of which nothing came for the quiet time or all that was announced, and return them.
 
         Those in `busy` are being sent. One of which less came than announced is refused after a longer time.
         """
@@ -128,7 +128,7 @@ class SeriesQueue:
     # Work.
 
     def claim(self) -> tuple[State, Job] | None:
-        """A series to send (SENDING) or to segment (WORKING), taken by the caller; None if there is none just now."""
+        """Take and return a series to send (SENDING) or to segment (WORKING); None if there is none just now."""
         with self._database.transaction() as database:
             row = database.execute(
                 "SELECT number, state, attempts FROM series WHERE state IN (?, ?) AND due <= ?"
@@ -155,7 +155,7 @@ class SeriesQueue:
             _set(database, job.number, "state = ?, attempts = attempts - 1", State.WAITING, only=State.WORKING)
 
     def segmented(self, job: Job, results: Sequence[Path]) -> None:
-        """Records the results, files in `job.results`, and that they are to be sent."""
+        """Record the results, files in `job.results`, and that they are to be sent."""
         try:
             for path in (*results, job.results, job.results.parent):
                 flush_to_disk(path)
@@ -177,7 +177,7 @@ class SeriesQueue:
             return [job.results / name for (name,) in rows]
 
     def acknowledged(self, job: Job, result: Path, destination: str) -> None:
-        """Records that a destination has a result."""
+        """Record that a destination has a result."""
         with self._database.transaction() as database:
             database.execute("INSERT OR IGNORE INTO sent VALUES (?, ?, ?)", (job.number, result.name, destination))
 
@@ -294,25 +294,21 @@ class SeriesQueue:
 
     def _recorded(self, arrival: Arrival, key: str, name: str, temporary: Path) -> tuple[Admission, int]:
         """What became of an image that is in a temporary file, and its series' number."""
-        placed: Path | None = None
-        with self._database.lock:
-            try:
-                with self._database.transaction() as database:
-                    number = self._number(database, key) or self._new_series(database, key)
-                    if (answer := self._standing(database, number, name, arrival)) is not None:
-                        return answer, number  # others came meanwhile
-                    placed = self._folder(number) / "images" / f"{name}.dcm"
-                    self._place(temporary, placed)
-                    database.execute("INSERT INTO images VALUES (?, ?, ?)", (number, name, arrival.size_bytes))
-                    database.execute("INSERT INTO contents VALUES (?, ?, ?)", (number, name, arrival.content))
-                    database.execute(
-                        "UPDATE series SET state = ?, touched = ?, announced = coalesce(?, announced) WHERE number = ?",
-                        (State.RECEIVING, self._clock(), arrival.announced, number),
-                    )
-            except BaseException:
-                if placed is not None:  # what is not recorded must not be segmented
-                    placed.unlink(missing_ok=True)
-                raise
+        with self._database.lock, contextlib.ExitStack() as undo:
+            with self._database.transaction() as database:
+                number = self._number(database, key) or self._new_series(database, key)
+                if (standing := self._standing(database, number, name, arrival)) is not None:
+                    return standing, number  # others came meanwhile
+                path = self._folder(number) / "images" / f"{name}.dcm"
+                undo.callback(path.unlink, missing_ok=True)  # what is not recorded must not be segmented
+                self._place(temporary, path)
+                database.execute("INSERT INTO images VALUES (?, ?, ?)", (number, name, arrival.size_bytes))
+                database.execute("INSERT INTO contents VALUES (?, ?, ?)", (number, name, arrival.content))
+                database.execute(
+                    "UPDATE series SET state = ?, touched = ?, announced = coalesce(?, announced) WHERE number = ?",
+                    (State.RECEIVING, self._clock(), arrival.announced, number),
+                )
+            undo.pop_all()  # it is recorded
         return Admission.STORED, number
 
     def _place(self, temporary: Path, path: Path) -> None:
@@ -322,7 +318,7 @@ class SeriesQueue:
             flush_to_disk(folder)
 
     def _recover(self) -> None:
-        """Put right what the end of the last process, at whatever instruction, has left."""
+        """Put right what the last process left, wherever it ended."""
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(mode=0o700, exist_ok=True)
         with self._database.transaction() as database:

@@ -1,4 +1,4 @@
-"""The C-STORE SCP of the listener: takes CT images into the queue, answers C-ECHO, refuses the rest.
+"""The C-STORE SCP of the listener: takes CT images into the queue, responds to C-ECHO, refuses the rest.
 
 pynetdicom's threads run here, one pair per association; nothing is segmented in them. An image is acknowledged only
 when the queue has it for good.
@@ -55,14 +55,14 @@ class ListenerConfig:
         if not self.allowed_aets and not is_loopback(self.bind):
             raise ConfigError(
                 f"listening at {self.bind}",
-                expected="a list of callers, as others than this machine can reach it",
+                expected="a list of callers, as other machines can connect",
                 got="none",
                 remedy="Name them with --allow-aet, or listen at 127.0.0.1",
             )
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach `address`."""
+    """Return whether only this machine can connect to `address`."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -132,7 +132,7 @@ class Listener:
         return int(self._server.server_address[1])
 
     def stop(self) -> None:
-        """End all associations and listens no more; what was acknowledged is in the queue."""
+        """End all associations and stop listening; what was acknowledged is in the queue."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -158,7 +158,7 @@ class Listener:
     # Called by pynetdicom.
 
     def _opened(self, event: Any) -> None:
-        """Limits what a connection can make us keep in memory, and how long it can keep us waiting."""
+        """Limit what a connection can make us keep in memory, and how long it can keep us waiting."""
         connection = event.assoc.dul.socket
         connection.socket.settimeout(SOCKET_SECONDS)
         peer = _Peer(socket=connection.socket)
@@ -229,14 +229,14 @@ class Listener:
 
         with self._lock:
             self.refused += 1
-        answer = Dataset()
-        answer.Status, answer.ErrorComment = status, comment[:64]
-        return answer
+        response = Dataset()
+        response.Status, response.ErrorComment = status, comment[:64]
+        return response
 
     def _dealt_with(self, event: Any, count: int) -> None:
         with self._lock:
             peer = self._peers[event.assoc]
-            # A peer that does not wait for answers has more in the queue, which stays counted.
+            # A peer that does not wait for responses has more in the queue, which stays counted.
             idle = event.assoc.dimse.msg_queue.empty()
             peer.pending_bytes = 0 if idle else max(0, peer.pending_bytes - count)
 

@@ -69,7 +69,7 @@ def application_title(text: str) -> str:
 def send_objects(
     paths: Sequence[Path], destination: Destination, *, calling_aet: str, tls: TlsFiles | None = None
 ) -> Iterator[Path]:
-    """Each of `paths`, DICOM files, as soon as the destination has acknowledged it; one association for all.
+    """Send DICOM files in one association and yield each as soon as the destination has acknowledged it.
 
     Raises:
         TransferError: At the end, if any was not acknowledged; at once, if there is no association.
@@ -123,7 +123,7 @@ def _associated(paths: Sequence[Path], destination: Destination, calling_aet: st
     raise TransferError(
         f"calling {destination}",
         expected=f"an association for {calling_aet}",
-        got="a refusal" if association.is_rejected else "no answer, or one that is not DICOM",
+        got="a refusal" if association.is_rejected else "no response, or one that is not DICOM",
         remedy="Check that it runs there, and that it knows this title, address and use of TLS",
     )
 
@@ -158,12 +158,12 @@ def _sent(association: Any, path: Path) -> str | None:
         return _refused(association, meta.MediaStorageSOPClassUID)
     try:
         # A path is sent as it is; a data set is encoded as the destination wants it.
-        answer = association.send_c_store(path if meta.TransferSyntaxUID in accepted else dcmread(path))
+        response = association.send_c_store(path if meta.TransferSyntaxUID in accepted else dcmread(path))
     except DICOM_FAULTS:
         return "a broken association"
-    if "Status" not in answer:
-        return "no answer"
+    if "Status" not in response:
+        return "no response"
     # Warnings say that the object was stored with changes (DICOM PS3.4, annex B.2.3).
-    if answer.Status == 0x0000 or 0xB000 <= answer.Status <= 0xBFFF:
+    if response.Status == 0x0000 or 0xB000 <= response.Status <= 0xBFFF:
         return None
-    return f"status 0x{answer.Status:04X}"
+    return f"status 0x{response.Status:04X}"

@@ -65,7 +65,7 @@ class ObjectFaultError(Exception):
     """A request that is not taken.
 
     Attributes:
-        status: What it is answered with (DICOM PS3.4, annex B.2.3).
+        status: Of the response (DICOM PS3.4, annex B.2.3).
         comment: The same in words, at most 64 characters, nothing of the object's own text.
     """
 
@@ -101,7 +101,7 @@ def is_uid(text: str) -> bool:
 def checked_identity(data: bytes, sop_class: str, instance_uid: str, syntax: UID) -> Identity:
     """The identifiers of an encoded data set that came under `sop_class` and `instance_uid`.
 
-    Only the few elements needed are looked at. The pixels must be as long as they say.
+    Only the few elements needed are parsed. The pixels must be as long as they say.
 
     Raises:
         ObjectFaultError: If it is no CT image, contradicts the request, is cut short, or has identifiers that are

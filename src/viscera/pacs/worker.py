@@ -1,6 +1,6 @@
-"""What the listener does with its queue: one worker that segments and sends, and a watch over time and health.
+"""What the listener does with its queue: a worker segments and sends, a monitor completes series and reports health.
 
-Neither knows how a CT is segmented or how objects travel: both are given.
+Neither knows how a CT is segmented or how objects are sent: both functions are passed in.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Worker:
                 stop.wait(_TROUBLE_SECONDS)
 
     def step(self) -> bool:
-        """Whether there was a series to work on; one attempt was made.
+        """Make one attempt at a series and return whether there was one.
 
         Raises:
             WriteError: If the queue cannot be written.
@@ -125,7 +125,7 @@ class Worker:
 
 
 def error_kind(error: BaseException) -> str:
-    """What an error says without any text of a scan: its type and, if it was raised on purpose, what was expected."""
+    """Return what an error says without any text of a scan: its type and, in the package's own, what was expected."""
     expected = f": expected {error.expected}" if isinstance(error, VisceraError) else ""
     return f"{type(error).__name__}{expected}"
 
@@ -155,43 +155,43 @@ class Health:
     working_on: int | None
 
     def text(self) -> str:
-        """JSON, schema viscera.pacs-health/1."""
+        """Return it as JSON, schema viscera.pacs-health/1."""
         return json.dumps({"schema": "viscera.pacs-health/1", **asdict(self)}, indent=2) + "\n"
 
 
-class Watch(threading.Thread):
-    """Takes series as complete when nothing more comes, forgets old ones, and tells how things are.
+class QueueMonitor(threading.Thread):
+    """Takes series as complete when nothing more comes, forgets old ones, and writes the health file.
 
     Args:
-        listener: Whose associations and queue are watched.
-        worker: Told of in the health file.
+        listener: Whose associations and queue are monitored.
+        worker: Whose current series the health file names.
         port: The listener's.
         health: The file, rewritten every few seconds and at once when `stop` is called.
     """
 
     def __init__(self, listener: Listener, worker: Worker, *, port: int, health: Path) -> None:
-        super().__init__(name="viscera-watch", daemon=True)
+        super().__init__(name="viscera-monitor", daemon=True)
         self.listener, self.worker, self.port, self.health = listener, worker, port, health
         self._begun = _utc_now()
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
-        """Watches until `stop` is called."""
-        told = -_HEALTH_SECONDS
+        """Monitor the queue until `stop` is called."""
+        written = -_HEALTH_SECONDS
         while not self._stop_asked.is_set():
-            # A full disk is the worker's and the listener's to tell; the watch goes on.
+            # The worker and the listener report a full disk; the monitor goes on.
             with contextlib.suppress(WriteError):
                 self._tick()
-            if time.monotonic() - told >= _HEALTH_SECONDS:
-                told = time.monotonic()
-                self._tell("running")
+            if time.monotonic() - written >= _HEALTH_SECONDS:
+                written = time.monotonic()
+                self._write_health("running")
             self._stop_asked.wait(_TICK_SECONDS)
 
     def stop(self) -> None:
-        """End the watch and says so in the health file."""
+        """End the monitor and say so in the health file."""
         self._stop_asked.set()
         self.join()
-        self._tell("stopped")
+        self._write_health("stopped")
 
     def _tick(self) -> None:
         queue = self.listener.queue
@@ -201,7 +201,7 @@ class Watch(threading.Thread):
             _LOG.info("series %d: complete with %d images", number, queue.image_count(number))
         queue.forget()
 
-    def _tell(self, status: str) -> None:
+    def _write_health(self, status: str) -> None:
         queue = self.listener.queue
         with contextlib.suppress(WriteError):
             health = Health(

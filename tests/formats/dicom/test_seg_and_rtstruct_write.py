@@ -6,6 +6,7 @@ import struct
 import subprocess
 import zipfile
 from collections import defaultdict
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from viscera.formats.dicom.rtstruct_write import outlines, write_rtstruct
 from viscera.formats.dicom.seg_write import write_dicom_seg
 from viscera.formats.nifti_write import write_label_map
 from viscera.read import read_label_map, read_volume
+
+from .conftest import organ_labels
 
 ORIGIN = Origin(bundle="fast", bundle_version="1.2", made=datetime(2024, 5, 6, 7, 8, 9))
 SPACING = (3.0, 2.0, 1.0)
@@ -248,6 +251,59 @@ def test_the_validator_finds_no_error(validator_says, labelled_ct, tmp_path, nam
         said = validator_says(path)
         assert kind in said
         assert "Error" not in said, said
+
+
+SIDED = (
+    ORGANS[0],
+    replace(ORGANS[1], name="right kidney", laterality="right"),
+    ORGANS[2],
+    ORGANS[3],
+    replace(ORGANS[1], index=5, name="left kidney", laterality="left"),
+)
+
+
+def sided_labels():
+    labels = organ_labels()
+    labels[4:9, 8:10, 9:11] = 5
+    return labels
+
+
+def side(item):
+    """Code, meaning and scheme of the one modifier of a code, nothing if there is none."""
+    return [
+        (one.CodeValue, one.CodeMeaning, one.CodingSchemeDesignator)
+        for one in item.get("SegmentedPropertyTypeModifierCodeSequence", ())
+    ]
+
+
+def test_a_left_and_a_right_kidney_share_a_code_and_differ_in_its_modifier(validator_says, labelled_ct, tmp_path):
+    origin = Origin(bundle="fast", bundle_version="1", organs=SIDED)
+    ct = labelled_ct(PLAIN, sided_labels())
+    for kind, path in outputs(ct, tmp_path, origin).items():
+        assert "Error" not in validator_says(path), kind
+    segments = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    structures = pydicom.dcmread(tmp_path / "rt.dcm")
+    names = {region.ROINumber: region.ROIName for region in structures.StructureSetROISequence}
+    assert names == {1: "liver", 2: "right kidney", 3: "spleen", 5: "left kidney"}
+    coded = {one.SegmentNumber: one.SegmentedPropertyTypeCodeSequence[0] for one in segments}
+    observed = {
+        one.ReferencedROINumber: one.RTROIIdentificationCodeSequence[0] for one in structures.RTROIObservationsSequence
+    }
+    for items in (coded, observed):
+        assert items[2].CodeValue == items[5].CodeValue == "64033007"
+        assert side(items[2]) == [("24028007", "Right", "SCT")]
+        assert side(items[5]) == [("7771000", "Left", "SCT")]
+        assert side(items[1]) == side(items[3]) == []
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+def test_sides_are_read_back(labelled_ct, tmp_path, kind):
+    ct = labelled_ct(PLAIN, sided_labels())
+    origin = Origin(bundle="fast", bundle_version="1", organs=SIDED)
+    write_dicom_seg(ct.label_map, ct.source, tmp_path / "seg.dcm", origin, kind=kind)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "seg.dcm", SIDED).labels, ct.label_map.labels)
+    joined = np.where(ct.label_map.labels == 5, 2, ct.label_map.labels)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "seg.dcm").labels, joined)
 
 
 def test_other_organs_have_a_private_code_that_is_explained(validator_says, labelled_ct, tmp_path):
@@ -534,13 +590,58 @@ def test_images_of_two_persons_in_one_series_are_refused(labelled_ct, name):
 
 
 @pytest.mark.parametrize("empty", [{"SOPClassUID": ""}, {"SOPInstanceUID": ""}, {"SOPClassUID": None}])
-def test_identifiers_that_only_the_files_first_part_has(labelled_ct, tmp_path, empty):
+def test_identifiers_that_only_the_file_meta_information_has(labelled_ct, tmp_path, empty):
     ct = labelled_ct(PLAIN)
     uids = [image.SOPInstanceUID for image in ct.source.images]
     source = source_images(changed(ct, **empty))
     assert [image.SOPInstanceUID for image in source.images] == uids
     assert {image.SOPClassUID for image in source.images} == {pydicom.uid.CTImageStorage}
+    assert source.notes == ()
     outputs(ct, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "uid"), [("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"), ("SOPInstanceUID", "1.2.3")])
+def test_identifiers_that_contradict_the_file_meta_information(labelled_ct, tmp_path, name, uid):
+    ct = labelled_ct(PLAIN)
+    path = sorted(ct.folder.iterdir())[4]
+    image = pydicom.dcmread(path)
+    setattr(image.file_meta, f"MediaStorage{name}", uid)
+    image.save_as(path, enforce_file_format=False)
+    source = source_images(ct.folder)
+    assert [one[name].value for one in source.images] == [one[name].value for one in ct.source.images]
+    assert source.notes == (
+        f"In 1 of 10 images {name} contradicts MediaStorage{name}; DICOM results refer to the former.",
+    )
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_images_without_a_study_and_a_series(validator_says, labelled_ct, tmp_path, empty):
+    ct = labelled_ct(PLAIN)
+    folder = changed(ct, StudyInstanceUID=empty, SeriesInstanceUID=empty)
+    source = source_images(folder)
+    (note,) = source.notes
+    assert note.startswith("The images have no StudyInstanceUID and no SeriesInstanceUID; DICOM results carry made")
+    made = {(image.StudyInstanceUID, image.SeriesInstanceUID) for image in source.images}
+    assert made == {(image.StudyInstanceUID, image.SeriesInstanceUID) for image in source_images(folder).images}
+    ((study, series),) = made
+    assert study != series
+    assert all(pydicom.uid.UID(uid).is_valid for uid in (study, series))
+    write_dicom_seg(ct.label_map, source, tmp_path / "seg.dcm", ORIGIN)
+    write_rtstruct(ct.label_map, source, tmp_path / "rt.dcm", ORIGIN)
+    for path in (tmp_path / "seg.dcm", tmp_path / "rt.dcm"):
+        assert "Error" not in validator_says(path)
+        assert pydicom.dcmread(path).StudyInstanceUID == study
+    assert pydicom.dcmread(tmp_path / "seg.dcm").ReferencedSeriesSequence[0].SeriesInstanceUID == series
+
+
+def test_images_of_which_some_have_a_study_are_refused(labelled_ct):
+    ct = labelled_ct(PLAIN)
+    path = sorted(ct.folder.iterdir())[4]
+    image = pydicom.dcmread(path)
+    image.StudyInstanceUID = ""
+    image.save_as(path)
+    with pytest.raises(ReadError, match="expected one StudyInstanceUID in the series"):
+        source_images(ct.folder)
 
 
 def test_a_zip_is_the_same_source(labelled_ct, tmp_path):
@@ -598,10 +699,13 @@ def test_a_source_that_is_no_dicom_is_refused_before_it_is_read(labelled_ct, tmp
         source_images(tmp_path / "ct.nii.gz")
 
 
-@pytest.mark.parametrize("name", ["StudyInstanceUID", "FrameOfReferenceUID"])
-def test_images_without_identifiers_are_refused(labelled_ct, name):
+@pytest.mark.parametrize(("name", "uid"), [("StudyInstanceUID", "none"), ("FrameOfReferenceUID", None)])
+def test_images_without_identifiers_are_refused(labelled_ct, name, uid):
+    ct = labelled_ct(PLAIN)
+    with pydicom.config.disable_value_validation():
+        changed(ct, **{name: uid})
     with pytest.raises(ReadError, match=f"no valid {name}.*ask for NIfTI only") as caught:
-        source_images(changed(labelled_ct(PLAIN), **{name: None}))
+        source_images(ct.folder)
     assert "Synthetic" not in str(caught.value)
 
 
@@ -641,7 +745,7 @@ def test_a_missing_package_is_named(labelled_ct, tmp_path, monkeypatch, package,
         write(ct.label_map, ct.source, tmp_path / "out.dcm", ORIGIN)
 
 
-@pytest.mark.parametrize("name", ["acrin_flt_001", "cptac_pda_c3l_00189"])
+@pytest.mark.parametrize("name", ["acrin_flt_001", "cptac_pda_c3l_00189", "ts_dicom"])
 def test_real_series_round_trip(validator_says, shared_data, tmp_path, name):
     folder = shared_data / "real" / name
     volume, source = read_volume(folder), source_images(folder)

@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ pytest.importorskip("highdicom")
 from viscera.cli.main import main
 from viscera.core.errors import GeometryError, ReadError, VisceraError
 from viscera.core.geometry import Grid
+from viscera.core.organs import ORGANS
 from viscera.core.provenance import Origin
 from viscera.core.volume import LabelMap
 from viscera.evaluation.evaluate import evaluate_cases
@@ -80,6 +83,32 @@ def test_a_left_and_a_right_kidney_are_kidney(seg, tmp_path):
     labels = read(dataset, tmp_path).labels
     np.testing.assert_array_equal(labels, 2 * (label_map.labels > 0))
     assert pancreas.SegmentLabel == "pancreas"
+
+
+SIDES = (ORGANS[0], replace(ORGANS[1], name="right", laterality="right"), ORGANS[2], ORGANS[3])
+SIDES += (replace(ORGANS[1], index=5, name="left", laterality="left"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "scheme", "index"), [("7771000", "SCT", 5), ("G-A101", "SRT", 5), ("24028007", "SCT", 2)]
+)
+@pytest.mark.parametrize("place", ["type", "segment", "region"])
+def test_the_side_is_found_wherever_programs_write_it(seg, tmp_path, place, value, scheme, index):
+    dataset, label_map = seg
+    kidney = dataset.SegmentSequence[1]
+    kidney.SegmentLabel = "x"
+    modifier = pydicom.Dataset()
+    modifier.CodeValue, modifier.CodingSchemeDesignator, modifier.CodeMeaning = value, scheme, "side"
+    if place == "type":
+        kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
+    elif place == "segment":
+        kidney.SegmentedPropertyTypeModifierCodeSequence = [modifier]
+    else:
+        region = deepcopy(kidney.SegmentedPropertyTypeCodeSequence[0])
+        region.AnatomicRegionModifierSequence = [modifier]
+        kidney.AnatomicRegionSequence = [region]
+    found = read_label_map(save(dataset, tmp_path), SIDES)
+    np.testing.assert_array_equal(found.labels, np.where(label_map.labels == 2, index, label_map.labels))
 
 
 @pytest.mark.parametrize(

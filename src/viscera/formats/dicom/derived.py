@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from viscera.core.errors import WriteError
 from viscera.core.files import write_bytes
-from viscera.core.organs import PRIVATE_SCHEME, Organ
+from viscera.core.organs import PRIVATE_SCHEME, Code, Laterality, Organ
 from viscera.core.provenance import Origin
 from viscera.core.version import version
 from viscera.core.volume import LabelMap
@@ -29,6 +29,11 @@ MANUFACTURER = "viscera"
 # Of the objects themselves; together with the name above it tells readers of a file what wrote it.
 _IMPLEMENTATION = UID("2.25.233114912385741187903926914538113364113")
 _UTF_8 = "ISO_IR 192"
+# PS3.16, CID 244.
+SIDES: Mapping[Laterality, Code] = {
+    "left": Code(value="7771000", meaning="Left"),
+    "right": Code(value="24028007", meaning="Right"),
+}
 
 
 def set_identity(dataset: Dataset, source: SourceImages, origin: Origin, doing: str) -> None:
@@ -143,8 +148,15 @@ def _require_identity(written: BytesIO, source: SourceImages, doing: str) -> Non
             )
 
 
-def coded(value: str, scheme: str, meaning: str) -> Any:
-    """A code sequence's one item."""
+def organ_item(organ: Organ) -> Dataset:
+    """Return the code of an organ as a sequence's item, with the side as its modifier (PS3.3, C.8.20.4)."""
+    item = _coded(organ.code)
+    if organ.laterality is not None:
+        item.SegmentedPropertyTypeModifierCodeSequence = [_coded(SIDES[organ.laterality])]
+    return item
+
+
+def _coded(code: Code) -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning[:64]
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning[:64]
     return item

@@ -24,6 +24,7 @@ from viscera.core.geometry import Grid
 from viscera.formats.dicom.files import DicomSource, dicom_sources, is_dicom_file, is_zip_file
 from viscera.formats.dicom.read import Stack, chosen_stack
 from viscera.formats.dicom.series import DICOM_FAULTS
+from viscera.formats.dicom.uids import named_uid
 
 # Of the patient and the study, copied into every result (DICOM PS3.3, C.7.1.1, C.7.2.1 and C.7.2.2); those that a
 # result must have, if only empty, come first.
@@ -40,8 +41,10 @@ _OTHER_COPIES = ("PositionReferenceIndicator",)
 _IDENTIFIERS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID",
 )  # fmt: skip
-# Where the file's first part has the same again (DICOM PS3.10, 7.1); some programs empty one of the two.
-_IN_FIRST_PART = {"SOPClassUID": "MediaStorageSOPClassUID", "SOPInstanceUID": "MediaStorageSOPInstanceUID"}
+# Repeated in the file meta information (DICOM PS3.10, 7.1); some programs empty, or replace, one of the two.
+_IN_FILE_META = {"SOPClassUID": "MediaStorageSOPClassUID", "SOPInstanceUID": "MediaStorageSOPInstanceUID"}
+# Emptied by some programs that de-identify. Nothing in space depends on them.
+_REPLACEABLE = ("StudyInstanceUID", "SeriesInstanceUID")
 _TAGS = [
     *_IDENTIFIERS, *REQUIRED_COPIES, *OPTIONAL_COPIES, *_OTHER_COPIES, "SpecificCharacterSet", "Modality", "Rows",
     "Columns", "NumberOfFrames", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness",
@@ -67,6 +70,7 @@ class SourceImages:
         places: For each slice its object, as a place in `images`, and the frame in it from 1.
         positions_xyz_mm: For each slice the centre of its first pixel, as stored.
         grid: Of the volume that `read_volume` makes of them.
+        notes: What a reader of the results should know about their identifiers, one sentence each.
     """
 
     images: tuple[Any, ...]
@@ -74,6 +78,7 @@ class SourceImages:
     places: tuple[tuple[int, int], ...]
     positions_xyz_mm: NDArray[np.float64]
     grid: Grid
+    notes: tuple[str, ...] = ()
 
     @property
     def first(self) -> Any:
@@ -100,7 +105,9 @@ def source_images(path: Path, *, series: str | None = None) -> SourceImages:
     """The images of the very series that `read_volume` takes from `path` for the same `series`; no pixels are read.
 
     Text that DICOM does not allow for a date, a time or a sex is left out of the headers; a slice thickness that is not
-    said is the distance of the slices.
+    said is the distance of the slices. Identifiers of an object that only its file meta information has are taken from
+    there; where both have one and they differ, the data set's own is used, as archives do, and a note says so. Images
+    without any study or series identifier get ones that follow from their other identifiers, with a note as well.
 
     Args:
         path: A folder, a zip of one, or a multi-frame file.
@@ -124,6 +131,7 @@ def source_images(path: Path, *, series: str | None = None) -> SourceImages:
         objects = list(dict.fromkeys(one.source for one in stack.slices))
         headers = [_header(source, doing) for source in objects]
     images = tuple(header for header, _ in headers)
+    notes = (*_contradictions(images), *_with_study_and_series(images))
     _require_one_frame_of_reference(images, doing)
     _require_one_person([identity for _, identity in headers], doing)
     for image in images:
@@ -135,7 +143,38 @@ def source_images(path: Path, *, series: str | None = None) -> SourceImages:
         places=_places(stack, objects),
         positions_xyz_mm=np.array([one.position_xyz_mm for one in stack.slices]),
         grid=stack.grid,
+        notes=notes,
     )
+
+
+def _contradictions(images: Sequence[Any]) -> list[str]:
+    """Say which identifiers differ between the data sets and the file meta information, and which are used."""
+    notes = []
+    for name, other in _IN_FILE_META.items():
+        declared = [(str(image[name].value), str(image.file_meta.get(other) or "")) for image in images]
+        if count := sum(1 for used, repeated in declared if repeated not in ("", used)):
+            notes.append(
+                f"In {count} of {len(images)} images {name} contradicts {other}; DICOM results refer to the former."
+            )
+    return notes
+
+
+def _with_study_and_series(images: Sequence[Any]) -> list[str]:
+    """Give images of which none has a study or a series identifier one that follows from the others, and say so."""
+    made = [name for name in _REPLACEABLE if not any(image.get(name) for image in images)]
+    uids = {
+        "StudyInstanceUID": named_uid("study of", str(images[0].FrameOfReferenceUID)),
+        "SeriesInstanceUID": named_uid("series of", *sorted(str(image.SOPInstanceUID) for image in images)),
+    }
+    for image in images:
+        for name in made:
+            setattr(image, name, uids[name])
+    if not made:
+        return []
+    return [
+        f"The images have no {' and no '.join(made)}; DICOM results carry made ones, so archives will not file them "
+        "with the images."
+    ]
 
 
 def _places(stack: Stack, objects: Sequence[DicomSource]) -> tuple[tuple[int, int], ...]:
@@ -150,10 +189,14 @@ def _header(source: DicomSource, doing: str) -> tuple[Any, Dataset]:
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
             identity = _identity(header)
-            for name, other in _IN_FIRST_PART.items():
+            for name, other in _IN_FILE_META.items():
                 if not header.get(name) and other in header.file_meta:
                     setattr(header, name, header.file_meta[other].value)
-            missing = [name for name in _IDENTIFIERS if not _UID.fullmatch(str(header.get(name) or ""))]
+            missing = [
+                name
+                for name in _IDENTIFIERS
+                if not (_UID.fullmatch(uid := str(header.get(name) or "")) or (not uid and name in _REPLACEABLE))
+            ]
     except DICOM_FAULTS as error:
         raise _unusable(f"{doing}, {source.label}", "a header that can be read", type(error).__name__) from error
     if missing:

@@ -21,8 +21,8 @@ from viscera.core.volume import LabelMap
 from viscera.formats.dicom.derived import (
     INTENDED_USE,
     MANUFACTURER,
-    coded,
     file_meta,
+    organ_item,
     private_codes_used,
     require_described,
     save,
@@ -205,7 +205,7 @@ def _observation(organ: Organ) -> Dataset:
     observation = Dataset()
     observation.ObservationNumber = observation.ReferencedROINumber = organ.index
     observation.RTROIInterpretedType, observation.ROIInterpreter = "ORGAN", ""
-    observation.RTROIIdentificationCodeSequence = [coded(organ.code.value, organ.code.scheme, organ.code.meaning)]
+    observation.RTROIIdentificationCodeSequence = [organ_item(organ)]
     return observation
 
 

@@ -17,8 +17,9 @@ from viscera.core.errors import GeometryError, ReadError
 from viscera.core.geometry import Grid
 from viscera.core.hounsfield import allocated
 from viscera.core.label_names import LabelMeaning, LabelName, label_meaning
-from viscera.core.organs import BACKGROUND, ORGANS, Code, Organ
+from viscera.core.organs import BACKGROUND, ORGANS, Code, Laterality, Organ
 from viscera.core.volume import LabelMap
+from viscera.formats.dicom.derived import SIDES
 from viscera.formats.dicom.files import DicomSource, dicom_sources
 from viscera.formats.dicom.pixels import dataset_images
 from viscera.formats.dicom.read import LARGEST_IMAGE_RATIO, SLICE_TOLERANCE, line_through
@@ -31,6 +32,12 @@ from viscera.formats.dicom.series import (
 )
 
 _SEGMENTATION, _LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+# In SNOMED CT, and in the SNOMED RT of older programs; no value means anything else in another scheme.
+_SIDES: Mapping[str, Laterality] = {
+    **{code.value: side for side, code in SIDES.items()},
+    "G-A101": "left",
+    "G-A100": "right",
+}
 # Segment numbers are unsigned and of 16 bits.
 _LARGEST_SEGMENT = 65535
 
@@ -50,7 +57,8 @@ def read_dicom_seg(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
     """The label map of a DICOM SEG on its own grid: uint8 (slice, row, column), slices along their normal.
 
     Segments become the labels of the organs with the same code (Segmented Property Type), or of that name where the
-    code fits any tissue; the side does not matter, so that a left and a right kidney are both the organ kidney.
+    code fits any tissue. Where the organs do not tell sides, a left and a right kidney are both the organ kidney; where
+    they do, the modifier of the code, or the name, says which.
     Segments that are none of the organs are passed over, with a note. The grid reaches from the first to the last slice
     that has a frame, and slices without one between them are background: files that leave out empty slices do not say
     how far their CT reached.
@@ -158,7 +166,21 @@ def _label_name(segment: Any) -> LabelName:
         name=str(segment.get("SegmentLabel") or ""),
         code=_code(segment.SegmentedPropertyTypeCodeSequence[0]),
         category=_code(kinds[0]) if kinds else None,
+        laterality=_laterality(segment),
     )
+
+
+def _laterality(segment: Any) -> Laterality | None:
+    """The side a segment is on: of the modifiers in all the places that programs write them to, if they agree."""
+    kind = segment.SegmentedPropertyTypeCodeSequence[0]
+    regions = segment.get("AnatomicRegionSequence") or ()
+    modifiers = [
+        *(kind.get("SegmentedPropertyTypeModifierCodeSequence") or ()),
+        *(segment.get("SegmentedPropertyTypeModifierCodeSequence") or ()),
+        *(modifier for region in regions for modifier in region.get("AnatomicRegionModifierSequence") or ()),
+    ]
+    found = {side for one in modifiers if (side := _SIDES.get(_code(one).value)) is not None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _code(item: Any) -> Code:

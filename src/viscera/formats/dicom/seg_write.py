@@ -20,6 +20,7 @@ from viscera.formats.dicom.derived import (
     INTENDED_USE,
     MANUFACTURER,
     file_meta,
+    organ_item,
     private_codes_used,
     require_described,
     save,
@@ -135,6 +136,7 @@ def _segment(organ: Organ, origin: Origin) -> Any:
     )
     segment.SegmentDescription = INTENDED_USE
     segment.SegmentAlgorithmName = origin.algorithm
+    segment.SegmentedPropertyTypeCodeSequence[0].update(organ_item(organ))  # highdicom has no place for the side
     return segment
 
 
