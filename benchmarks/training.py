@@ -81,9 +81,9 @@ class TimedTrainer(Trainer):
 
     clock: Clock
 
-    def backward(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def backward(self, image: Tensor, labels: Tensor, unannotated: Sequence[int] = ()) -> dict[str, Tensor]:
         """As the trainer's, timed."""
-        terms = super().backward(image, labels)
+        terms = super().backward(image, labels, unannotated)
         self.clock.lap("backward")
         return terms
 

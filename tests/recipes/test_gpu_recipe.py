@@ -231,8 +231,8 @@ def engines(check, monkeypatch):
 def steps(check, monkeypatch):
     original, made = check.Trainer.backward, []
 
-    def backward(trainer, image, labels):
-        terms = original(trainer, image, labels)
+    def backward(trainer, image, labels, unannotated=()):
+        terms = original(trainer, image, labels, unannotated)
         made.append(0)
         for parameter in trainer.parameters.values() if len(made) % 3 == 2 else ():
             parameter.grad *= 1.01

@@ -239,3 +239,44 @@ def test_labels_of_a_case_are_mapped(tmp_path):
     case = DatasetCase(name="a", image=tmp_path / "none.nii", labels=tmp_path / "a.nii")
     mapping = LabelMapping(rules=(LabelRule(id=1, label=4), LabelRule(id=2, label=0)))
     np.testing.assert_array_equal(read_case_labels(case, mapping).labels, np.where(ids == 1, 4, 0))
+
+
+# Cases that annotate some of the organs
+
+
+def test_a_column_says_which_organs_a_case_annotates(tmp_path):
+    table = tmp_path / "cases.csv"
+    table.write_text(
+        'image,labels,annotated\na.nii,a_l.nii,liver; spleen\nb.nii,b_l.nii,\nc.nii,c_l.nii,"kidney,liver"\n'
+    )
+    found = find_dataset(table)
+    assert [case.annotated for case in found.cases] == [("liver", "spleen"), None, ("kidney", "liver")]
+    named = [found.mapping.annotated_in(case) for case in found.cases]
+    assert named == [("liver", "spleen"), None, ("liver", "kidney")]  # in the order of the labels
+
+
+def test_a_mapping_says_it_for_all_cases_but_those_with_words_of_their_own(tmp_path):
+    path = tmp_path / "mapping.toml"
+    path.write_text('annotated = ["spleen"]\n[labels]\n1 = "spleen"\n')
+    mapping = read_mapping(path)
+    assert mapping.annotated == ("spleen",)
+    case = DatasetCase(name="a", image=tmp_path, labels=tmp_path)
+    assert mapping.annotated_in(case) == ("spleen",)
+    own = DatasetCase(name="a", image=tmp_path, labels=tmp_path, annotated=("liver", "pancreas"))
+    assert mapping.annotated_in(own) == ("liver", "pancreas")
+    whole = DatasetCase(name="a", image=tmp_path, labels=tmp_path, annotated=mapping.organs[::-1])
+    assert mapping.annotated_in(whole) is None
+
+
+@pytest.mark.parametrize("named", ['["lung"]', "[]", '"liver"', "[1]"])
+def test_a_mapping_that_annotates_what_it_does_not_know_is_refused(named, tmp_path):
+    path = tmp_path / "mapping.toml"
+    path.write_text(f'annotated = {named}\n[labels]\n1 = "spleen"\n')
+    with pytest.raises(ConfigError, match="annotated"):
+        read_mapping(path)
+
+
+def test_an_organ_nobody_knows_is_named_with_its_case(tmp_path):
+    case = DatasetCase(name="train_7", image=tmp_path, labels=tmp_path, annotated=("liver", "lung"))
+    with pytest.raises(ConfigError, match=r"train_7 annotates.*got lung"):
+        LabelMapping().annotated_in(case)

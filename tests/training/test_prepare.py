@@ -335,3 +335,59 @@ def test_stored_grids_hold_what_is_wanted_and_little_more(phantom, stage):
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="factor"):
         PrepareConfig(factor=0)
+
+
+# Cases that annotate some of the organs
+
+
+def annotating(dataset, **organs):
+    cases = tuple(dataclasses.replace(case, annotated=organs.get(case.name)) for case in dataset.cases)
+    return dataclasses.replace(dataset, cases=cases)
+
+
+def liver_alone(label_map):
+    return changed(label_map, labels=np.where(label_map.labels == 1, 1, 0).astype(np.uint8))
+
+
+def test_what_a_case_annotates_is_stored_with_it(phantom, tmp_path):
+    put(tmp_path / "data", "part", phantom.volume, liver_alone(phantom.label_map))
+    dataset = put(tmp_path / "data", "whole", phantom.volume, phantom.label_map)
+    manifest = prepare_dataset(annotating(dataset, part=("liver",)), tmp_path / "cache", CONFIG)
+    assert not manifest.refused
+    assert [entry.annotated for entry in manifest.cases] == [("liver",), None]
+    cache = Cache.open(tmp_path / "cache")
+    assert cache.unannotated("part") == (2, 3, 4)
+    assert cache.unannotated("whole") == ()
+    # The localisation learns the box around all organs, which such a case does not show.
+    assert (cache.names_for("localise"), cache.names_for("segment")) == (("whole",), ("part", "whole"))
+    with pytest.raises(ConfigError, match="labels that cover all organs, got those of liver alone"):
+        cache.load("part", "localise")
+
+
+def test_a_case_is_made_again_when_it_annotates_other_organs(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, liver_alone(phantom.label_map))
+
+    def kept(annotated):
+        seen = []
+        prepare_dataset(annotating(dataset, a=annotated), tmp_path / "cache", CONFIG, on_case=seen.append)
+        return seen[0].kept
+
+    assert [kept(("liver",)), kept(("liver",)), kept(("liver", "spleen")), kept(None)] == [False, True, False, False]
+
+
+def test_labels_of_an_organ_said_not_to_be_annotated_are_refused(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, phantom.label_map)
+    refused = prepare_dataset(annotating(dataset, a=("liver", "spleen")), tmp_path / "cache", CONFIG).refused
+    assert "expected labels of liver, spleen alone" in refused[0].reason
+    assert "got labels of kidney, pancreas" in refused[0].reason
+
+
+def test_a_cache_from_before_annotated_organs_were_stored_opens(phantom, tmp_path):
+    prepare_dataset(put(tmp_path / "data", "a", phantom.volume, phantom.label_map), tmp_path / "cache", CONFIG)
+    for path in (tmp_path / "cache" / MANIFEST, tmp_path / "cache" / CASES / "a.json"):
+        path.write_text(path.read_text().replace(',\n "annotated": null', "").replace(',\n   "annotated": null', ""))
+        assert "annotated" not in path.read_text()
+    assert Cache.open(tmp_path / "cache").unannotated("a") == ()
+    seen = []
+    prepare_dataset(find_dataset(tmp_path / "data"), tmp_path / "cache", CONFIG, on_case=seen.append)
+    assert seen[0].kept

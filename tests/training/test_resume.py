@@ -68,8 +68,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, stop: object) -> None
     """Lets `stop` happen at the end of a step."""
     original = Trainer.step
 
-    def stepping(trainer: Trainer, image: torch.Tensor, labels: torch.Tensor) -> StepOutcome:
-        outcome = original(trainer, image, labels)
+    def stepping(trainer: Trainer, *sample: torch.Tensor) -> StepOutcome:
+        outcome = original(trainer, *sample)
         if trainer.iteration == step:
             stop()  # type: ignore[operator]
         return outcome

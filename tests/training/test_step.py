@@ -129,6 +129,26 @@ def test_segmentations_gradient_is_that_of_the_published_loss():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_a_case_with_some_organs_annotated_has_a_loss_of_its_own():
+    config = dataclasses.replace(CONFIG, l2=0)
+    image, labels = sample("segment")
+    trainer = Trainer("segment", config)
+    usual = trainer.step(image, labels)
+    partly = Trainer("segment", config).step(image, labels.where(labels < 3, 0), (3, 4))
+    same = Trainer("segment", config).step(image, labels, ())
+    assert usual == same
+    assert usual.terms.keys() == partly.terms.keys()
+    assert usual.loss != partly.loss
+
+
+def test_a_step_on_fully_annotated_labels_does_not_depend_on_how_that_is_said():
+    image, labels = sample("segment")
+    one, other = (Trainer("segment", CONFIG) for _ in range(2))
+    one.step(image, labels)
+    other.step(image, labels, unannotated=())
+    assert all(torch.equal(p, other.parameters[name]) for name, p in one.parameters.items())
+
+
 def test_steps_are_those_of_plain_adam():
     trainer = Trainer("localise", dataclasses.replace(CONFIG, clip_factor=1e9))
     weights = {name: p.detach().double() for name, p in trainer.parameters.items()}

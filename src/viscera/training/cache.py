@@ -133,8 +133,10 @@ class CaseEntry:
         settings_sha256: Of the settings it was made with.
         shape_zyx, spacing_zyx_mm: Of the source, in canonical axes.
         organs: Those the labels show, by index.
-        arrays: By stage; without organs there are none for segmentation.
+        arrays: By stage; without organs there are none for segmentation, and none for localisation if not all organs
+            are annotated.
         notes: What the reading said.
+        annotated: The organs its labels cover; None if they cover all. What is background may be any of the others.
     """
 
     name: str
@@ -148,6 +150,7 @@ class CaseEntry:
     organs: tuple[OrganEntry, ...]
     arrays: tuple[StoredArrays, ...]
     notes: tuple[str, ...] = ()
+    annotated: tuple[str, ...] | None = None
 
     @property
     def lesion_ml(self) -> float:
@@ -212,7 +215,10 @@ class Cache:
         return tuple(self._entries)
 
     def names_for(self, stage: Stage) -> tuple[str, ...]:
-        """The cases a stage can train on: for segmentation those that show an organ."""
+        """Return the cases a stage can train on.
+
+        For segmentation they show an organ; for localisation, which needs the box around all organs, all are annotated.
+        """
         return tuple(name for name, entry in self._entries.items() if entry.stored(stage) is not None)
 
     def entry(self, name: str) -> CaseEntry:
@@ -226,18 +232,27 @@ class Cache:
             )
         return self._entries[name]
 
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels of the organs that a case does not annotate; what is background may be one of them."""
+        annotated = self.entry(name).annotated
+        organs = enumerate(self.manifest.settings.organs, start=1)
+        return () if annotated is None else tuple(label for label, organ in organs if organ not in annotated)
+
     def load(self, name: str, stage: Stage) -> TrainingCase:
         """The arrays of one case.
 
         Raises:
-            ConfigError: If there is no such case, or it shows no organs and the stage is segmentation.
+            ConfigError: If there is no such case, or nothing was stored for the stage; see `CaseEntry.arrays`.
             ReadError: If its file is missing or damaged.
         """
         entry = self.entry(name)
         stored = entry.stored(stage)
         if stored is None:
             raise ConfigError(
-                f"loading {name} for {stage}", expected="organs in its labels", got="none", remedy="Leave the case out"
+                f"loading {name} for {stage}",
+                expected="organs in its labels" if stage == "segment" else "labels that cover all organs",
+                got="none" if stage == "segment" else f"those of {', '.join(entry.annotated or ())} alone",
+                remedy="Leave the case out",
             )
         arrays = _read_arrays(self.folder / CASES / stored.file, stored)
         labels = np.zeros(stored.shape_zyx, dtype=np.uint8)

@@ -12,6 +12,7 @@ Whatever is there already is kept: a training goes on from its checkpoint, a sco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +197,8 @@ class _Work:
         """The hashes of what a case's scores come from: both networks, the source files, and the meaning of labels."""
         entry = self.cache.entry(name)
         sources = {"image": entry.image_sha256, "labels": entry.labels_sha256, "settings": entry.settings_sha256}
+        if entry.annotated is not None:
+            sources["annotated"] = ", ".join(entry.annotated)
         return {**{f"{stage} weights": digest for stage, digest in weights.items()}, **sources}
 
     def _trained(self, number: int, stage: Stage, fold: Fold) -> TrainedRun:
@@ -230,7 +233,8 @@ class _Work:
         reference = self._reference(entry, volume.grid)
         segmentation = segment_volume(volume, engine, self.model, organs=self.organs, allowed=_ANYTHING)
         write_label_map(segmentation.label_map, label_file(folder, entry.name), self.organs)
-        return evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
+        scores = evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
+        return tuple(_annotated_score(score, entry) for score in scores)
 
     def _reference(self, entry: CaseEntry, grid: Grid) -> LabelMap:
         """The source's labels on `grid`, the CT's, as organ indices by the rules the cache was made with."""
@@ -302,6 +306,21 @@ class _Work:
             prediction=read_label_map(label_file(self.run / f"fold{fold}", case), self.organs),
             scores=tuple(score for score in scores if score.case == case),
         )
+
+
+def _annotated_score(score: CaseScore, entry: CaseEntry) -> CaseScore:
+    """Return the score, undefined if the case does not annotate the organ."""
+    if entry.annotated is None or score.organ in entry.annotated:
+        return score
+    return CaseScore(
+        case=score.case,
+        organ=score.organ,
+        dsc=math.nan,
+        nsd=math.nan,
+        reference_ml=math.nan,
+        prediction_ml=score.prediction_ml,
+        further_nsd=(math.nan,) * len(score.further_nsd),
+    )
 
 
 def require_sources(entries: Sequence[CaseEntry]) -> None:

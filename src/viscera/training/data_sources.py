@@ -45,6 +45,9 @@ class TrainingData(Protocol):
     def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
         """How often each of `names` is drawn, in any unit."""
 
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels of the organs that a case does not annotate."""
+
     def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
         """A sample of the case to train on."""
 
@@ -80,6 +83,10 @@ class PreparedData:
         """By the cases' lesions."""
         weights = dict(zip(self.cache.names, sampling_weights(self.cache, config), strict=True))
         return np.array([weights[name] for name in names])
+
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels of the organs that a case does not annotate."""
+        return self.cache.unannotated(name)
 
     def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
         """The case, augmented."""
@@ -189,6 +196,13 @@ class SyntheticData:
             real, config.real.share / real.sum(), (1 - config.real.share) / (~real).sum()
         )
         return weights
+
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels that a real case does not annotate; anatomies show every organ."""
+        for data in (self.real, self.validation):
+            if data is not None and name in data.names:
+                return data.unannotated(name)
+        return ()
 
     def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
         """A new scan of a new person with this anatomy, or a real case, augmented."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,11 +34,15 @@ _LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCase:
-    """One CT and its labels: a unique name, and the file or folder of each."""
+    """One CT and its labels: a unique name, and the file or folder of each.
+
+    `annotated` names the organs that the labels cover; None is what the mapping says.
+    """
 
     name: str
     image: Path
     labels: Path
+    annotated: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +52,17 @@ class LabelMapping:
     Attributes:
         organs: Names of the labels 1, 2, ...
         rules: One for each id that may occur; 0 is background unless a rule says otherwise.
+        annotated: The organs that the labels of every case cover, None for all: of a data set with labels of the liver
+            alone, say, background may be any other organ.
     """
 
     organs: tuple[str, ...] = tuple(organ.name for organ in ORGANS)
     rules: tuple[LabelRule, ...] = tuple(LabelRule(id=organ.index, label=organ.index) for organ in ORGANS)
+    annotated: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.annotated is not None:
+            require_organs(self.annotated, self.organs, "mapping labels")
         ids = [rule.id for rule in self.rules]
         meanings = {*range(len(self.organs) + 1), UNKNOWN_LABEL}
         fits = all(0 <= rule.id <= 255 and rule.label in meanings for rule in self.rules)
@@ -73,6 +83,18 @@ class LabelMapping:
     def lesion_ids(self) -> tuple[int, ...]:
         """The ids that mark lesions."""
         return tuple(rule.id for rule in self.rules if rule.lesion)
+
+    def annotated_in(self, case: DatasetCase) -> tuple[str, ...] | None:
+        """Return the organs that a case annotates, in the order of `organs`, None for all of them.
+
+        Raises:
+            ConfigError: If it names none, or one that is not among `organs`.
+        """
+        named = self.annotated if case.annotated is None else case.annotated
+        if named is None:
+            return None
+        require_organs(named, self.organs, f"reading what {case.name} annotates")
+        return None if set(named) == set(self.organs) else tuple(organ for organ in self.organs if organ in named)
 
     def apply(self, labels: NDArray[np.uint8], doing: str) -> NDArray[np.uint8]:
         """Organ indices for the ids of a label file, uint8 of the same shape.
@@ -157,8 +179,8 @@ def read_mapping(path: Path) -> LabelMapping:
     """The mapping in a TOML file.
 
     It holds a table [labels] of ids and organ names, `background` for ids to pass over, `unknown` for voxels whose
-    label is not known; if wanted, `lesions`, the ids among these that mark lesions, and `organs`, the names of the
-    labels 1, 2, ... (else the default organs).
+    label is not known; if wanted, `lesions`, the ids among these that mark lesions, `organs`, the names of the
+    labels 1, 2, ... (else the default organs), and `annotated`, the organs that the labels cover if these are not all.
 
     Raises:
         ConfigError: If the file cannot be read or says something else.
@@ -169,19 +191,35 @@ def read_mapping(path: Path) -> LabelMapping:
         raise ConfigError(
             f"reading {path}", expected="a TOML file", got=reason(error), remedy="Correct the file"
         ) from error
-    unknown = sorted(set(values) - {"labels", "lesions", "organs"})
+    unknown = sorted(set(values) - {"labels", "lesions", "organs", "annotated"})
     table, lesions = values.get("labels"), values.get("lesions", [])
     organs = values.get("organs", [organ.name for organ in ORGANS])
-    lists = isinstance(lesions, list) and isinstance(organs, list) and all(isinstance(name, str) for name in organs)
+    annotated = values.get("annotated", organs)
+    lists = isinstance(lesions, list) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in (organs, annotated)
+    )
     if unknown or not isinstance(table, dict) or not lists or not all(str(lesion) in table for lesion in lesions):
         raise ConfigError(
             f"reading {path}",
-            expected='[labels] with lines like 2 = "kidney", and lists `lesions` (ids of these) and `organs`',
+            expected='[labels] with lines like 2 = "kidney", and lists `lesions` (ids of these), `organs`, `annotated`',
             got=f"unknown: {unknown}" if unknown else repr(values)[:200],
             remedy="Correct the file",
         )
     rules = _rules(table, organs, f"reading {path}", frozenset(map(str, lesions)))
-    return LabelMapping(organs=tuple(organs), rules=rules)
+    return LabelMapping(
+        organs=tuple(organs), rules=rules, annotated=tuple(annotated) if "annotated" in values else None
+    )
+
+
+def require_organs(names: Collection[str], organs: Collection[str], doing: str) -> None:
+    """Raise ConfigError unless `names` are some of `organs`, at least one."""
+    if not names or not set(names) <= set(organs):
+        raise ConfigError(
+            doing,
+            expected=f"annotated organs among {', '.join(organs)}",
+            got=", ".join(sorted(set(names) - set(organs))) or "none",
+            remedy="Correct the names",
+        )
 
 
 def read_case_labels(case: DatasetCase, mapping: LabelMapping) -> LabelMap:
@@ -341,7 +379,7 @@ def _totalsegmentator(path: Path, mapping: LabelMapping | None) -> Dataset | Non
 
 
 def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
-    """The data set of a CSV file with the columns image and labels, and name if wanted."""
+    """Return the data set of a CSV file with the columns image and labels, and if wanted name and annotated."""
     if not path.is_file() or path.suffix.lower() != ".csv":
         return None
     cases, refused = [], []
@@ -351,7 +389,9 @@ def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
         if not image or not labels:
             refused.append(Refusal(name=name or f"line {number}", reason=f"line {number} lacks the CT or the labels"))
         else:
-            cases.append(DatasetCase(name=name, image=path.parent / image, labels=path.parent / labels))
+            named = tuple(organ.strip() for organ in re.split("[,;]", row.cells.get("annotated", "")) if organ.strip())
+            image_file, label_file = path.parent / image, path.parent / labels
+            cases.append(DatasetCase(name=name, image=image_file, labels=label_file, annotated=named or None))
     return _dataset(path, "CSV", cases, refused, mapping)
 
 

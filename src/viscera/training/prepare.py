@@ -205,17 +205,20 @@ def stored_grid(grid: Grid, organs: Box | None, stage: Stage, config: PrepareCon
 def _prepared(case: DatasetCase, *, folder: Path, mapping: LabelMapping, config: PrepareConfig) -> Outcome:
     """The outcome of one case, its files and its entry written to `folder`; runs in any process."""
     try:
+        annotated = mapping.annotated_in(case)
         settings = config.settings(mapping)
         settings_sha256 = hashlib.sha256(_json(settings).encode()).hexdigest()
         sources = [_source_sha256(path) for path in (case.image, case.labels)]
         path = folder / f"{case.name}.json"
-        entry = _kept(path, [*sources, settings_sha256])
+        entry = _kept(path, [*sources, settings_sha256, annotated])
         if entry is not None and (entry.organs or config.allow_empty):
             return Outcome(name=case.name, entry=entry, kept=True)
         volume, ids = checked_case(case, mapping, allow_empty=config.allow_empty)
         labels = LabelMap(labels=mapping.apply(ids.labels, f"reading {case.labels}"), grid=volume.grid)
         organs = _organ_entries(ids, labels, mapping)
-        arrays = tuple(_stored(case.name, stage, volume, labels, (folder, config)) for stage in STAGES)
+        _require_annotated(case, [mapping.organs[organ.label - 1] for organ in organs], annotated)
+        stages: tuple[Stage, ...] = STAGES if annotated is None else ("segment",)
+        arrays = tuple(_stored(case.name, stage, volume, labels, (folder, config)) for stage in stages)
         entry = CaseEntry(
             name=case.name,
             image=str(case.image.absolute()),
@@ -228,6 +231,7 @@ def _prepared(case: DatasetCase, *, folder: Path, mapping: LabelMapping, config:
             organs=organs,
             arrays=tuple(stored for stored in arrays if stored is not None),
             notes=volume.notes,
+            annotated=annotated,
         )
         write_text(_json(entry), path)
     except VisceraError as error:
@@ -241,15 +245,25 @@ def _source_sha256(path: Path) -> str:
     return file_sha256(path)
 
 
-def _kept(path: Path, hashes: list[str]) -> CaseEntry | None:
-    """The entry at `path` if it has these hashes of sources and settings and its arrays are whole, else None."""
+def _require_annotated(case: DatasetCase, shown: Sequence[str], annotated: tuple[str, ...] | None) -> None:
+    if annotated is not None and (others := [organ for organ in shown if organ not in annotated]):
+        raise ReadError(
+            f"reading {case.labels}",
+            expected=f"labels of {', '.join(annotated)} alone, as the case is said to annotate no other organ",
+            got=f"labels of {', '.join(others)}",
+            remedy="Name all organs that are annotated, or map the others' ids to background",
+        )
+
+
+def _kept(path: Path, made_of: list[str | tuple[str, ...] | None]) -> CaseEntry | None:
+    """Return the entry at `path` if it was made of the same, hashes and annotated organs, and its arrays are whole."""
     if not path.is_file():
         return None
     try:
         entry = read_record(CaseEntry, path, remedy="")
     except ReadError:
         return None  # made again
-    if [entry.image_sha256, entry.labels_sha256, entry.settings_sha256] != hashes:
+    if [entry.image_sha256, entry.labels_sha256, entry.settings_sha256, entry.annotated] != made_of:
         return None
     files = [(path.parent / stored.file, stored.sha256) for stored in entry.arrays]
     whole = all(file.is_file() and file_sha256(file) == sha256 for file, sha256 in files)

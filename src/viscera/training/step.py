@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -132,14 +132,19 @@ class Trainer:
         self.scale = LossScale(value=FIRST_SCALE if scaled else 1.0, adapts=scaled)
         self.iteration = 0
 
-    def step(self, image: Tensor, labels: Tensor) -> StepOutcome:
-        """Train on one sample: image (b, 1, z, y, x), labels (b, z, y, x).
+    def step(self, image: Tensor, labels: Tensor, unannotated: Sequence[int] = ()) -> StepOutcome:
+        """Train on one sample.
+
+        Args:
+            image: (b, 1, z, y, x) in [-1, 1].
+            labels: (b, z, y, x), uint8.
+            unannotated: Labels of the organs that are not annotated, see `segmentation_terms`.
 
         Raises:
             NotFiniteError: If loss or gradient is not finite; weights, moments and average are as before then.
         """
         config = self.config
-        terms = self.backward(image, labels)
+        terms = self.backward(image, labels, unannotated)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm_tensor = nn.utils.get_total_norm(gradients)
         # The one moment at which the processor waits for the device.
@@ -160,8 +165,8 @@ class Trainer:
         self._follow()
         return StepOutcome(loss, named, norm)
 
-    def backward(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss terms of one sample; leaves the gradient of their sum plus L2, the mean over all processes."""
+    def backward(self, image: Tensor, labels: Tensor, unannotated: Sequence[int] = ()) -> dict[str, Tensor]:
+        """Return the loss terms of one sample; leave the gradient of their sum plus L2, the mean over all processes."""
         self.network.train()
         torch.manual_seed(_seed(self.config.seed, self.iteration, self.world.rank))
         target = one_hot(labels, 2 if self.stage == "localise" else self.config.model.scn.labels)
@@ -170,7 +175,7 @@ class Trainer:
         if self.stage == "localise":
             terms = localisation_terms(output, target, self.config.localise_cross_entropy)
         else:
-            terms = segmentation_terms(output, target, self.config.lambdas)
+            terms = segmentation_terms(output, target, self.config.lambdas, unannotated)
         self.optimiser.zero_grad(set_to_none=True)
         (torch.stack(list(terms.values())).sum() * self.scale.value).backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]

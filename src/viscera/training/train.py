@@ -123,7 +123,8 @@ class _Plan:
 def _usable(stage: Stage, data: TrainingData, names: Sequence[str], *, of: str) -> tuple[str, ...]:
     usable = tuple(name for name in names if data.shows(name, stage))
     if left_out := [name for name in names if name not in usable]:
-        _log.info("without organs and left out of %s: %s", of, ", ".join(left_out))
+        why = "not all organs annotated" if stage == "localise" else "no organs"
+        _log.info("left out of %s (%s): %s", of, why, ", ".join(left_out))
     if not usable:
         raise ConfigError(
             f"training {stage}", expected=f"{of} cases that show organs", got="none", remedy="Name other cases"
@@ -179,7 +180,7 @@ class _Run:
     def _step(self, sample: Sample, monitor: Monitor) -> None:
         rate = self.trainer.rate()
         try:
-            outcome = self.trainer.step(sample.image, sample.labels)
+            outcome = self.trainer.step(sample.image, sample.labels, self.data.unannotated(sample.name))
         except NotFiniteError as error:
             raise self._stopped(error) from error
         self._count(outcome)
@@ -224,10 +225,10 @@ class _Run:
         """Whether the averaged weights are the best so far, by the mean DSC of the cases held out."""
         if not self.plan.validation:
             return False
-        scores = validate(self.trainer, self.plan.validation, self._held_out)
+        scores = validate(self.trainer, self.plan.validation, self._held_out, self.data.unannotated)
         organs = ("organs",) if self.stage == "localise" else self.data.organs
-        named = dict(zip(organs, scores, strict=True))
-        iteration, mean = self.trainer.iteration, sum(scores) / len(scores)
+        named = {organ: score for organ, score in zip(organs, scores, strict=True) if not math.isnan(score)}
+        iteration, mean = self.trainer.iteration, sum(named.values()) / len(named)
         self._tell(ValidationRecord(iteration=iteration, validation=named, seconds=self._seconds()), monitor)
         self.since_record = time.monotonic()
         if self.best is not None and mean <= self.best["mean"]:
