@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over(run_to_end, whole, tmp_path, monkey
         stop_after(patch, 5, ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             run_to_end("localise", tmp_path)
-    damaged = checkpoint_folder(tmp_path, 5) / "network_00.safetensors"
+    damaged = checkpoint_folder(tmp_path, 5) / "network.safetensors"
     data = bytearray(damaged.read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(data)

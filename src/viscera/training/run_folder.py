@@ -11,7 +11,7 @@ from viscera.core.config import ModelConfig, from_dict, organ_table
 from viscera.core.errors import ConfigError, ReadError, reason
 from viscera.core.organs import ORGANS, Organ
 from viscera.model.bundle import Bundle, ModelCard, Stage
-from viscera.training.config import TrainConfig
+from viscera.training.config import TrainConfig, current_names
 
 # What a user may say of a bundle, the rest is known from its runs.
 _GIVEN: dict[str, type] = {
@@ -106,7 +106,9 @@ def read_run(folder: Path, stage: Stage) -> TrainedRun:
             got="none",
             remedy="Finish the training first",
         )
-    return TrainedRun(folder=folder, stage=stage, config=from_dict(TrainConfig, config), weights=weights, card=card)
+    return TrainedRun(
+        folder=folder, stage=stage, config=from_dict(TrainConfig, current_names(config)), weights=weights, card=card
+    )
 
 
 def finished_run(folder: Path, stage: Stage, config: TrainConfig) -> TrainedRun | None:

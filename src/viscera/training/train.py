@@ -26,7 +26,7 @@ from viscera.training.checkpoint import (
     newest_checkpoint,
     write_checkpoint,
 )
-from viscera.training.config import TrainConfig
+from viscera.training.config import TrainConfig, current_names
 from viscera.training.data_sources import PreparedData, TrainingData
 from viscera.training.distributed import World, joined_world
 from viscera.training.energy import EnergyMeter, EnergyReport
@@ -284,7 +284,7 @@ class _Run:
         """Go on from `checkpoint`, or begins anew; the run's files then hold nothing later."""
         run, iteration = self.plan.run, 0
         if checkpoint is not None:
-            _require_same(self.settings, checkpoint.state["settings"], run)
+            _require_same(self.settings, current_names(checkpoint.state["settings"]), run)
             iteration = self._restore(checkpoint)
         if self.world.writes:
             forget_after(run, iteration)
