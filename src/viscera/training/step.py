@@ -56,7 +56,7 @@ def make_network(stage: Stage, model: ModelConfig) -> nn.Module:
 
 
 def chosen_precision(precision: Precision, device: torch.device) -> Literal["f32", "bf16", "f16"]:
-    """Return what `precision` means on `device`: auto is bfloat16 where it is fast, else float16 (GPU) or float32 (CPU).
+    """Return the precision on `device`: auto is bfloat16 where it is fast, else float16 (GPU) or float32 (CPU).
 
     On a CPU both are timed.
     """
@@ -179,7 +179,7 @@ class Trainer:
         write_bytes(save(_on_cpu(dict(self.average.named_parameters()))), path)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return every tensor of the state on the CPU, by group (network, average, first and second moment) and name."""
+        """Return all tensors of the state on the CPU, by group (network, average, first and second moment) and name."""
         state = self.optimiser.state
         moments = {
             group: {name: state[p][key] for name, p in self.parameters.items() if p in state}
@@ -269,7 +269,7 @@ def _load_initial(network: nn.Module, path: Path) -> None:
 
 
 def localiser_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a localiser's weights, made from those of a segmentation network: its local U-Net, the background against the rest.
+    """Return a localiser's weights, made from those of the local U-Net of a segmentation network.
 
     Of the local net's outputs only the background's logit b is kept; the localiser's logits are b / 2 and -b / 2, so
     that its softmax is the sigmoid of b.
