@@ -6,7 +6,7 @@ import pytest
 
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig, organ_table
 from viscera.model.bundle import Bundle, ModelCard
-from viscera.training.initial_weights import fitted_model, write_beginning
+from viscera.training.initial_weights import fitted_model, write_initial_weights
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
@@ -33,7 +33,7 @@ def bundle(tmp_path):
 
 def begun(bundle, stage, organs, model=None):
     model = model or fitted_model(bundle, organs)
-    beginning = write_beginning(bundle, stage, model, organs, bundle.folder / "initial.safetensors", seed=1)
+    beginning = write_initial_weights(bundle, stage, model, organs, bundle.folder / "initial.safetensors", seed=1)
     return beginning, safetensors.load_file(beginning.file), safetensors.load_file(bundle.weights(stage))
 
 

@@ -1,7 +1,9 @@
 """Preparing: bad cases are named and never end the others; good ones are stored whole and made again if changed."""
 
 import dataclasses
+import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -201,7 +203,7 @@ def test_what_has_changed_is_made_again(prepared, phantom):
     hu = phantom.volume.hu + np.int16(1)
     write_volume(Volume(hu=hu, grid=phantom.volume.grid), folder / "data" / "images" / "b.nii.gz")
     assert again() == {"a": True, "b": False}
-    assert again(dataclasses.replace(CONFIG, reach_mm=20.0)) == {"a": False, "b": False}
+    assert again(dataclasses.replace(CONFIG, padding_mm=20.0)) == {"a": False, "b": False}
 
 
 def test_a_stopped_preparation_goes_on(phantom, tmp_path):
@@ -319,9 +321,9 @@ def test_occupied_ranges():
 def test_stored_grids_hold_what_is_wanted_and_little_more(phantom, stage):
     grid = phantom.volume.grid
     organs = grid.box(occupied(phantom.label_map.labels > 0))
-    wide = dataclasses.replace(CONFIG, reach_mm=10.0)
+    wide = dataclasses.replace(CONFIG, padding_mm=10.0)
     stored = stored_grid(grid, organs, stage, wide)
-    reach = wide.reach_mm + SMALL.margin_mm
+    reach = wide.padding_mm + SMALL.margin_mm
     wanted = grid.box() if stage == "localise" else organs.grown(reach).clipped(grid.box())
     inside = stored.box_from(grid, wanted)
     spacing = stored.spacing_zyx_mm[0]
@@ -333,8 +335,8 @@ def test_stored_grids_hold_what_is_wanted_and_little_more(phantom, stage):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match="factor"):
-        PrepareConfig(factor=0)
+    with pytest.raises(ConfigError, match="oversampling"):
+        PrepareConfig(oversampling=0)
 
 
 # Cases that annotate some of the organs
@@ -382,11 +384,24 @@ def test_labels_of_an_organ_said_not_to_be_annotated_are_refused(phantom, tmp_pa
     assert "got labels of kidney, pancreas" in refused[0].reason
 
 
-def test_a_cache_from_before_annotated_organs_were_stored_opens(phantom, tmp_path):
+def test_the_hash_of_settings_is_that_of_earlier_versions():
+    """With another one every cache would be prepared again."""
+    values = dataclasses.asdict(CONFIG.settings(MAPPING))
+    earlier = {
+        {"padding_mm": "reach_mm", "oversampling": "factor"}.get(name, name): one for name, one in values.items()
+    }
+    assert list(earlier) == ["localise", "segment", "margin_mm", "reach_mm", "factor", "organs", "rules"]
+    digest = hashlib.sha256((json.dumps(earlier, indent=1) + "\n").encode()).hexdigest()
+    assert CONFIG.settings(MAPPING).sha256() == digest
+
+
+def test_a_cache_of_an_earlier_version_opens_and_is_kept(phantom, tmp_path):
     prepare_dataset(put(tmp_path / "data", "a", phantom.volume, phantom.label_map), tmp_path / "cache", CONFIG)
     for path in (tmp_path / "cache" / MANIFEST, tmp_path / "cache" / CASES / "a.json"):
-        path.write_text(path.read_text().replace(',\n "annotated": null', "").replace(',\n   "annotated": null', ""))
-        assert "annotated" not in path.read_text()
+        text = re.sub(r',\s*"annotated": null', "", path.read_text())
+        path.write_text(text.replace('"padding_mm"', '"reach_mm"').replace('"oversampling"', '"factor"'))
+        assert "annotated" not in text
+    assert '"factor"' in (tmp_path / "cache" / MANIFEST).read_text()
     assert Cache.open(tmp_path / "cache").unannotated("a") == ()
     seen = []
     prepare_dataset(find_dataset(tmp_path / "data"), tmp_path / "cache", CONFIG, on_case=seen.append)

@@ -34,7 +34,7 @@ from viscera.training.checkpoint import (
 from viscera.training.config import IDENTITY, TrainConfig, read_train_config, without_augmentation
 from viscera.training.log import append_record, cut_back
 from viscera.training.losses import localisation_loss, one_hot, segmentation_loss
-from viscera.training.sampler import CaseOrder, Sample, prepared, sample_generator
+from viscera.training.sampler import CaseSampler, Sample, prepared, sample_generator
 from viscera.training.step import NotFiniteError, Trainer, chosen_precision
 from viscera.training.validation import label_dice
 
@@ -424,15 +424,15 @@ def test_what_comes_later_is_forgotten_and_leftovers_are_cleared(tmp_path):
 
 
 def test_every_case_comes_once_a_round_in_a_new_order():
-    order = CaseOrder("abcdefg", np.full(7, 0.3), seed=1)
+    order = CaseSampler("abcdefg", np.full(7, 0.3), seed=1)
     rounds = [[order[7 * turn + place] for place in range(7)] for turn in range(40)]
     assert all(sorted(one) == list("abcdefg") for one in rounds)
     assert len({tuple(one) for one in rounds}) > 35
-    assert [CaseOrder("abcdefg", np.ones(7), seed=2)[place] for place in range(7)] != rounds[0]
+    assert [CaseSampler("abcdefg", np.ones(7), seed=2)[place] for place in range(7)] != rounds[0]
 
 
 def test_heavier_cases_come_more_often():
-    order = CaseOrder("abcd", np.array([1.0, 2.0, 0.0, 0.5]), seed=0)
+    order = CaseSampler("abcd", np.array([1.0, 2.0, 0.0, 0.5]), seed=0)
     counts = Counter(order[place] for place in range(4 * 200))
     assert counts["c"] == 0
     assert counts["b"] == pytest.approx(800 * 2 / 3.5, rel=0.05)

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     try:
         import torch
 
-        from viscera.training.crossval import CrossValidationOptions, Watch, cross_validate
+        from viscera.training.crossval import CrossValidationCallbacks, CrossValidationOptions, cross_validate
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "cross-validating",
@@ -104,8 +104,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             progress.begin(f"fold {fold}: {case}")
             progress.reach(number, of=count)
 
-        watch = Watch(monitor=monitor, on_case=on_case)
-        result = cross_validate(Cache.open(args.cache), args.output, configs, options=options, watch=watch)
+        callbacks = CrossValidationCallbacks(monitor=monitor, on_case=on_case)
+        result = cross_validate(Cache.open(args.cache), args.output, configs, options=options, callbacks=callbacks)
     console.say("\n" + crossval_text(result.evaluations))
     for effort in result.trainings:
         console.say(effort.text())

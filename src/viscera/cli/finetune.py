@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     try:
         import torch
 
-        from viscera.training.initial_weights import fitted_model, write_beginning
+        from viscera.training.initial_weights import fitted_model, write_initial_weights
         from viscera.training.train import train
     except ModuleNotFoundError as error:
         raise MissingExtraError(
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             remedy="Take [model] out of the settings, or train from the start",
         )
     config = replace(config, model=fitted_model(bundle, organs))
-    beginning = write_beginning(
+    beginning = write_initial_weights(
         bundle, args.stage, config.model, organs, args.output / "initial.safetensors", seed=config.seed
     )
     console.say(f"{bundle.card.name} {bundle.card.version}, {args.stage}: {beginning.summary()}")

@@ -12,7 +12,7 @@ from viscera.cli.options import positive
 from viscera.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from viscera.training.prepare import Outcome
+    from viscera.training.prepare import PrepareOutcome
 
 HELP = "check labelled CTs and store them for training"
 DESCRIPTION = """\
@@ -82,7 +82,7 @@ class _Shown:
         self.progress, self.console, self.count = progress, console, count
         self.done = self.kept = 0
 
-    def case(self, outcome: Outcome) -> None:
+    def case(self, outcome: PrepareOutcome) -> None:
         """Move the bar, and note what the reading said of a case."""
         self.done += 1
         self.kept += outcome.kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -26,6 +26,9 @@ FORMAT = 1
 UNKNOWN_LABEL = 255
 
 _Record = TypeVar("_Record")
+
+# Of settings in the manifests of earlier versions.
+_EARLIER_NAMES = {"reach_mm": "padding_mm", "factor": "oversampling"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,9 +74,9 @@ class CacheSettings:
 
     Attributes:
         localise, segment: The sampling the arrays are made for: smoothing and spacing.
-        margin_mm: Around the organs, as the region of segmentation has it.
-        reach_mm: Kept around that region for augmentation to read from, as far as the scan reaches.
-        factor: How many times finer than the network's spacing the arrays are.
+        margin_mm: Around the organs, as in the region of interest.
+        padding_mm: Kept around that region for augmentation to read from, as far as the scan reaches.
+        oversampling: How many times finer than the network's spacing the arrays are.
         organs: Names of the labels 1, 2, ...
         rules: How the ids of the label files were turned into labels.
     """
@@ -81,10 +84,19 @@ class CacheSettings:
     localise: StageConfig
     segment: StageConfig
     margin_mm: float
-    reach_mm: float
-    factor: int
+    padding_mm: float
+    oversampling: int
     organs: tuple[str, ...]
     rules: tuple[LabelRule, ...]
+
+    def sha256(self) -> str:
+        """Return the hash that tells whether a case was prepared with these settings; earlier versions gave the same.
+
+        It is made of the fields' names in those versions, so that caches stay valid.
+        """
+        earlier = {name: first for first, name in _EARLIER_NAMES.items()}
+        values = {earlier.get(name, name): value for name, value in asdict(self).items()}
+        return hashlib.sha256((json.dumps(values, indent=1, allow_nan=False) + "\n").encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +135,7 @@ class OrganEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseEntry:
+class PreparedCase:
     """What the cache knows of a case.
 
     Attributes:
@@ -154,11 +166,11 @@ class CaseEntry:
 
     @property
     def lesion_ml(self) -> float:
-        """Volume of the lesions of all organs."""
+        """The volume of the lesions of all organs."""
         return sum(organ.lesion_ml for organ in self.organs)
 
     def stored(self, stage: Stage) -> StoredArrays | None:
-        """The arrays of `stage`, None if the case has none for it."""
+        """Return the arrays of `stage`, None if the case has none for it."""
         return next((arrays for arrays in self.arrays if arrays.stage == stage), None)
 
 
@@ -176,7 +188,7 @@ class Manifest:
 
     format: int
     settings: CacheSettings
-    cases: tuple[CaseEntry, ...]
+    cases: tuple[PreparedCase, ...]
     refused: tuple[Refusal, ...] = ()
 
 
@@ -189,7 +201,7 @@ class Cache:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The cache in `folder`.
+        """Open the cache in `folder`.
 
         Raises:
             ReadError: If there is none, or its manifest is damaged or of another version.
@@ -206,7 +218,7 @@ class Cache:
         return cls(folder=Path(folder), manifest=manifest)
 
     @cached_property
-    def _entries(self) -> dict[str, CaseEntry]:
+    def _entries(self) -> dict[str, PreparedCase]:
         return {entry.name: entry for entry in self.manifest.cases}
 
     @property
@@ -221,8 +233,8 @@ class Cache:
         """
         return tuple(name for name, entry in self._entries.items() if entry.stored(stage) is not None)
 
-    def entry(self, name: str) -> CaseEntry:
-        """What is known of a case; raises ConfigError if there is none of this name."""
+    def entry(self, name: str) -> PreparedCase:
+        """Return what is known of a case; raise ConfigError if there is none of this name."""
         if name not in self._entries:
             raise ConfigError(
                 f"looking for a case in {self.folder}",
@@ -239,10 +251,10 @@ class Cache:
         return () if annotated is None else tuple(label for label, organ in organs if organ not in annotated)
 
     def load(self, name: str, stage: Stage) -> TrainingCase:
-        """The arrays of one case.
+        """Return the arrays of one case.
 
         Raises:
-            ConfigError: If there is no such case, or nothing was stored for the stage; see `CaseEntry.arrays`.
+            ConfigError: If there is no such case, or nothing was stored for the stage; see `PreparedCase.arrays`.
             ReadError: If its file is missing or damaged.
         """
         entry = self.entry(name)
@@ -279,9 +291,12 @@ class Cache:
 
 
 def read_record(kind: type[_Record], path: Path, *, remedy: str) -> _Record:
-    """The record of `kind` in a JSON file; raises ReadError if it is missing or damaged."""
+    """Return the record of `kind` in a JSON file; raise ReadError if it is missing or damaged."""
     try:
-        return from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "settings" in values:
+            values["settings"] = {_EARLIER_NAMES.get(name, name): one for name, one in values["settings"].items()}
+        return from_dict(kind, values)
     except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
         raise ReadError(
             f"reading {path}", expected="what viscera prepare writes", got=reason(error), remedy=remedy
@@ -289,7 +304,7 @@ def read_record(kind: type[_Record], path: Path, *, remedy: str) -> _Record:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, or of all files below a folder with their names, in hexadecimal digits."""
+    """Return the SHA-256 of a file, or of all files below a folder with their names, in hexadecimal digits."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

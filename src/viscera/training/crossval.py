@@ -30,9 +30,16 @@ from viscera.formats.nifti_write import write_label_map
 from viscera.model.bundle import STAGES, Stage
 from viscera.pipeline import Allowed, segment_volume
 from viscera.read import read_label_map, read_volume
-from viscera.training.cache import Cache, CaseEntry, file_sha256
+from viscera.training.cache import Cache, PreparedCase, file_sha256
 from viscera.training.config import TrainConfig
-from viscera.training.crossval_results import Effort, efforts, label_file, read_score, write_score, write_tables
+from viscera.training.crossval_results import (
+    TrainingCost,
+    label_file,
+    read_score,
+    training_costs,
+    write_score,
+    write_tables,
+)
 from viscera.training.datasets import LabelMapping, read_ids
 from viscera.training.run_folder import TrainedRun, finished_run, joint_model, read_run, run_bundle
 from viscera.training.splits import Fold, Splits, kept_splits, read_splits, seeded_splits
@@ -72,7 +79,7 @@ class CrossValidationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
+class CrossValidationCallbacks:
     """Whom to tell how a cross-validation goes; nobody by default.
 
     Attributes:
@@ -90,7 +97,7 @@ class CrossValidation:
 
     splits: Splits
     evaluations: Mapping[int, Evaluation]
-    trainings: tuple[Effort, ...]
+    trainings: tuple[TrainingCost, ...]
 
 
 def cross_validate(
@@ -99,7 +106,7 @@ def cross_validate(
     configs: Mapping[Stage, TrainConfig],
     *,
     options: CrossValidationOptions | None = None,
-    watch: Watch | None = None,
+    callbacks: CrossValidationCallbacks | None = None,
 ) -> CrossValidation:
     """The scores of every finished fold, after working on the chosen ones; tables and figures are written to `run`.
 
@@ -112,8 +119,8 @@ def cross_validate(
         ReadError: If a source file cannot be read.
         VisceraError: What training raises.
     """
-    options, watch = options or CrossValidationOptions(), watch or Watch()
-    work = _Work(cache=cache, run=run, configs=configs, options=options, watch=watch)
+    options, callbacks = options or CrossValidationOptions(), callbacks or CrossValidationCallbacks()
+    work = _Work(cache=cache, run=run, configs=configs, options=options, callbacks=callbacks)
     work.check()
     splits = kept_splits(run, work.wanted_splits())
     numbers = range(1, len(splits.folds) + 1)
@@ -140,7 +147,7 @@ class _Work:
     run: Path
     configs: Mapping[Stage, TrainConfig]
     options: CrossValidationOptions
-    watch: Watch
+    callbacks: CrossValidationCallbacks
 
     @property
     def organs(self) -> tuple[Organ, ...]:
@@ -189,7 +196,7 @@ class _Work:
         bundle = run_bundle(localise, segment, self.organs)
         engine = TorchEngine(bundle, device=self._engine_device())
         for count, name in enumerate(missing):
-            self.watch.on_case(number, name, count, len(missing))
+            self.callbacks.on_case(number, name, count, len(missing))
             scores = self._predicted(self.cache.entry(name), folder, engine)
             write_score(folder, name, self._made_of(name, weights), scores)
 
@@ -216,7 +223,7 @@ class _Work:
             names=[name for name in fold.train if name in usable],
             validation=[name for name in fold.val if name in usable][:_WATCHED_CASES],
             device=self.options.device,
-            monitor=self.watch.monitor(number, stage),
+            monitor=self.callbacks.monitor(number, stage),
         )
         return read_run(folder, stage)
 
@@ -227,7 +234,7 @@ class _Work:
             return self.options.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def _predicted(self, entry: CaseEntry, folder: Path, engine: Engine) -> tuple[CaseScore, ...]:
+    def _predicted(self, entry: PreparedCase, folder: Path, engine: Engine) -> tuple[CaseScore, ...]:
         """The scores of a case, whose labels are written to the fold's folder."""
         volume = read_unchanged(entry)
         reference = self._reference(entry, volume.grid)
@@ -236,7 +243,7 @@ class _Work:
         scores = evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
         return tuple(_annotated_score(score, entry) for score in scores)
 
-    def _reference(self, entry: CaseEntry, grid: Grid) -> LabelMap:
+    def _reference(self, entry: PreparedCase, grid: Grid) -> LabelMap:
         """The source's labels on `grid`, the CT's, as organ indices by the rules the cache was made with."""
         settings = self.cache.manifest.settings
         mapping = LabelMapping(organs=settings.organs, rules=settings.rules)
@@ -250,7 +257,7 @@ class _Work:
         """What is finished by now."""
         evaluations = self._evaluations(splits)
         runs = [read_run(self.run / f"fold{number}" / stage, stage) for number in evaluations for stage in STAGES]
-        return CrossValidation(splits=splits, evaluations=evaluations, trainings=efforts(runs))
+        return CrossValidation(splits=splits, evaluations=evaluations, trainings=training_costs(runs))
 
     def _evaluations(self, splits: Splits) -> dict[int, Evaluation]:
         """The scores of every fold all of whose cases are scored with one pair of weights."""
@@ -308,7 +315,7 @@ class _Work:
         )
 
 
-def _annotated_score(score: CaseScore, entry: CaseEntry) -> CaseScore:
+def _annotated_score(score: CaseScore, entry: PreparedCase) -> CaseScore:
     """Return the score, undefined if the case does not annotate the organ."""
     if entry.annotated is None or score.organ in entry.annotated:
         return score
@@ -323,7 +330,7 @@ def _annotated_score(score: CaseScore, entry: CaseEntry) -> CaseScore:
     )
 
 
-def require_sources(entries: Sequence[CaseEntry]) -> None:
+def require_sources(entries: Sequence[PreparedCase]) -> None:
     """Raise ReadError if a source is not in its place, before hours are spent on training.
 
     One case is read, which shows that whatever reads its format is installed.
@@ -335,7 +342,7 @@ def require_sources(entries: Sequence[CaseEntry]) -> None:
     read_unchanged(entries[0])
 
 
-def read_unchanged(entry: CaseEntry) -> Volume:
+def read_unchanged(entry: PreparedCase) -> Volume:
     """The CT of a case from its source file.
 
     Raises:
@@ -348,7 +355,7 @@ def read_unchanged(entry: CaseEntry) -> Volume:
     return read_volume(Path(entry.image))
 
 
-def _source_error(entry: CaseEntry, path: Path, got: str) -> ReadError:
+def _source_error(entry: PreparedCase, path: Path, got: str) -> ReadError:
     return ReadError(
         f"reading {path} of {entry.name}",
         expected="the file that was prepared",

@@ -19,7 +19,7 @@ from viscera.training.run_folder import TrainedRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class TrainingCost:
     """What the trainings of one network took in all folds together, as far as they tell.
 
     Attributes:
@@ -47,14 +47,14 @@ class Effort:
         return f"{self.stage}: {count}, {duration_text(self.seconds)}, {energy}"
 
 
-def efforts(runs: Sequence[TrainedRun]) -> tuple[Effort, ...]:
+def training_costs(runs: Sequence[TrainedRun]) -> tuple[TrainingCost, ...]:
     """What `runs` took, by stage; stages without a run are left out."""
     found = []
     for stage in STAGES:
         reports: list[Mapping[str, Any]] = [run.card.get("energy", {}) for run in runs if run.stage == stage]
         if reports:
             found.append(
-                Effort(
+                TrainingCost(
                     stage=stage,
                     trainings=len(reports),
                     seconds=sum(float(report.get("seconds", 0.0)) for report in reports),
@@ -100,7 +100,7 @@ def read_score(folder: Path, name: str, made_of: Mapping[str, str]) -> tuple[Cas
         ) from error
 
 
-def write_tables(run: Path, folds: Folds, trainings: Sequence[Effort]) -> None:
+def write_tables(run: Path, folds: Folds, trainings: Sequence[TrainingCost]) -> None:
     """Write table.txt, .csv and .md, scores.csv and crossval.json to `run`."""
     scores = tuple(score for number in sorted(folds) for score in folds[number].scores)
     write_text(crossval_text(folds) + "".join(f"{effort.text()}\n" for effort in trainings), run / "table.txt")

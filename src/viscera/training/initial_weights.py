@@ -23,7 +23,7 @@ _BY_ORGAN = ("local.output.", "spatial.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
+class InitialWeights:
     """Weights to begin with.
 
     Attributes:
@@ -51,9 +51,9 @@ def fitted_model(bundle: Bundle, organs: Sequence[str]) -> ModelConfig:
     return replace(model, scn=replace(model.scn, labels=len(organs) + 1))
 
 
-def write_beginning(
+def write_initial_weights(
     bundle: Bundle, stage: Stage, model: ModelConfig, organs: Sequence[str], file: Path, *, seed: int = 0
-) -> Beginning:
+) -> InitialWeights:
     """The weights of the `stage` network of `model` for `organs`, the bundle's where they fit, written to `file`.
 
     Kept is what has the same name and shape. For segmentation with other organs than the bundle's, or in another
@@ -83,7 +83,7 @@ def write_beginning(
     )
     weights |= {name: own[name] for name in kept}
     write_bytes(save({name: value.contiguous() for name, value in weights.items()}), file)
-    return Beginning(file=file, kept=kept, fresh=tuple(name for name in weights if name not in kept))
+    return InitialWeights(file=file, kept=kept, fresh=tuple(name for name in weights if name not in kept))
 
 
 def _parts(fresh: Sequence[str], kept: Sequence[str]) -> list[str]:

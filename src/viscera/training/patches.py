@@ -105,15 +105,15 @@ def require_sampling(settings: CacheSettings, model: ModelConfig) -> None:
     checks = {
         "organs": (len(settings.organs), model.scn.labels - 1, len(settings.organs) == model.scn.labels - 1),
         "margin_mm": (
-            settings.margin_mm + settings.reach_mm,
+            settings.margin_mm + settings.padding_mm,
             model.margin_mm,
-            settings.margin_mm + settings.reach_mm >= model.margin_mm,
+            settings.margin_mm + settings.padding_mm >= model.margin_mm,
         ),
     }
     for stage in ("localise", "segment"):
         stored, wanted = getattr(settings, stage), getattr(model, stage)
         checks[f"{stage}.sigma_mm"] = (stored.sigma_mm, wanted.sigma_mm, stored.sigma_mm == wanted.sigma_mm)
-        finest = stored.spacing_mm / settings.factor
+        finest = stored.spacing_mm / settings.oversampling
         checks[f"{stage}.spacing_mm"] = (finest, wanted.spacing_mm, finest <= wanted.spacing_mm)
     for name, (stored, wanted, fits) in checks.items():
         if not fits:

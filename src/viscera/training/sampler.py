@@ -28,7 +28,7 @@ class Sample(NamedTuple):
     labels: Tensor
 
 
-class CaseOrder:
+class CaseSampler:
     """The endless order of the cases.
 
     It is made of rounds of as many places as there are cases. With equal weights each case comes once a round; with

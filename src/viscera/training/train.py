@@ -1,4 +1,4 @@
-"""One training loop for both networks: order of cases, validation, log, checkpoints, and going on where it stopped."""
+"""One training loop for both networks: sampling of cases, validation, log, checkpoints, and resuming."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from viscera.training.energy import EnergyMeter, EnergyReport
 from viscera.training.interrupts import HeldSignals, held_signals
 from viscera.training.log import append_record, cut_back
 from viscera.training.monitor import Monitor, Silent, StepRecord, ValidationRecord
-from viscera.training.sampler import CaseOrder, Sample, prepared, sample_generator
+from viscera.training.sampler import CaseSampler, Sample, prepared, sample_generator
 from viscera.training.step import NotFiniteError, StepOutcome, Trainer
 from viscera.training.validation import validate
 
@@ -140,7 +140,7 @@ class _Run:
         data.require(config)
         self.log = plan.run / "log.jsonl"
         self.trainer = Trainer(stage, config, plan.initial, world=world)
-        self.order = CaseOrder(plan.names, data.weights(plan.names, config), config.seed)
+        self.sampler = CaseSampler(plan.names, data.weights(plan.names, config), config.seed)
         self.sums: dict[str, float] = {}
         self.summed = 0
         self.best: dict[str, Any] | None = None
@@ -171,7 +171,7 @@ class _Run:
         return self.trainer.iteration % every == 0 or self.trainer.iteration >= self.config.iterations
 
     def _sample(self, place: int) -> Sample:
-        name, rng = self.order[place], sample_generator(self.config.seed, place)
+        name, rng = self.sampler[place], sample_generator(self.config.seed, place)
         return Sample(name, *self.data.sample(name, self.stage, self.config, rng, self.world.device))
 
     def _held_out(self, name: str) -> Sample:
@@ -314,7 +314,7 @@ class _Run:
     def _stopped(self, error: NotFiniteError) -> VisceraError:
         """The error that names the cases at fault: those with a bad loss, or all of the step."""
         step, run = self.trainer.iteration, self.plan.run
-        names = [self.order[step * self.world.size + rank] for rank in range(self.world.size)]
+        names = [self.sampler[step * self.world.size + rank] for rank in range(self.world.size)]
         bad = [name for name, loss in zip(names, error.losses, strict=True) if not math.isfinite(loss)]
         saved = checkpoint_iterations(run)
         kept = f"the last good checkpoint is {checkpoint_folder(run, saved[-1])}" if saved else "nothing was saved yet"
