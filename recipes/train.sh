@@ -3,9 +3,9 @@
 # goes on exactly where it stopped. The code it runs is a copy installed in its own environment, made at the first call,
 # so that the checkout can be worked on meanwhile; delete OUT/code to train with newer code.
 #
-# usage: recipes/train.sh OUT TRUNKS NAMES.json DONORS REAL VALIDATION.csv CONFIG.toml [NAME=VALUE]...
+# usage: recipes/train.sh OUT HOSTS NAMES.json DONORS REAL VALIDATION.csv CONFIG.toml [NAME=VALUE]...
 #   OUT             folder for everything that is made
-#   TRUNKS, DONORS  folders of label maps, NAMES.json what the ids in TRUNKS mean (docs/how-to/train-on-synthetic.md)
+#   HOSTS, DONORS  folders of label maps, NAMES.json what the ids in HOSTS mean (docs/how-to/train-on-synthetic.md)
 #   REAL            folder of CTs without labels
 #   VALIDATION.csv  labelled CTs that are never trained on, with the columns name, image and labels
 #   CONFIG.toml     settings, e.g. recipes/fast/segment-3mm.toml; NAME=VALUE changes single ones
@@ -14,7 +14,7 @@ if [[ $# -lt 7 ]]; then
   sed -n '2,/^set -euo/p' "$0" | sed -n 's/^# \{0,1\}//p' >&2
   exit 2
 fi
-out=$1 trunks=$2 names=$3 donors=$4 real=$5 validation=$6 config=$7
+out=$1 hosts=$2 names=$3 donors=$4 real=$5 validation=$6 config=$7
 shift 7
 recipe="$(cd "$(dirname "$0")" && pwd)"
 settings=()
@@ -31,7 +31,7 @@ if [[ ! -x "$out/code/bin/viscera" ]]; then
 fi
 viscera="$out/code/bin/viscera"
 [[ -f "$out/anatomies/anatomies.json" ]] ||
-  "$viscera" anatomies --trunks "$trunks"/*.nii.gz --structures "$names" --donors "$donors"/*.nii.gz -o "$out/anatomies"
+  "$viscera" anatomies --hosts "$hosts"/*.nii.gz --structures "$names" --donors "$donors"/*.nii.gz -o "$out/anatomies"
 if [[ ! -f "$out/real/manifest.json" ]]; then
   [[ -f "$out/pseudo/cases.csv" ]] || "$viscera" pseudolabel "$real" -o "$out/pseudo"
   "$viscera" prepare "$out/pseudo/cases.csv" --labels "$out/pseudo/mapping.toml" -o "$out/real" --config "$out/config.toml"

@@ -121,7 +121,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(number, code, word, argumen
     _, err = process.communicate(timeout=150)
     assert process.returncode == code, err
     (saved,) = checkpoint_iterations(run)
-    note = f"viscera: note: saved at iteration {saved}; the same command goes on from there"
+    note = f"viscera: note: saved at iteration {saved}; run the same command to resume"
     assert err.splitlines() == [note, f"viscera: {word}"]
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert records[-1]["iteration"] == saved

@@ -5,9 +5,11 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 from viscera.core.errors import ConfigError, GeometryError, ReadError
@@ -16,7 +18,8 @@ from viscera.core.resample import nearest_labels
 from viscera.core.volume import LabelMap, Volume
 from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.synthesis.phantom import THIGHS_Z_MM, PhantomConfig, make_phantom
-from viscera.training.cache import CASES, MANIFEST, Cache, LabelRule
+from viscera.training.array_files import deflated_arrays, deflated_image, deflated_labels
+from viscera.training.cache import CASES, MANIFEST, Cache, LabelRule, read_arrays
 from viscera.training.datasets import LabelMapping, find_dataset
 from viscera.training.prepare import (
     SAME_PLACE_MM,
@@ -406,3 +409,64 @@ def test_a_cache_of_an_earlier_version_opens_and_is_kept(phantom, tmp_path):
     seen = []
     prepare_dataset(find_dataset(tmp_path / "data"), tmp_path / "cache", CONFIG, on_case=seen.append)
     assert seen[0].kept
+
+
+# What is stored
+
+
+@pytest.mark.parametrize("without_isal", [False, True])
+def test_deflated_arrays_come_back_exactly(without_isal, monkeypatch):
+    if without_isal:
+        monkeypatch.setitem(sys.modules, "isal", None)
+    rng = np.random.default_rng(3)
+    image = rng.choice(np.array([-32768, -1024, 0, 3, 32767], np.int16), (5, 6, 7))
+    labels = rng.integers(0, 256, (3, 4, 5)).astype(np.uint8)
+    content = load(deflated_arrays(image, labels))
+    found = deflated_image(content["image"], image.shape)
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, image)
+    np.testing.assert_array_equal(deflated_labels(content["labels"], labels.shape), labels)
+    turned = np.asfortranarray(image)
+    np.testing.assert_array_equal(deflated_image(load(deflated_arrays(turned, labels))["image"], image.shape), image)
+    for damaged, shape in ((content["labels"][:-4], labels.shape), (content["labels"], (3, 4, 6))):
+        with pytest.raises(ValueError):
+            deflated_labels(damaged, shape)
+
+
+def test_a_phantom_is_stored_in_a_fraction_of_its_bytes(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, phantom.label_map)
+    entry = prepare_dataset(dataset, tmp_path / "cache", CONFIG).cases[0]
+    for stored in entry.arrays:
+        assert stored.bytes < 2 * np.prod(stored.shape_zyx) / 1.5
+
+
+def test_caches_with_arrays_as_they_are_still_load(phantom, tmp_path):
+    prepare_dataset(put(tmp_path / "data", "a", phantom.volume, phantom.label_map), tmp_path / "cache", CONFIG)
+    cache = Cache.open(tmp_path / "cache")
+    expected = {stage: cache.load("a", stage) for stage in ("localise", "segment")}
+    manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())
+    for stored, arrays in zip(cache.entry("a").arrays, manifest["cases"][0]["arrays"], strict=True):
+        path = tmp_path / "cache" / CASES / stored.file
+        image, labels = read_arrays(path, stored)
+        path.write_bytes(save({"image": image, "labels": labels}))
+        arrays["bytes"] = path.stat().st_size
+        del arrays["deflated_labels_zyx"]
+    (tmp_path / "cache" / MANIFEST).write_text(json.dumps(manifest))
+    earlier = Cache.open(tmp_path / "cache")
+    for stage, case in expected.items():
+        np.testing.assert_array_equal(earlier.load("a", stage).image, case.image)
+        np.testing.assert_array_equal(earlier.load("a", stage).labels, case.labels)
+
+
+def test_cases_used_last_are_kept_in_memory_up_to_a_limit(phantom, tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        dataset = put(tmp_path / "data", name, phantom.volume, phantom.label_map)
+    prepare_dataset(dataset, tmp_path / "cache", CONFIG)
+    one = Cache.open(tmp_path / "cache").load("a", "segment")
+    monkeypatch.setattr("viscera.training.cache.KEPT_BYTES", 2 * (one.image.nbytes + one.labels.nbytes))
+    cache = Cache.open(tmp_path / "cache")
+    first, second = cache.load("a", "segment"), cache.load("b", "segment")
+    assert cache.load("a", "segment") is first
+    cache.load("c", "segment")  # in place of b, which was not used for longest
+    assert cache.load("a", "segment") is first
+    assert cache.load("b", "segment") is not second

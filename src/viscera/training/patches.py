@@ -71,7 +71,7 @@ def training_sample(
     labels = _labels(case, stage, config, positions).masked_fill_(outside, 0)
     image = _image(case, positions, _needed(case, warp, target, lesion)).div_(settings.hu_scale)
     if lesion is not None:
-        image = with_lesion(image, labels, drawn, lesion, (case.grid, settings.hu_scale))
+        image = with_lesion(image, labels, drawn, lesion, grid=case.grid, hu_scale=settings.hu_scale)
     image.masked_fill_(outside, AIR_HU / settings.hu_scale)
     image = jitter_intensity(image, config.augment, rng, gamma=stage == "localise")
     if stage == "localise":

@@ -27,6 +27,7 @@ from viscera.crop import region_box, region_grid
 from viscera.model.bundle import STAGES, Stage
 from viscera.preprocess import fitted_grid
 from viscera.read import read_volume
+from viscera.training.array_files import deflated_arrays
 from viscera.training.cache import (
     CASES,
     FORMAT,
@@ -275,8 +276,6 @@ def _stored(
     name: str, stage: Stage, volume: Volume, labels: LabelMap, *, folder: Path, config: PrepareConfig
 ) -> StoredArrays | None:
     """Write one stage's arrays of a case and return where they are, None for segmentation without organs."""
-    from safetensors.numpy import save
-
     ranges = occupied(shown(labels.labels))
     organs = None if ranges is None else volume.grid.box(ranges)
     if stage == "segment" and organs is None:
@@ -285,7 +284,7 @@ def _stored(
     grid = stored_grid(volume.grid, organs, stage, config)
     image = np.rint(extended(volume.hu, volume.grid, grid, settings.sigma_mm)).astype(np.int16)
     start, rimmed = _without_rim(nearest_labels(labels.labels, volume.grid, grid))
-    data = save({"image": image, "labels": rimmed})
+    data = deflated_arrays(image, rimmed)
     file = f"{name}.{stage}.safetensors"
     write_bytes(data, folder / file)
     return StoredArrays(
@@ -298,6 +297,7 @@ def _stored(
         scan=grid.box_from(volume.grid, volume.grid.box()),
         organs=None if organs is None else grid.box_from(volume.grid, organs),
         labels_start_zyx=start,
+        deflated_labels_zyx=rimmed.shape,
     )
 
 
