@@ -95,7 +95,7 @@ def test_finetuning_says_what_it_keeps(
 ) -> None:
     words = [tiny_bundle, "segment", work / "cache", "-o", tmp_path / "run", "--device", "cpu"]
     assert main(["finetune", *map(str, words), "--set", "iterations=1", "--set", "precision=f32"]) == 0
-    assert "anew: local.output, spatial" in capsys.readouterr().out
+    assert "initialised: local.output, spatial" in capsys.readouterr().out
 
 
 def test_segmenting_with_it_speaks_of_its_organs(work: Path, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file
 
-from viscera.core.geometry import Grid  # noqa: E402
-from viscera.core.volume import LabelMap  # noqa: E402
-from viscera.formats.nifti_write import write_label_map, write_volume  # noqa: E402
-from viscera.synthesis.phantom import PhantomConfig, make_phantom  # noqa: E402
-from viscera.synthesis.tissues import DONOR_TISSUES  # noqa: E402
+from viscera.core.geometry import Grid
+from viscera.core.volume import LabelMap
+from viscera.formats.nifti_write import write_label_map, write_volume
+from viscera.synthesis.phantom import PhantomConfig, make_phantom
+from viscera.synthesis.tissues import DONOR_TISSUES
 
 ROOT = Path(__file__).resolve().parents[2]
 STRUCTURES = {
@@ -61,8 +61,10 @@ mkdir -p "$3/bin"
 cat > "$3/bin/pip" <<'END'
 #!/usr/bin/env bash
 set -eu
-printf '#!/usr/bin/env bash\\nPYTHONPATH="%s/src" exec "$REAL_PYTHON" -m viscera "$@"\\n' "${3%\\[train\\]}" > "$(dirname "$0")/viscera"
-chmod +x "$(dirname "$0")/viscera"
+program="$(dirname "$0")/viscera"
+source="${3%\\[train\\]}"
+printf '#!/usr/bin/env bash\\nPYTHONPATH="%s/src" exec "$REAL_PYTHON" -m viscera "$@"\\n' "$source" > "$program"
+chmod +x "$program"
 END
 chmod +x "$3/bin/pip"
 """

@@ -7,7 +7,7 @@
     RUN/table.txt .csv .md  scores.csv     of all folds finished so far; crossval.json holds the same and what it took
     RUN/cases_axial.png  cases_coronal.png the best and the worst cases
 
-Whatever is there already is kept: a training goes on from its checkpoint, a scored case is not predicted again.
+What is there already is kept: a training resumes from its checkpoint, a scored case is not predicted again.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
 
 # So many held-out cases show how a training goes; no choice is made by them.
 _WATCHED_CASES = 8
-# Every case is scored, whatever was found.
+# Every case is scored, also where nothing was found.
 _ANYTHING = Allowed(empty=True, mirrored=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidationOptions:
-    """What a cross-validation does beside the trainings' own settings.
+    """Options of a cross-validation, next to the trainings' own settings.
 
     Attributes:
         folds: How many, if they are drawn.
@@ -80,7 +80,7 @@ class CrossValidationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidationCallbacks:
-    """Whom to tell how a cross-validation goes; nobody by default.
+    """What is called as a cross-validation proceeds; nothing by default.
 
     Attributes:
         monitor: Makes who watches the training of a fold and stage.
@@ -108,14 +108,14 @@ def cross_validate(
     options: CrossValidationOptions | None = None,
     callbacks: CrossValidationCallbacks | None = None,
 ) -> CrossValidation:
-    """The scores of every finished fold, after working on the chosen ones; tables and figures are written to `run`.
+    """Train, segment and score the chosen folds, write tables and figures to `run`, and return all scores so far.
 
     Predictions are made by the path itself (`viscera.pipeline.segment_volume`) from the source files named in the
     cache's manifest, on their own grids, and scored there. A case in which nothing is found counts as an empty label
     map.
 
     Raises:
-        ConfigError: If the settings do not fit each other, the cache or what `run` was begun with.
+        ConfigError: If the settings do not fit each other, the cache or what `run` was started with.
         ReadError: If a source file cannot be read.
         VisceraError: What training raises.
     """
@@ -174,7 +174,7 @@ class _Work:
                 )
 
     def wanted_splits(self) -> Splits:
-        """The folds asked for."""
+        """Return the folds asked for."""
         if self.options.splits is not None:
             return read_splits(self.options.splits, self.cache.names)
         return seeded_splits(self.cache.names, self.options.folds, self.options.seed)
@@ -201,7 +201,7 @@ class _Work:
             write_score(folder, name, self._made_of(name, weights), scores)
 
     def _made_of(self, name: str, weights: Mapping[Stage, str]) -> dict[str, str]:
-        """The hashes of what a case's scores come from: both networks, the source files, and the meaning of labels."""
+        """Return the hashes of what makes a case's scores: both networks, the source files, the meaning of labels."""
         entry = self.cache.entry(name)
         sources = {"image": entry.image_sha256, "labels": entry.labels_sha256, "settings": entry.settings_sha256}
         if entry.annotated is not None:
@@ -235,7 +235,7 @@ class _Work:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def _predicted(self, entry: PreparedCase, folder: Path, engine: Engine) -> tuple[CaseScore, ...]:
-        """The scores of a case, whose labels are written to the fold's folder."""
+        """Return the scores of a case, whose labels are written to the fold's folder."""
         volume = read_unchanged(entry)
         reference = self._reference(entry, volume.grid)
         segmentation = segment_volume(volume, engine, self.model, organs=self.organs, allowed=_ANYTHING)
@@ -244,23 +244,23 @@ class _Work:
         return tuple(_annotated_score(score, entry) for score in scores)
 
     def _reference(self, entry: PreparedCase, grid: Grid) -> LabelMap:
-        """The source's labels on `grid`, the CT's, as organ indices by the rules the cache was made with."""
+        """Return the source's labels on `grid`, the CT's, as organ indices by the rules the cache was made with."""
         settings = self.cache.manifest.settings
         mapping = LabelMapping(organs=settings.organs, rules=settings.rules)
         source = read_ids(Path(entry.labels), mapping, within=grid)
         labels = mapping.apply(source.labels, f"reading the labels of {entry.name}")
-        # Preparing has made sure that both lie at one place; their files may still run along other axes.
+        # Preparing has made sure that both cover the same space; their files may still be stored along other axes.
         turn, back = source.grid.to_canonical(), grid.to_canonical().inverse()
         return LabelMap(labels=back.apply(turn.apply(labels)), grid=grid)
 
     def result(self, splits: Splits) -> CrossValidation:
-        """What is finished by now."""
+        """Return what is finished by now."""
         evaluations = self._evaluations(splits)
         runs = [read_run(self.run / f"fold{number}" / stage, stage) for number in evaluations for stage in STAGES]
         return CrossValidation(splits=splits, evaluations=evaluations, trainings=training_costs(runs))
 
     def _evaluations(self, splits: Splits) -> dict[int, Evaluation]:
-        """The scores of every fold all of whose cases are scored with one pair of weights."""
+        """Return the scores of every fold all of whose cases are scored with one pair of weights."""
         found = {number: self._fold_scores(number, fold) for number, fold in enumerate(splits.folds, start=1)}
         scoring = self.scoring
         return {
@@ -333,7 +333,7 @@ def _annotated_score(score: CaseScore, entry: PreparedCase) -> CaseScore:
 def require_sources(entries: Sequence[PreparedCase]) -> None:
     """Raise ReadError if a source is not in its place, before hours are spent on training.
 
-    One case is read, which shows that whatever reads its format is installed.
+    One case is read, which shows that what reads its format is installed.
     """
     for entry in entries:
         for source in (entry.image, entry.labels):
@@ -343,7 +343,7 @@ def require_sources(entries: Sequence[PreparedCase]) -> None:
 
 
 def read_unchanged(entry: PreparedCase) -> Volume:
-    """The CT of a case from its source file.
+    """Return the CT of a case from its source file.
 
     Raises:
         ReadError: If the CT or its labels are no longer the files that were prepared, or cannot be read.

@@ -65,8 +65,8 @@ def write_curves(run: Path, options: CurveOptions | None = None) -> Path:
         MissingExtraError: If matplotlib is not installed.
     """
     loss, validation = read_curves(run / LOG_NAME)
-    place = run.resolve()
-    options = CurveOptions(title=f"{place.parent.name}/{place.name}") if options is None else options
+    folder = run.resolve()
+    options = CurveOptions(title=f"{folder.parent.name}/{folder.name}") if options is None else options
     write_bytes(curves_png(loss, validation, options), run / PICTURE_NAME)
     return run / PICTURE_NAME
 
@@ -114,7 +114,7 @@ def curves_figure(loss: Sequence[Curve], validation: Sequence[Curve], options: C
             remedy="Run pip install 'viscera[plots]'",
         ) from error
     heights = [_LOSS_INCHES, _SCORES_INCHES] if validation else [_LOSS_INCHES]
-    with style.context("default"):  # whatever the user's own settings are
+    with style.context("default"):  # not the user's own settings
         figure = Figure((_WIDTH_INCHES, sum(heights)), options.width_px / _WIDTH_INCHES, layout="constrained")
         figure.suptitle(options.title)
         panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
@@ -147,7 +147,7 @@ def _draw_loss(panel: Axes, curves: Sequence[Curve], options: CurveOptions) -> N
 
 
 def _draw_scores(panel: Axes, curves: Sequence[Curve]) -> None:
-    # Good scores are told apart by their last tenths.
+    # Good scores differ in their last tenths.
     low = math.floor(min(float(curve.values.min()) for curve in curves) * 10 + 1e-9) / 10
     panel.set_ylim(min(0.9, low), 1.0)
     panel.set_title("DSC of the averaged weights on held-out cases", loc="left")
@@ -218,7 +218,7 @@ def _mean(curves: Sequence[Curve]) -> Curve | None:
 class CurvesMonitor:
     """A monitor that keeps the picture in a run's folder up to date: after validations, and at the end.
 
-    A picture that cannot be drawn or written is no reason to end a training: that is logged, and the training goes on.
+    A picture that cannot be drawn or written is no reason to end a training: it is logged, and training continues.
 
     Args:
         run: The folder of the training.

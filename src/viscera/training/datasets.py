@@ -97,7 +97,7 @@ class LabelMapping:
         return None if set(named) == set(self.organs) else tuple(organ for organ in self.organs if organ in named)
 
     def apply(self, labels: NDArray[np.uint8], doing: str) -> NDArray[np.uint8]:
-        """Organ indices for the ids of a label file, uint8 of the same shape.
+        """Return organ indices for the ids of a label file, uint8 of the same shape.
 
         Raises:
             ReadError: If an id occurs that has no rule.
@@ -141,7 +141,7 @@ class Dataset:
 
 
 def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
-    """The data set at `path`, a folder in one of the known layouts or a CSV file; no image is read.
+    """Return the data set at `path`, a folder in one of the known layouts or a CSV file; no image is read.
 
     Args:
         path: See `Dataset.layout`; relative paths in a CSV file count from its folder.
@@ -176,7 +176,7 @@ def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
 
 
 def read_mapping(path: Path) -> LabelMapping:
-    """The mapping in a TOML file.
+    """Return the mapping in a TOML file.
 
     It holds a table [labels] of ids and organ names, `background` for ids to pass over, `unknown` for voxels whose
     label is not known; if wanted, `lesions`, the ids among these that mark lesions, `organs`, the names of the
@@ -223,13 +223,13 @@ def require_organs(names: Collection[str], organs: Collection[str], doing: str) 
 
 
 def read_case_labels(case: DatasetCase, mapping: LabelMapping) -> LabelMap:
-    """The labels of a case as organ indices on their own grid; raises ReadError for an id without a rule."""
+    """Return the labels of a case as organ indices on their own grid; raise ReadError for an id without a rule."""
     label_map = read_ids(case.labels, mapping)
     return replace(label_map, labels=mapping.apply(label_map.labels, f"reading {case.labels}"))
 
 
 def read_ids(path: Path, mapping: LabelMapping, within: Grid | None = None) -> LabelMap:
-    """The labels at `path` with the ids that `mapping` has for them.
+    """Return the labels at `path` with the ids that `mapping` has for them.
 
     Of a file that names its labels the names count: with the default mapping they say which organ a label is, with
     another one they must agree with it. A file that only names its labels, as a DICOM SEG, gets ids of the mapping.
@@ -258,7 +258,7 @@ def read_ids(path: Path, mapping: LabelMapping, within: Grid | None = None) -> L
 
 
 def id_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many voxels have each id: int64 (256,)."""
+    """Return how many voxels have each id: int64 (256,)."""
     counts = np.zeros(256, dtype=np.int64)
     for part in labels:  # slice by slice, as counting makes large integers of them
         counts += np.bincount(part.ravel(), minlength=256)
@@ -302,7 +302,7 @@ def _nnunet(path: Path, mapping: LabelMapping | None) -> Dataset | None:
 
 
 def _described_mapping(path: Path) -> LabelMapping:
-    """The mapping of a dataset.json whose labels have the organs' names, either way round (versions 1 and 2)."""
+    """Return the mapping of a dataset.json whose labels have the organs' names, either way round (versions 1 and 2)."""
     try:
         labels = dict(json.loads(path.read_text(encoding="utf-8"))["labels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -321,7 +321,7 @@ def _described_mapping(path: Path) -> LabelMapping:
 
 
 def _paired(path: Path, images: list[Path], labels: Path, layout: str, mapping: LabelMapping | None) -> Dataset | None:
-    """The data set of CTs and label files that are called alike, but for the channel behind a CT's name."""
+    """Return the data set of CTs and label files that are called alike, but for the channel behind a CT's name."""
     if not labels.is_dir() or not all(folder.is_dir() for folder in images):
         return None
     listed = [list_inputs([folder]) for folder in images]
@@ -350,7 +350,7 @@ def _paired(path: Path, images: list[Path], labels: Path, layout: str, mapping: 
 
 
 def _label_files(folder: Path, images: Collection[str]) -> tuple[dict[str, Path], list[Refusal]]:
-    """The label file of each case, and those whose case has another one already."""
+    """Return the label file of each case, and those whose case has another one already."""
     masks: dict[str, Path] = {}
     refused = []
     for one in find_label_files(folder):
@@ -364,7 +364,7 @@ def _label_files(folder: Path, images: Collection[str]) -> tuple[dict[str, Path]
 
 
 def _totalsegmentator(path: Path, mapping: LabelMapping | None) -> Dataset | None:
-    """The data set of one folder for each case, with ct.nii.gz and a folder of masks, one for each structure."""
+    """Return the data set of one folder for each case, with ct.nii.gz and a folder of masks, one for each structure."""
     cases, refused = [], []
     for folder in sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []:
         images = [image for image in (folder / "ct.nii.gz", folder / "ct.nii") if image.exists() or image.is_symlink()]
@@ -398,7 +398,7 @@ def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
 def _dataset(
     path: Path, layout: str, cases: Iterable[DatasetCase], refused: list[Refusal], mapping: LabelMapping | None
 ) -> Dataset:
-    """The data set, sorted by name; cases whose names cannot be file names or come twice are refused."""
+    """Return the data set, sorted by name; cases whose names cannot be file names or come twice are refused."""
     kept: dict[str, DatasetCase] = {}
     for case in sorted(cases, key=lambda case: case.name):
         # Names that differ only in case would be one file on some disks.

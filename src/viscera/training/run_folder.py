@@ -57,12 +57,12 @@ class RunBundle(Bundle):
     runs: tuple[TrainedRun, TrainedRun]
 
     def weights(self, stage: Stage) -> Path:
-        """The file of the averaged weights of a stage."""
+        """Return the file of the averaged weights of a stage."""
         return next(run.weights for run in self.runs if run.stage == stage)
 
 
 def joint_model(localise: TrainConfig, segment: TrainConfig) -> ModelConfig:
-    """The settings of both stages together: each stage's sampling and network from its own training's settings.
+    """Return the settings of both stages together: each stage's sampling and network from its own training's settings.
 
     All else is the segmentation's: the margin between them, with which its training saw regions, and what is done with
     labels.
@@ -71,7 +71,7 @@ def joint_model(localise: TrainConfig, segment: TrainConfig) -> ModelConfig:
 
 
 def run_bundle(localise: TrainedRun, segment: TrainedRun, organs: tuple[Organ, ...]) -> RunBundle:
-    """Both runs as a bundle for the torch engine."""
+    """Return both runs as a bundle for the torch engine."""
     card = ModelCard(
         name="run",
         version="0",
@@ -84,7 +84,7 @@ def run_bundle(localise: TrainedRun, segment: TrainedRun, organs: tuple[Organ, .
 
 
 def read_run(folder: Path, stage: Stage) -> TrainedRun:
-    """The finished training of `stage` in `folder`.
+    """Return the finished training of `stage` in `folder`.
 
     Raises:
         ReadError: If the folder holds no finished training.
@@ -112,7 +112,7 @@ def read_run(folder: Path, stage: Stage) -> TrainedRun:
 
 
 def finished_run(folder: Path, stage: Stage, config: TrainConfig) -> TrainedRun | None:
-    """The training in `folder` if it is finished and was made with `config`, else None."""
+    """Return the training in `folder` if it is finished and was made with `config`, else None."""
     try:
         run = read_run(folder, stage)
     except (ReadError, ConfigError):
@@ -121,13 +121,13 @@ def finished_run(folder: Path, stage: Stage, config: TrainConfig) -> TrainedRun 
 
 
 def training_entry(run: TrainedRun) -> dict[str, Any]:
-    """What a bundle's card says of a run: what the run's own card says, and its settings without the model's."""
+    """Return what a bundle's card says of a run: what the run's own card says, and its settings without the model's."""
     settings = {name: value for name, value in asdict(run.config).items() if name != "model"}
     return {**run.card, "settings": settings}
 
 
 def bundle_card(localise: TrainedRun, segment: TrainedRun, *, name: str, file: Path | None = None) -> ModelCard:
-    """The card of the bundle two runs make.
+    """Return the card of the bundle two runs make.
 
     Args:
         localise: The run of the localisation network.
@@ -188,5 +188,5 @@ def _object(path: Path) -> dict[str, Any]:
             f"reading {path}", expected="a finished training's folder", got=reason(error), remedy="Finish the training"
         ) from error
     if not isinstance(values, dict):
-        raise ReadError(f"reading {path}", expected="a JSON object", got="another value", remedy="Train anew")
+        raise ReadError(f"reading {path}", expected="a JSON object", got="another value", remedy="Train again")
     return values

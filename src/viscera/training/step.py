@@ -211,8 +211,8 @@ class Trainer:
             _fill(parameter, tensors["network"][name])
             _fill(averages[name], tensors["average"][name])
             if numbers["adam_steps"] > 0:
-                place = parameter.device if self.device.type == "cuda" else torch.device("cpu")
-                state = {"step": torch.tensor(numbers["adam_steps"], dtype=torch.float32, device=place)}
+                device = parameter.device if self.device.type == "cuda" else torch.device("cpu")
+                state = {"step": torch.tensor(numbers["adam_steps"], dtype=torch.float32, device=device)}
                 for group, key in (("first", "exp_avg"), ("second", "exp_avg_sq")):
                     # In the parameter's memory layout, as the optimiser itself would have made it.
                     state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)

@@ -47,7 +47,7 @@ def validate(
 
 
 def label_dice(logits: Tensor, labels: Tensor) -> list[float]:
-    """The DSC of every label but the background, of (1, labels, z, y, x) logits and integer (1, z, y, x) labels."""
+    """Return the DSC of every label but background, of logits (1, labels, z, y, x) and integer labels (1, z, y, x)."""
     count = logits.shape[1]
     predicted, true = logits.argmax(1).flatten(), labels.long().flatten()
     both = torch.bincount(true[predicted == true], minlength=count)
