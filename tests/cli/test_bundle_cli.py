@@ -134,7 +134,7 @@ def test_scoring_by_it_speaks_of_its_organs(work: Path, tmp_path: Path) -> None:
 
 CARDS: dict[str, tuple[object, type[Exception], str]] = {
     "unknown field": ({"model": {}}, ConfigError, "got model"),
-    "another type": ({"limits": "none"}, ConfigError, "got limits (str)"),
+    "another type": ({"limits": "none"}, ConfigError, "limits from"),
     "too few organs": ({"organs": ["spleen"]}, ConfigError, "3 organs, as the network has"),
     "no object": ([], ReadError, "a JSON object"),
 }

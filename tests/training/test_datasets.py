@@ -14,7 +14,7 @@ from viscera.training.datasets import (
     LabelMapping,
     find_dataset,
     id_counts,
-    read_case_labels,
+    read_ids,
     read_mapping,
 )
 
@@ -68,7 +68,7 @@ def nnunet(folder, labels):
 def test_nnunet_says_itself_what_its_labels_are(tmp_path, labels):
     found = find_dataset(nnunet(tmp_path, labels))
     assert named(found) == [("liver_1", "imagesTr/liver_1_0000.nii.gz", "labelsTr/liver_1.nii.gz")]
-    np.testing.assert_array_equal(found.mapping.apply(np.arange(3, dtype=np.uint8)[None, None], "x"), [[[0, 3, 1]]])
+    np.testing.assert_array_equal(found.mapping.apply(np.arange(3, dtype=np.uint8)[None, None]), [[[0, 3, 1]]])
 
 
 def test_nnunet_with_other_names_asks_for_a_mapping(tmp_path):
@@ -184,7 +184,7 @@ def test_a_mapping_joins_ids_and_knows_lesions(tmp_path):
     text = 'lesions = [6]\n[labels]\n1 = "liver"\n2 = "kidney"\n3 = "kidney"\n4 = "background"\n6 = "liver"\n'
     mapping = read_mapping(mapping_file(tmp_path, text))
     ids = np.array([0, 1, 2, 3, 4, 6], dtype=np.uint8)[None, None]
-    np.testing.assert_array_equal(mapping.apply(ids, "x"), [[[0, 1, 2, 2, 0, 1]]])
+    np.testing.assert_array_equal(mapping.apply(ids), [[[0, 1, 2, 2, 0, 1]]])
     assert mapping.lesion_ids == (6,)
     assert mapping.organs == ("liver", "kidney", "spleen", "pancreas")
 
@@ -221,7 +221,7 @@ def test_a_mapping_that_is_not_there(tmp_path):
 def test_an_unknown_id_is_named():
     ids = np.array([0, 1, 9], dtype=np.uint8)[None, None]
     with pytest.raises(ReadError, match=r"case a.*also \[9\]"):
-        LabelMapping().apply(ids, "case a")
+        LabelMapping().apply(ids)
 
 
 def test_counts_by_id():
@@ -236,9 +236,9 @@ def test_labels_of_a_case_are_mapped(tmp_path):
     )
     ids = (np.arange(24) % 3).astype(np.uint8).reshape(2, 3, 4)
     nibabel.save(nibabel.Nifti1Image(ids.transpose(2, 1, 0), grid.nifti_affine()), tmp_path / "a.nii")
-    case = DatasetCase(name="a", image=tmp_path / "none.nii", labels=tmp_path / "a.nii")
     mapping = LabelMapping(rules=(LabelRule(id=1, label=4), LabelRule(id=2, label=0)))
-    np.testing.assert_array_equal(read_case_labels(case, mapping).labels, np.where(ids == 1, 4, 0))
+    found = mapping.apply(read_ids(tmp_path / "a.nii", mapping).labels)
+    np.testing.assert_array_equal(found, np.where(ids == 1, 4, 0))
 
 
 # Cases that annotate some of the organs

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viscera.core.config import ModelConfig, organ_table
-from viscera.core.errors import ConfigError, ReadError
+from viscera.core.errors import ConfigError, ReadError, during
 from viscera.core.files import write_bytes
 from viscera.core.geometry import Grid
 from viscera.core.organs import Organ
@@ -248,7 +248,8 @@ class _Work:
         settings = self.cache.manifest.settings
         mapping = LabelMapping(organs=settings.organs, rules=settings.rules)
         source = read_ids(Path(entry.labels), mapping, within=grid)
-        labels = mapping.apply(source.labels, f"reading the labels of {entry.name}")
+        with during(f"reading the labels of {entry.name}"):
+            labels = mapping.apply(source.labels)
         # Preparing has made sure that both cover the same space; their files may still be stored along other axes.
         turn, back = source.grid.to_canonical(), grid.to_canonical().inverse()
         return LabelMap(labels=back.apply(turn.apply(labels)), grid=grid)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.core.errors import ConfigError, ReadError, reason
+from viscera.core.errors import ConfigError, ReadError, during, reading, reason
 from viscera.core.geometry import Grid
 from viscera.core.organs import ORGANS, Organ, named_organ
 from viscera.core.volume import LabelMap
@@ -62,7 +62,8 @@ class LabelMapping:
 
     def __post_init__(self) -> None:
         if self.annotated is not None:
-            require_organs(self.annotated, self.organs, "mapping labels")
+            with during("mapping labels"):
+                _require_organs(self.annotated, self.organs)
         ids = [rule.id for rule in self.rules]
         meanings = {*range(len(self.organs) + 1), UNKNOWN_LABEL}
         fits = all(0 <= rule.id <= 255 and rule.label in meanings for rule in self.rules)
@@ -93,10 +94,11 @@ class LabelMapping:
         named = self.annotated if case.annotated is None else case.annotated
         if named is None:
             return None
-        require_organs(named, self.organs, f"reading what {case.name} annotates")
+        with during(f"reading what {case.name} annotates"):
+            _require_organs(named, self.organs)
         return None if set(named) == set(self.organs) else tuple(organ for organ in self.organs if organ in named)
 
-    def apply(self, labels: NDArray[np.uint8], doing: str) -> NDArray[np.uint8]:
+    def apply(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return organ indices for the ids of a label file, uint8 of the same shape.
 
         Raises:
@@ -110,10 +112,9 @@ class LabelMapping:
         present = np.flatnonzero(id_counts(labels))
         if unknown := [int(value) for value in present if not known[value]]:
             raise ReadError(
-                doing,
                 expected=f"label ids among {np.flatnonzero(known).tolist()}",
                 got=f"also {unknown}",
-                remedy='Say what they are in the file given with --labels, "background" to pass over one',
+                remedy='Say what they are in the file given with --labels, "background" to ignore one',
             )
         mapped: NDArray[np.uint8] = table[labels]
         return mapped
@@ -205,27 +206,11 @@ def read_mapping(path: Path) -> LabelMapping:
             got=f"unknown: {unknown}" if unknown else repr(values)[:200],
             remedy="Correct the file",
         )
-    rules = _rules(table, organs, f"reading {path}", frozenset(map(str, lesions)))
+    with reading(path):
+        rules = _rules(table, organs, frozenset(map(str, lesions)))
     return LabelMapping(
         organs=tuple(organs), rules=rules, annotated=tuple(annotated) if "annotated" in values else None
     )
-
-
-def require_organs(names: Collection[str], organs: Collection[str], doing: str) -> None:
-    """Raise ConfigError unless `names` are some of `organs`, at least one."""
-    if not names or not set(names) <= set(organs):
-        raise ConfigError(
-            doing,
-            expected=f"annotated organs among {', '.join(organs)}",
-            got=", ".join(sorted(set(names) - set(organs))) or "none",
-            remedy="Correct the names",
-        )
-
-
-def read_case_labels(case: DatasetCase, mapping: LabelMapping) -> LabelMap:
-    """Return the labels of a case as organ indices on their own grid; raise ReadError for an id without a rule."""
-    label_map = read_ids(case.labels, mapping)
-    return replace(label_map, labels=mapping.apply(label_map.labels, f"reading {case.labels}"))
 
 
 def read_ids(path: Path, mapping: LabelMapping, within: Grid | None = None) -> LabelMap:
@@ -265,15 +250,25 @@ def id_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     return counts
 
 
+def _require_organs(names: Collection[str], organs: Collection[str]) -> None:
+    """Raise ConfigError unless `names` are some of `organs`, at least one."""
+    if not names or not set(names) <= set(organs):
+        raise ConfigError(
+            expected=f"annotated organs among {', '.join(organs)}",
+            got=", ".join(sorted(set(names) - set(organs))) or "none",
+            remedy="Correct the names",
+        )
+
+
 def _rules(
-    table: Mapping[str, Any], organs: Sequence[str], doing: str, lesions: frozenset[str] = frozenset()
+    table: Mapping[str, Any], organs: Sequence[str], lesions: frozenset[str] = frozenset()
 ) -> tuple[LabelRule, ...]:
     names = {_BACKGROUND: 0, _UNKNOWN: UNKNOWN_LABEL} | {name: index for index, name in enumerate(organs, start=1)}
     rules = []
     for key, name in table.items():
         if not key.isdecimal() or name not in names:
             raise ConfigError(
-                doing, expected=f"ids with names among {list(names)}", got=f"{key} = {name!r}", remedy="Correct it"
+                expected=f"ids with names among {list(names)}", got=f"{key} = {name!r}", remedy="Correct it"
             )
         rules.append(LabelRule(id=int(key), label=names[name], lesion=key in lesions))
     return tuple(rules)
@@ -313,10 +308,10 @@ def _described_mapping(path: Path) -> LabelMapping:
         str(value): name for name, value in labels.items()
     }
     try:
-        return LabelMapping(rules=_rules(table, [organ.name for organ in ORGANS], f"reading {path}"))
+        return LabelMapping(rules=_rules(table, [organ.name for organ in ORGANS]))
     except ConfigError as error:
         raise ConfigError(
-            error.doing, expected=error.expected, got=error.got, remedy="Say what the labels are with --labels"
+            f"reading {path}", expected=error.expected, got=error.got, remedy="Say what the labels are with --labels"
         ) from error
 
 

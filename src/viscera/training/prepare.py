@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.config import ModelConfig, StageConfig
-from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError
+from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError, reading
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Box, Grid, Ranges, Size
 from viscera.core.resample import axis_maps, nearest_labels, resample
@@ -163,7 +163,9 @@ def checked_case(case: DatasetCase, mapping: LabelMapping, *, allow_empty: bool 
             remedy="Resample the labels onto the CT's grid, or give the labels of this CT",
         )
     labels = label_turn.apply(label_map.labels)
-    if not allow_empty and not shown(mapping.apply(labels, f"reading {case.labels}")).any():
+    with reading(case.labels):
+        organs = mapping.apply(labels)
+    if not allow_empty and not shown(organs).any():
         raise ReadError(
             f"reading {case.labels}",
             expected=f"at least one of {', '.join(mapping.organs)}",
@@ -216,7 +218,7 @@ def _prepared(case: DatasetCase, *, folder: Path, mapping: LabelMapping, config:
         if entry is not None and (entry.organs or config.allow_empty):
             return PrepareOutcome(name=case.name, entry=entry, kept=True)
         volume, ids = checked_case(case, mapping, allow_empty=config.allow_empty)
-        labels = LabelMap(labels=mapping.apply(ids.labels, f"reading {case.labels}"), grid=volume.grid)
+        labels = LabelMap(labels=mapping.apply(ids.labels), grid=volume.grid)  # every id has a rule by now
         organs = _organ_entries(ids, labels, mapping)
         _require_annotated(case, [mapping.organs[organ.label - 1] for organ in organs], annotated)
         stages: tuple[Stage, ...] = STAGES if annotated is None else ("segment",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ from viscera.core.organs import ORGANS, Organ
 from viscera.model.bundle import Bundle, ModelCard, Stage
 from viscera.training.config import TrainConfig, current_names
 
-# What a user may say of a bundle, the rest is known from its runs.
-_GIVEN: dict[str, type] = {
-    "name": str,
-    "version": str,
-    "description": str,
-    "licence": str,
-    "metrics": dict,
-    "limits": list,
-    "organs": list,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class CardFile:
+    """What a user may say of a bundle; the rest is known from its runs."""
+
+    name: str | None = None
+    version: str = "1"
+    description: str | None = None
+    licence: str = "not stated"
+    metrics: dict = field(default_factory=dict)  # type: ignore[type-arg]  # free fields
+    limits: list = field(default_factory=list)  # type: ignore[type-arg]
+    organs: list | None = None  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,26 +141,25 @@ def bundle_card(localise: TrainedRun, segment: TrainedRun, *, name: str, file: P
         ReadError: If `file` cannot be read.
         ConfigError: If it has other fields or types, or the organs are not as many as the segmentation's labels.
     """
-    given = {} if file is None else _object(file)
-    for field, value in given.items():
-        kind = _GIVEN.get(field)
-        if kind is None or not isinstance(value, kind):
-            raise ConfigError(
-                f"reading the card {file}",
-                expected=", ".join(f"{field} ({kind.__name__})" for field, kind in _GIVEN.items()),
-                got=f"{field} ({type(value).__name__})",
-                remedy="Correct the card; the rest is taken from the runs",
-            )
+    try:
+        given = CardFile() if file is None else from_dict(CardFile, _object(file))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error.doing} from {file}",
+            expected=error.expected,
+            got=error.got,
+            remedy="Correct the card; the rest is taken from the runs",
+        ) from error
     return ModelCard(
-        name=given.get("name", name),
-        version=given.get("version", "1"),
-        description=given.get("description", _description(localise, segment)),
-        licence=given.get("licence", "not stated"),
+        name=name if given.name is None else given.name,
+        version=given.version,
+        description=_description(localise, segment) if given.description is None else given.description,
+        licence=given.licence,
         model=joint_model(localise.config, segment.config),
-        organs=_organs(segment, given.get("organs")),
+        organs=_organs(segment, given.organs),
         training={run.stage: training_entry(run) for run in (localise, segment)},
-        metrics=given.get("metrics", {}),
-        limits=tuple(map(str, given.get("limits", ()))),
+        metrics=given.metrics,
+        limits=tuple(map(str, given.limits)),
     )
 
 
