@@ -25,7 +25,8 @@ def deflated_arrays(image: NDArray[np.int16], labels: NDArray[np.uint8]) -> byte
     difference = np.array(image, dtype=_PIXEL, order="C")
     difference[1:] -= image[:-1]  # wraps around, and back when it is summed again
     planes = np.moveaxis(difference.view(np.uint8).reshape(*image.shape, 2), -1, 0)
-    return save({"image": _deflated(planes), "labels": _deflated(labels)})
+    content: bytes = save({"image": _deflated(planes), "labels": _deflated(labels)})
+    return content
 
 
 def deflated_image(data: NDArray[np.uint8], shape_zyx: Size) -> NDArray[np.int16]:
