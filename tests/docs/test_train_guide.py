@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from viscera.training.config import read_train_config
-from viscera.training.datasets import read_mapping
+from viscera.training.label_mapping import read_mapping
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 GUIDE = (DOCS / "how-to" / "train.md").read_text(encoding="utf-8")

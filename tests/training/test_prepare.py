@@ -20,7 +20,8 @@ from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.synthesis.phantom import THIGHS_Z_MM, PhantomConfig, make_phantom
 from viscera.training.array_files import deflated_arrays, deflated_image, deflated_labels
 from viscera.training.cache import CASES, MANIFEST, Cache, LabelRule, read_arrays
-from viscera.training.datasets import LabelMapping, find_dataset
+from viscera.training.datasets import find_dataset
+from viscera.training.label_mapping import LabelMapping
 from viscera.training.prepare import (
     SAME_PLACE_MM,
     PrepareConfig,
@@ -367,6 +368,13 @@ def test_what_a_case_annotates_is_stored_with_it(phantom, tmp_path):
     assert (cache.names_for("localise"), cache.names_for("segment")) == (("whole",), ("part", "whole"))
     with pytest.raises(ConfigError, match="labels that cover all organs, got those of liver alone"):
         cache.load("part", "localise")
+
+
+def test_an_organ_that_is_not_known_is_named_with_its_case(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, phantom.label_map)
+    refused = prepare_dataset(annotating(dataset, a=("liver", "lung")), tmp_path / "cache", CONFIG).refused
+    assert "reading what a annotates: expected annotated organs among liver, kidney" in refused[0].reason
+    assert "got lung" in refused[0].reason
 
 
 def test_a_case_is_made_again_when_it_annotates_other_organs(phantom, tmp_path):

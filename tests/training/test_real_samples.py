@@ -11,7 +11,7 @@ from viscera.core.errors import ConfigError
 from viscera.core.geometry import Grid
 from viscera.training.cache import UNKNOWN_LABEL, TrainingCase
 from viscera.training.config import IDENTITY, RealConfig, TrainConfig
-from viscera.training.datasets import LabelMapping, read_mapping
+from viscera.training.label_mapping import LabelMapping, read_mapping
 from viscera.training.patches import training_sample
 from viscera.training.real_samples import real_sample
 

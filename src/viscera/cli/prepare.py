@@ -49,7 +49,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         import safetensors  # noqa: F401
     from viscera.core.cores import allowed_cores
     from viscera.training.config import read_train_config
-    from viscera.training.datasets import find_dataset, read_mapping
+    from viscera.training.datasets import find_dataset
+    from viscera.training.label_mapping import read_mapping
     from viscera.training.prepare import PrepareConfig, prepare_dataset
 
     mapping = None if args.labels is None else read_mapping(args.labels)

@@ -40,7 +40,7 @@ from viscera.training.crossval_results import (
     write_score,
     write_tables,
 )
-from viscera.training.datasets import LabelMapping, read_ids
+from viscera.training.label_mapping import LabelMapping, read_ids
 from viscera.training.run_folder import TrainedRun, finished_run, joint_model, read_run, run_bundle
 from viscera.training.splits import Fold, Splits, kept_splits, read_splits, seeded_splits
 

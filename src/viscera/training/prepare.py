@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.config import ModelConfig, StageConfig
-from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError, reading
+from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError, during, reading
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Box, Grid, Ranges, Size
 from viscera.core.resample import axis_maps, nearest_labels, resample
@@ -42,7 +42,8 @@ from viscera.training.cache import (
     file_sha256,
     read_record,
 )
-from viscera.training.datasets import Dataset, DatasetCase, LabelMapping, id_counts, read_ids
+from viscera.training.datasets import Dataset, DatasetCase
+from viscera.training.label_mapping import LabelMapping, id_counts, read_ids
 
 # How far a CT and its labels may lie apart: headers round orientations, which moves far corners a little.
 SAME_PLACE_MM = 0.1
@@ -209,7 +210,8 @@ def stored_grid(grid: Grid, organs: Box | None, stage: Stage, config: PrepareCon
 def _prepared(case: DatasetCase, *, folder: Path, mapping: LabelMapping, config: PrepareConfig) -> PrepareOutcome:
     """Write the files and the entry of one case to `folder`; runs in any process."""
     try:
-        annotated = mapping.annotated_in(case)
+        with during(f"reading what {case.name} annotates"):
+            annotated = mapping.annotated_by(case.annotated)
         settings = config.settings(mapping)
         settings_sha256 = settings.sha256()
         sources = [_source_sha256(path) for path in (case.image, case.labels)]
