@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from viscera.core.errors import ConfigError, ReadError, reason
@@ -55,7 +55,7 @@ class Dataset:
     layout: str
     cases: tuple[DatasetCase, ...]
     refused: tuple[Refusal, ...] = ()
-    mapping: LabelMapping = LabelMapping()
+    mapping: LabelMapping = field(default_factory=LabelMapping)
     notes: tuple[str, ...] = ()
 
 
