@@ -18,7 +18,7 @@ from viscera.model.bundle import Stage
 from viscera.synthesis.anatomy import ANATOMIES, Anatomy, stored_organs
 from viscera.training.cache import Cache
 from viscera.training.config import TrainConfig, without_augmentation
-from viscera.training.patches import Sample, require_sampling, sampling_weights, training_sample
+from viscera.training.patches import Patch, require_sampling, sampling_weights, training_sample
 from viscera.training.real_samples import real_sample
 from viscera.training.synthetic_patches import synthetic_sample
 
@@ -48,10 +48,10 @@ class TrainingData(Protocol):
     def unannotated(self, name: str) -> tuple[int, ...]:
         """Return the labels of the organs that a case does not annotate."""
 
-    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Patch:
         """Return a sample of the case to train on."""
 
-    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Patch:
         """Return the case as inference sees it, to validate on."""
 
 
@@ -88,11 +88,11 @@ class PreparedData:
         """Return the labels of the organs that a case does not annotate."""
         return self.cache.unannotated(name)
 
-    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Patch:
         """Return the case, augmented."""
         return training_sample(self.cache.load(name, stage), stage, config, rng, device)
 
-    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Patch:
         """Return the case without augmentation."""
         return self.sample(name, stage, without_augmentation(config), np.random.default_rng(0), device)
 
@@ -204,13 +204,13 @@ class SyntheticData:
                 return data.unannotated(name)
         return ()
 
-    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Patch:
         """Return a new scan of a virtual patient with this anatomy, or a real case, augmented."""
         if name not in self.files and self.real is not None:
             return real_sample(self.real.cache.load(name, stage), stage, config, rng, device)
         return synthetic_sample(Anatomy.load(self.files[name]), stage, config, rng, device)
 
-    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Patch:
         """Return a real case without augmentation."""
         if self.validation is None:
             raise ConfigError(

@@ -26,7 +26,8 @@ from viscera.training.cache import UNKNOWN_LABEL, Cache, CacheSettings, Training
 from viscera.training.config import TrainConfig
 from viscera.training.lesions import Lesion, draw_lesion, inflated, with_lesion
 
-Sample = tuple[Tensor, Tensor]
+# An image (1, 1, z, y, x) and its labels (1, z, y, x).
+Patch = tuple[Tensor, Tensor]
 
 # Rounding of float32 positions may put a voxel this far beyond the scan's face.
 _ROUNDING_VOX = 1e-3
@@ -53,7 +54,7 @@ def training_sample(
     config: TrainConfig,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
-) -> Sample:
+) -> Patch:
     """Return an augmented image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), both on `device`.
 
     Labels are 0 and 1 (any organ) for localisation, nearest voxels; organ indices for segmentation, interpolated as

@@ -19,7 +19,7 @@ from viscera.synthesis.patient import as_vector
 from viscera.synthesis.scan import Scan, box_in, draw_scan, scan_image
 from viscera.training.augment import jitter_intensity
 from viscera.training.config import TrainConfig
-from viscera.training.patches import Sample
+from viscera.training.patches import Patch
 
 # A box moved by a bad localiser keeps at least this extent.
 _LEAST_BOX_MM = 20.0
@@ -33,7 +33,7 @@ def synthetic_sample(
     config: TrainConfig,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
-) -> Sample:
+) -> Patch:
     """Return an image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), of a new scan, both on `device`.
 
     The scan is smoothed, sampled and padded as in inference (`fitted_grid`, `axis_maps`). For segmentation the
