@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -81,9 +81,9 @@ class TimedTrainer(Trainer):
 
     clock: Clock
 
-    def backward(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def backward(self, image: Tensor, labels: Tensor, unannotated: Sequence[int] = ()) -> dict[str, Tensor]:
         """As the trainer's, timed."""
-        terms = super().backward(image, labels)
+        terms = super().backward(image, labels, unannotated)
         self.clock.lap("backward")
         return terms
 
@@ -188,10 +188,10 @@ class Plain:
         if self.stage == "localise":
             terms = localisation_terms(output, one_hot(labels, 2), self.config.localise_cross_entropy)
         else:
-            terms = segmentation_terms(output, one_hot(labels, self.config.model.scn.labels), self.config.lambdas)
+            terms = segmentation_terms(output, one_hot(labels, self.config.model.scn.labels), self.config.loss_weights)
         kernels = [p for p in self.network.parameters() if p.ndim == 5 and p.shape[-1] == 3]
         penalty = torch.stack([(kernel**2).sum() for kernel in kernels]).sum()
-        return torch.stack(list(terms.values())).sum() + self.config.l2 * penalty
+        return torch.stack(list(terms.values())).sum() + self.config.l2_penalty * penalty
 
     def sample(self, case: TrainingCase, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """An augmented image and its labels."""

@@ -193,7 +193,7 @@ def _losses(stage: Stage, config: TrainConfig, labels: Tensor, device: torch.dev
         if stage == "localise":
             found = localisation_terms(on_place[0], target, 1.0)
         else:
-            found = segmentation_terms((on_place[0].softmax(1), on_place[1], on_place[2]), target, config.lambdas)
+            found = segmentation_terms((on_place[0].softmax(1), on_place[1], on_place[2]), target, config.loss_weights)
         return torch.stack(list(found.values()))
 
     yield Result(f"{stage}: losses", apart(terms(device), terms("cpu")), _SINGLE)

@@ -18,7 +18,7 @@ from viscera.synthesis.anatomy import Anatomy
 from viscera.training.cache import MANIFEST, Cache, TrainingCase
 from viscera.training.config import TrainConfig
 from viscera.training.data_sources import Device, SyntheticData
-from viscera.training.patches import Sample
+from viscera.training.patches import Patch
 from viscera.training.synthetic_patches import synthetic_sample
 
 
@@ -53,7 +53,7 @@ class KeptData(SyntheticData):
         opened = SyntheticData.open(work / "anatomies", validation, real=real)
         return cls(files=opened.files, real=opened.real, validation=opened.validation, pool=pool)
 
-    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Patch:
         """As `SyntheticData.sample`."""
         if self.pool is not None:
             image, labels = self.pool.submit(_drawn, name, stage, config, rng).result()

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import safe_open
+from safetensors.numpy import save
 
 from gpu.coding import Parsed, coarser, encoded
+from viscera.core.config import from_dict
 from viscera.core.errors import ConfigError, ReadError, reason
 from viscera.core.files import write_bytes, write_text
 from viscera.synthesis.anatomy import ANATOMIES
-from viscera.training.cache import CASES, MANIFEST, Cache
+from viscera.training.cache import CASES, MANIFEST, Cache, StoredArrays, read_arrays
 from viscera.training.config import read_train_config
 from viscera.training.data_sources import SyntheticData
 from viscera.training.step import Trainer
@@ -37,10 +39,11 @@ _LIST_BYTES = 100_000
 
 
 class Coded(NamedTuple):
-    """A file in few bytes, and the sha256 of what it decodes to."""
+    """A file in few bytes, and the sha256 and the size of what it decodes to."""
 
     data: bytes
     sha256: str
+    size: int
 
 
 @dataclass(kw_only=True)
@@ -214,7 +217,8 @@ def _add_cases(pack: Pack, kind: str, folder: Path, args: argparse.Namespace, po
         if not pack.add_coded([(f"{kind}/{CASES}/{file}", one) for file, one in coded.items()]):
             break
         for arrays in entries[name]["arrays"]:
-            arrays["sha256"] = coded[arrays["file"]].sha256
+            one = coded[arrays["file"]]
+            arrays |= {"sha256": one.sha256, "bytes": one.size, "deflated_labels_zyx": None}
         kept.append(name)
     left = [name for name in names if name not in kept]
     if kind == "validation" and left:
@@ -231,9 +235,8 @@ def _coded_cases(
     folder: Path, entries: Sequence[dict[str, Any]], step: int, pool: ProcessPoolExecutor
 ) -> Iterator[tuple[str, dict[str, Coded]]]:
     for entry in entries:
-        files = [arrays["file"] for arrays in entry["arrays"]]
-        coded = pool.map(partial(_coded, step=step), [folder / CASES / file for file in files])
-        yield entry["name"], dict(zip(files, coded, strict=True))
+        coded = pool.map(partial(_coded_arrays, folder / CASES, step=step), entry["arrays"])
+        yield entry["name"], dict(zip([arrays["file"] for arrays in entry["arrays"]], coded, strict=True))
 
 
 def spread(names: Sequence[str]) -> list[str]:
@@ -250,12 +253,21 @@ def _shape(path: Path) -> tuple[int, ...]:
         return tuple(file.get_slice("tissues").get_shape())
 
 
-def _coded(path: Path, base: Path | None = None, step: int = 1) -> Coded:
+def _coded_arrays(folder: Path, arrays: dict[str, Any], *, step: int) -> Coded:
+    """Return the arrays of a prepared case, which are rounded and stored as they are, not deflated."""
+    image, labels = read_arrays(folder / arrays["file"], from_dict(StoredArrays, arrays))
+    parsed = coarser(Parsed.of(save({"image": image, "labels": labels})), step)
+    content = parsed.content()
+    return Coded(encoded(parsed, step=step), hashlib.sha256(content).hexdigest(), len(content))
+
+
+def _coded(path: Path, base: Path | None = None) -> Coded:
     try:
-        parsed = coarser(Parsed.of(path.read_bytes()), step)
+        parsed = Parsed.of(path.read_bytes())
         known = None if base is None else (base.stem + CODED, Parsed.of(base.read_bytes()).tensors)
     except (OSError, ValueError, KeyError) as error:
         raise ReadError(
             f"packing {path}", expected="a safetensors file", got=reason(error), remedy="Make the data again"
         ) from error
-    return Coded(encoded(parsed, step=step, base=known), hashlib.sha256(parsed.content()).hexdigest())
+    content = parsed.content()
+    return Coded(encoded(parsed, base=known), hashlib.sha256(content).hexdigest(), len(content))

@@ -95,7 +95,7 @@ def test_finetuning_says_what_it_keeps(
 ) -> None:
     words = [tiny_bundle, "segment", work / "cache", "-o", tmp_path / "run", "--device", "cpu"]
     assert main(["finetune", *map(str, words), "--set", "iterations=1", "--set", "precision=f32"]) == 0
-    assert "anew: local.output, spatial" in capsys.readouterr().out
+    assert "initialised: local.output, spatial" in capsys.readouterr().out
 
 
 def test_segmenting_with_it_speaks_of_its_organs(work: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_scoring_by_it_speaks_of_its_organs(work: Path, tmp_path: Path) -> None:
 
 CARDS: dict[str, tuple[object, type[Exception], str]] = {
     "unknown field": ({"model": {}}, ConfigError, "got model"),
-    "another type": ({"limits": "none"}, ConfigError, "got limits (str)"),
+    "another type": ({"limits": "none"}, ConfigError, "limits from"),
     "too few organs": ({"organs": ["spleen"]}, ConfigError, "3 organs, as the network has"),
     "no object": ([], ReadError, "a JSON object"),
 }

@@ -211,7 +211,7 @@ def test_one_fold_at_a_time_and_given_splits(work: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--seed", 5], "the folds it was begun with"),
+        (["--seed", 5], "the folds it was started with"),
         (["--fold", 3], "1 to 2, got 3"),
         (["--set", "model.scn.labels=3"], "5 labels, as the cache has 4 organs"),
     ],

@@ -115,9 +115,9 @@ def test_what_is_there_already_is_kept(made, maps, capsys):
     trunk, donor, names = maps
     before = {path: path.stat().st_mtime_ns for path in made.glob("*.safetensors")}
     (made / "trunk-donor.safetensors").unlink()
-    command = ["anatomies", "--trunks", str(trunk), "--structures", str(names), "--donors", str(donor)]
+    command = ["anatomies", "--hosts", str(trunk), "--structures", str(names), "--donors", str(donor)]
     assert main([*command, "-o", str(made)]) == 0
-    assert capsys.readouterr().out == f"{made}: 5 anatomies of 1 trunks and 1 donors\n"
+    assert capsys.readouterr().out == f"{made}: 5 anatomies of 1 hosts and 1 donors\n"
     after = {path: path.stat().st_mtime_ns for path in made.glob("*.safetensors")}
     assert {path.stem for path in after if after[path] != before[path]} == {"trunk-donor"}
 

@@ -14,7 +14,7 @@ from viscera.evaluation.evaluate import evaluate_cases
 from viscera.evaluation.scores import ScoringConfig
 from viscera.read import read_label_map
 from viscera.training.cache import LabelRule
-from viscera.training.datasets import LabelMapping, read_ids
+from viscera.training.label_mapping import LabelMapping, read_ids
 
 AFFINE = np.array([[-1.0, 0, 0, 5], [0, 2, 0, -6], [0, 0, 3, 7], [0, 0, 0, 1]])
 # As TotalSegmentator numbers them (version 2).

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from viscera.training.config import read_train_config
-from viscera.training.datasets import read_mapping
+from viscera.training.label_mapping import read_mapping
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 GUIDE = (DOCS / "how-to" / "train.md").read_text(encoding="utf-8")
@@ -19,8 +19,11 @@ TABLES = [block for kind, block in BLOCKS if kind == "toml"]
 def test_settings_are_understood(table: str, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(table, encoding="utf-8")
-    if "labels" in tomllib.loads(table):
-        assert read_mapping(file).lesion_ids == (6,)
+    values = tomllib.loads(table)
+    if "labels" in values:
+        mapping = read_mapping(file)
+        assert list(mapping.lesion_ids) == values.get("lesions", [])
+        assert mapping.annotated == (tuple(values["annotated"]) if "annotated" in values else None)
     else:
         assert read_train_config(file) != read_train_config(None)
 

@@ -43,7 +43,20 @@ localiser = {inputs = 1, outputs = 2, filters = 4, levels = 3}
 scn = {local_filters = 4, local_levels = 2, spatial_filters = 2, spatial_levels = 2, spatial_factor = 2}
 """
 # What the machine with the GPU lacks: training must not need it.
-ABSENT = ("nibabel", "openvino", "pydicom", "gdcm", "PIL", "tqdm", "isal", "onnx", "SimpleITK", "highdicom", "pynvml")
+ABSENT = (
+    "nibabel",
+    "openvino",
+    "pydicom",
+    "gdcm",
+    "PIL",
+    "matplotlib",
+    "tqdm",
+    "isal",
+    "onnx",
+    "SimpleITK",
+    "highdicom",
+    "pynvml",
+)
 
 
 @pytest.fixture
@@ -231,8 +244,8 @@ def engines(check, monkeypatch):
 def steps(check, monkeypatch):
     original, made = check.Trainer.backward, []
 
-    def backward(trainer, image, labels):
-        terms = original(trainer, image, labels)
+    def backward(trainer, image, labels, unannotated=()):
+        terms = original(trainer, image, labels, unannotated)
         made.append(0)
         for parameter in trainer.parameters.values() if len(made) % 3 == 2 else ():
             parameter.grad *= 1.01

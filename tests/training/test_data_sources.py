@@ -9,7 +9,7 @@ from viscera.core.config import ModelConfig
 from viscera.core.errors import ConfigError, ReadError
 from viscera.synthesis.anatomy import ANATOMIES, Anatomy
 from viscera.synthesis.tissues import Tissue
-from viscera.training.cache import FORMAT, Cache, CacheSettings, CaseEntry, Manifest
+from viscera.training.cache import FORMAT, Cache, CacheSettings, Manifest, PreparedCase
 from viscera.training.config import RealConfig, TrainConfig
 from viscera.training.data_sources import PreparedData, SyntheticData
 
@@ -32,8 +32,8 @@ def cache(folder, organs=ORGAN_NAMES, margin_mm=32.0):
         localise=model.localise,
         segment=model.segment,
         margin_mm=margin_mm,
-        reach_mm=0.0,
-        factor=1,
+        padding_mm=0.0,
+        oversampling=1,
         organs=organs,
         rules=(),
     )
@@ -41,7 +41,7 @@ def cache(folder, organs=ORGAN_NAMES, margin_mm=32.0):
 
 
 def named(cache, name):
-    entry = CaseEntry(
+    entry = PreparedCase(
         name=name,
         image="",
         labels="",

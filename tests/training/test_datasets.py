@@ -9,14 +9,8 @@ import pytest
 from viscera.core.errors import ConfigError, ReadError
 from viscera.core.geometry import Grid
 from viscera.training.cache import LabelRule
-from viscera.training.datasets import (
-    DatasetCase,
-    LabelMapping,
-    find_dataset,
-    id_counts,
-    read_case_labels,
-    read_mapping,
-)
+from viscera.training.datasets import find_dataset
+from viscera.training.label_mapping import LabelMapping, id_counts, read_ids, read_mapping
 
 
 def touch(*paths):
@@ -68,7 +62,7 @@ def nnunet(folder, labels):
 def test_nnunet_says_itself_what_its_labels_are(tmp_path, labels):
     found = find_dataset(nnunet(tmp_path, labels))
     assert named(found) == [("liver_1", "imagesTr/liver_1_0000.nii.gz", "labelsTr/liver_1.nii.gz")]
-    np.testing.assert_array_equal(found.mapping.apply(np.arange(3, dtype=np.uint8)[None, None], "x"), [[[0, 3, 1]]])
+    np.testing.assert_array_equal(found.mapping.apply(np.arange(3, dtype=np.uint8)[None, None]), [[[0, 3, 1]]])
 
 
 def test_nnunet_with_other_names_asks_for_a_mapping(tmp_path):
@@ -184,7 +178,7 @@ def test_a_mapping_joins_ids_and_knows_lesions(tmp_path):
     text = 'lesions = [6]\n[labels]\n1 = "liver"\n2 = "kidney"\n3 = "kidney"\n4 = "background"\n6 = "liver"\n'
     mapping = read_mapping(mapping_file(tmp_path, text))
     ids = np.array([0, 1, 2, 3, 4, 6], dtype=np.uint8)[None, None]
-    np.testing.assert_array_equal(mapping.apply(ids, "x"), [[[0, 1, 2, 2, 0, 1]]])
+    np.testing.assert_array_equal(mapping.apply(ids), [[[0, 1, 2, 2, 0, 1]]])
     assert mapping.lesion_ids == (6,)
     assert mapping.organs == ("liver", "kidney", "spleen", "pancreas")
 
@@ -220,8 +214,8 @@ def test_a_mapping_that_is_not_there(tmp_path):
 
 def test_an_unknown_id_is_named():
     ids = np.array([0, 1, 9], dtype=np.uint8)[None, None]
-    with pytest.raises(ReadError, match=r"case a.*also \[9\]"):
-        LabelMapping().apply(ids, "case a")
+    with pytest.raises(ReadError, match=r"also \[9\]"):
+        LabelMapping().apply(ids)
 
 
 def test_counts_by_id():
@@ -236,6 +230,38 @@ def test_labels_of_a_case_are_mapped(tmp_path):
     )
     ids = (np.arange(24) % 3).astype(np.uint8).reshape(2, 3, 4)
     nibabel.save(nibabel.Nifti1Image(ids.transpose(2, 1, 0), grid.nifti_affine()), tmp_path / "a.nii")
-    case = DatasetCase(name="a", image=tmp_path / "none.nii", labels=tmp_path / "a.nii")
     mapping = LabelMapping(rules=(LabelRule(id=1, label=4), LabelRule(id=2, label=0)))
-    np.testing.assert_array_equal(read_case_labels(case, mapping).labels, np.where(ids == 1, 4, 0))
+    found = mapping.apply(read_ids(tmp_path / "a.nii", mapping).labels)
+    np.testing.assert_array_equal(found, np.where(ids == 1, 4, 0))
+
+
+# Cases that annotate some of the organs
+
+
+def test_a_column_says_which_organs_a_case_annotates(tmp_path):
+    table = tmp_path / "cases.csv"
+    table.write_text(
+        'image,labels,annotated\na.nii,a_l.nii,liver; spleen\nb.nii,b_l.nii,\nc.nii,c_l.nii,"kidney,liver"\n'
+    )
+    found = find_dataset(table)
+    assert [case.annotated for case in found.cases] == [("liver", "spleen"), None, ("kidney", "liver")]
+    named = [found.mapping.annotated_by(case.annotated) for case in found.cases]
+    assert named == [("liver", "spleen"), None, ("liver", "kidney")]  # in the order of the labels
+
+
+def test_a_mapping_says_it_for_all_cases_but_those_with_words_of_their_own(tmp_path):
+    path = tmp_path / "mapping.toml"
+    path.write_text('annotated = ["spleen"]\n[labels]\n1 = "spleen"\n')
+    mapping = read_mapping(path)
+    assert mapping.annotated == ("spleen",)
+    assert mapping.annotated_by(None) == ("spleen",)
+    assert mapping.annotated_by(("pancreas", "liver")) == ("liver", "pancreas")
+    assert mapping.annotated_by(mapping.organs[::-1]) is None
+
+
+@pytest.mark.parametrize("named", ['["lung"]', "[]", '"liver"', "[1]"])
+def test_a_mapping_that_annotates_what_it_does_not_know_is_refused(named, tmp_path):
+    path = tmp_path / "mapping.toml"
+    path.write_text(f'annotated = {named}\n[labels]\n1 = "spleen"\n')
+    with pytest.raises(ConfigError, match="annotated"):
+        read_mapping(path)

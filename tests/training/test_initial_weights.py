@@ -6,7 +6,7 @@ import pytest
 
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig, organ_table
 from viscera.model.bundle import Bundle, ModelCard
-from viscera.training.initial_weights import fitted_model, write_beginning
+from viscera.training.initial_weights import fitted_model, write_initial_weights
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
@@ -33,7 +33,7 @@ def bundle(tmp_path):
 
 def begun(bundle, stage, organs, model=None):
     model = model or fitted_model(bundle, organs)
-    beginning = write_beginning(bundle, stage, model, organs, bundle.folder / "initial.safetensors", seed=1)
+    beginning = write_initial_weights(bundle, stage, model, organs, bundle.folder / "initial.safetensors", seed=1)
     return beginning, safetensors.load_file(beginning.file), safetensors.load_file(bundle.weights(stage))
 
 
@@ -56,7 +56,7 @@ def test_for_other_organs_the_local_network_is_kept_but_for_its_last_layer(bundl
     assert all(torch.equal(weights[name], own[name]) for name in local)
     assert weights["local.output.weight"].shape[0] == 3
     assert sum(name.endswith("contracting.0.first.weight") for name in weights if name.startswith("spatial")) == 3
-    assert beginning.summary().endswith("anew: local.output, spatial")
+    assert beginning.summary().endswith("initialised: local.output, spatial")
 
 
 def test_for_as_many_other_organs_nothing_that_stands_for_an_organ_is_kept(bundle):
@@ -76,7 +76,7 @@ def test_layers_of_another_shape_begin_anew(bundle):
     assert "contracting.2.first.weight" in beginning.fresh
     assert "contracting.0.first.weight" in beginning.kept
     # Once the deepest level, expanding.1 now reads a skip too: its first convolution has another shape.
-    assert beginning.summary().endswith("anew: contracting.2, expanding.1.first.weight, expanding.2")
+    assert beginning.summary().endswith("initialised: contracting.2, expanding.1.first.weight, expanding.2")
 
 
 def test_what_begins_anew_is_drawn_by_the_seed_and_leaves_other_draws_alone(bundle):

@@ -135,7 +135,7 @@ def test_density_changes_only_within_the_organ_and_the_ragged_ball():
     labels = torch.zeros(GRID.shape_zyx, dtype=torch.uint8)
     labels[:, :, :20] = 1
     image = torch.zeros(GRID.shape_zyx)
-    changed = with_lesion(image, labels, every_voxel(), lesion(), (GRID, 2048.0)) * 2048
+    changed = with_lesion(image, labels, every_voxel(), lesion(), grid=GRID, hu_scale=2048.0) * 2048
     distance = (every_voxel() - torch.tensor([20.0, 22.0, 18.0])).norm(dim=-1) * 3
     touched = changed != 0
     assert not touched[labels != 1].any()

@@ -9,6 +9,8 @@ from viscera.training.losses import (
     generalised_dice_loss,
     localisation_loss,
     localisation_terms,
+    merged_logits,
+    merged_maps,
     one_hot,
     segmentation_loss,
     segmentation_terms,
@@ -144,3 +146,96 @@ def test_a_scan_of_unknown_voxels_teaches_nothing():
     loss.backward()
     assert math.isfinite(loss.item())
     assert (logits.grad == 0).all()
+
+
+# Organs that are not annotated
+
+PARTLY = torch.tensor([[[[0, 2, 0, 0, 255, 2]]]])  # labels 1 and 3 are not annotated, one voxel is unknown
+
+
+def output_of(*, labels=4, dtype=torch.float64, seed=11):
+    generator = torch.Generator().manual_seed(seed)
+    fused, local, spatial = torch.randn(3, 1, labels, 1, 1, 6, generator=generator, dtype=dtype)
+    return torch.softmax(fused, dim=1), local, spatial
+
+
+def reference_terms(output, labels, unannotated, weights):
+    """The same terms voxel by voxel from the classes' probabilities, in plain Python floats."""
+    probabilities, local, spatial = (values[0, :, 0, 0].T.tolist() for values in output)
+    truth = labels[0, 0, 0].tolist()
+    known = [voxel for voxel, label in enumerate(truth) if label != 255]
+    merged = [0, *unannotated]
+    classes = [merged, *([label] for label in range(1, len(probabilities[0])) if label not in unannotated)]
+    overlap = total = 1e-8
+    for labels_of_class in classes:
+        inside = {voxel for voxel in known if truth[voxel] in labels_of_class}
+        weight = 1 / (len(inside) ** 2 + 1e-4)
+        p = {voxel: sum(probabilities[voxel][label] for label in labels_of_class) for voxel in known}
+        overlap += weight * sum(p[voxel] for voxel in inside)
+        total += weight * (len(inside) + sum(value**2 for value in p.values()))
+    terms = {"dice": 1 - 2 * overlap / total}
+    for name, weight, logits in zip(("local", "spatial"), weights, (local, spatial), strict=True):
+        surprise = 0.0
+        for voxel in known:
+            for labels_of_class in classes:
+                none = math.prod(1 / (1 + math.exp(logits[voxel][label])) for label in labels_of_class)
+                surprise -= math.log(1 - none if truth[voxel] in labels_of_class else none)
+        terms[name] = weight * surprise / len(known) / len(classes)
+    return terms
+
+
+@pytest.mark.parametrize("unannotated", [(1, 3), (3,), (1,)])
+def test_organs_without_annotation_are_one_class_with_the_background(unannotated):
+    output = output_of()
+    found = segmentation_terms(output, one_hot(PARTLY, 4).double(), (0.7, 1.3), unannotated)
+    expected = reference_terms(output, PARTLY, unannotated, (0.7, 1.3))
+    assert {name: term.item() for name, term in found.items()} == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_loss_of_one_merged_class_has_the_gradient_of_finite_differences():
+    fused, local, spatial = (values.requires_grad_() for values in output_of())
+    target = one_hot(PARTLY, 4).double()
+
+    def loss(*logits):
+        output = (torch.softmax(logits[0], dim=1), *logits[1:])
+        return segmentation_loss(output, target, (0.7, 1.3), (1, 3))
+
+    assert torch.autograd.gradcheck(loss, (fused.detach().requires_grad_(), local, spatial))
+
+
+def test_nothing_changes_where_all_organs_are_annotated():
+    output, target = output_of(dtype=torch.float32), one_hot(PARTLY, 4)
+    usual = segmentation_terms(output, target, (0.7, 1.3))
+    for name, term in segmentation_terms(output, target, (0.7, 1.3), ()).items():
+        assert torch.equal(term, usual[name])
+
+
+def test_an_organ_found_where_it_is_not_annotated_costs_nothing():
+    """In background the loss does not tell that organ from background; an annotated one there is an error."""
+    target = one_hot(torch.zeros(1, 1, 1, 6, dtype=torch.long), 3)
+
+    def loss(label):
+        logits = torch.full((1, 3, 1, 1, 6), -9.0)
+        logits[:, label] = 9.0
+        return segmentation_loss((logits.softmax(1), logits, logits), target, (1.0, 1.0), (2,)).item()
+
+    assert loss(2) == pytest.approx(loss(0), abs=1e-3)
+    assert loss(1) > loss(0) + 5
+
+
+def test_merged_logits_stay_finite_and_exact_at_extreme_values():
+    logits = torch.tensor([[-200.0, 90.0, -30.0], [-100.0, -100.0, -100.0], [80.0, 80.0, 80.0]])
+    logits = logits.T[None, :, None, None].clone().requires_grad_()  # three labels, three voxels
+    merged = merged_logits(logits, [1, 2])
+    exact = [90.0, -100.0 + math.log(3), 240.0]
+    assert merged[0, 0, 0, 0].tolist() == pytest.approx(exact, rel=1e-6)
+    merged.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_merged_maps_keep_the_sum_of_probabilities():
+    probabilities = output_of()[0]
+    merged = merged_maps(probabilities, [3, 1])
+    assert merged.shape[1] == 2
+    torch.testing.assert_close(merged.sum(1), probabilities.sum(1))
+    assert torch.equal(merged[:, 1], probabilities[:, 2])

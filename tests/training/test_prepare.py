@@ -1,11 +1,15 @@
 """Preparing: bad cases are named and never end the others; good ones are stored whole and made again if changed."""
 
 import dataclasses
+import hashlib
 import json
+import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 from viscera.core.errors import ConfigError, GeometryError, ReadError
@@ -14,8 +18,10 @@ from viscera.core.resample import nearest_labels
 from viscera.core.volume import LabelMap, Volume
 from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.synthesis.phantom import THIGHS_Z_MM, PhantomConfig, make_phantom
-from viscera.training.cache import CASES, MANIFEST, Cache, LabelRule
-from viscera.training.datasets import LabelMapping, find_dataset
+from viscera.training.array_files import deflated_arrays, deflated_image, deflated_labels
+from viscera.training.cache import CASES, MANIFEST, Cache, LabelRule, read_arrays
+from viscera.training.datasets import find_dataset
+from viscera.training.label_mapping import LabelMapping
 from viscera.training.prepare import (
     SAME_PLACE_MM,
     PrepareConfig,
@@ -201,7 +207,7 @@ def test_what_has_changed_is_made_again(prepared, phantom):
     hu = phantom.volume.hu + np.int16(1)
     write_volume(Volume(hu=hu, grid=phantom.volume.grid), folder / "data" / "images" / "b.nii.gz")
     assert again() == {"a": True, "b": False}
-    assert again(dataclasses.replace(CONFIG, reach_mm=20.0)) == {"a": False, "b": False}
+    assert again(dataclasses.replace(CONFIG, padding_mm=20.0)) == {"a": False, "b": False}
 
 
 def test_a_stopped_preparation_goes_on(phantom, tmp_path):
@@ -319,9 +325,9 @@ def test_occupied_ranges():
 def test_stored_grids_hold_what_is_wanted_and_little_more(phantom, stage):
     grid = phantom.volume.grid
     organs = grid.box(occupied(phantom.label_map.labels > 0))
-    wide = dataclasses.replace(CONFIG, reach_mm=10.0)
+    wide = dataclasses.replace(CONFIG, padding_mm=10.0)
     stored = stored_grid(grid, organs, stage, wide)
-    reach = wide.reach_mm + SMALL.margin_mm
+    reach = wide.padding_mm + SMALL.margin_mm
     wanted = grid.box() if stage == "localise" else organs.grown(reach).clipped(grid.box())
     inside = stored.box_from(grid, wanted)
     spacing = stored.spacing_zyx_mm[0]
@@ -333,5 +339,142 @@ def test_stored_grids_hold_what_is_wanted_and_little_more(phantom, stage):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match="factor"):
-        PrepareConfig(factor=0)
+    with pytest.raises(ConfigError, match="oversampling"):
+        PrepareConfig(oversampling=0)
+
+
+# Cases that annotate some of the organs
+
+
+def annotating(dataset, **organs):
+    cases = tuple(dataclasses.replace(case, annotated=organs.get(case.name)) for case in dataset.cases)
+    return dataclasses.replace(dataset, cases=cases)
+
+
+def liver_alone(label_map):
+    return changed(label_map, labels=np.where(label_map.labels == 1, 1, 0).astype(np.uint8))
+
+
+def test_what_a_case_annotates_is_stored_with_it(phantom, tmp_path):
+    put(tmp_path / "data", "part", phantom.volume, liver_alone(phantom.label_map))
+    dataset = put(tmp_path / "data", "whole", phantom.volume, phantom.label_map)
+    manifest = prepare_dataset(annotating(dataset, part=("liver",)), tmp_path / "cache", CONFIG)
+    assert not manifest.refused
+    assert [entry.annotated for entry in manifest.cases] == [("liver",), None]
+    cache = Cache.open(tmp_path / "cache")
+    assert cache.unannotated("part") == (2, 3, 4)
+    assert cache.unannotated("whole") == ()
+    # The localisation learns the box around all organs, which such a case does not show.
+    assert (cache.names_for("localise"), cache.names_for("segment")) == (("whole",), ("part", "whole"))
+    with pytest.raises(ConfigError, match="labels that cover all organs, got those of liver alone"):
+        cache.load("part", "localise")
+
+
+def test_an_organ_that_is_not_known_is_named_with_its_case(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, phantom.label_map)
+    refused = prepare_dataset(annotating(dataset, a=("liver", "lung")), tmp_path / "cache", CONFIG).refused
+    assert "reading what a annotates: expected annotated organs among liver, kidney" in refused[0].reason
+    assert "got lung" in refused[0].reason
+
+
+def test_a_case_is_made_again_when_it_annotates_other_organs(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, liver_alone(phantom.label_map))
+
+    def kept(annotated):
+        seen = []
+        prepare_dataset(annotating(dataset, a=annotated), tmp_path / "cache", CONFIG, on_case=seen.append)
+        return seen[0].kept
+
+    assert [kept(("liver",)), kept(("liver",)), kept(("liver", "spleen")), kept(None)] == [False, True, False, False]
+
+
+def test_labels_of_an_organ_said_not_to_be_annotated_are_refused(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, phantom.label_map)
+    refused = prepare_dataset(annotating(dataset, a=("liver", "spleen")), tmp_path / "cache", CONFIG).refused
+    assert "expected labels of liver, spleen alone" in refused[0].reason
+    assert "got labels of kidney, pancreas" in refused[0].reason
+
+
+def test_the_hash_of_settings_is_that_of_earlier_versions():
+    """With another one every cache would be prepared again."""
+    values = dataclasses.asdict(CONFIG.settings(MAPPING))
+    earlier = {
+        {"padding_mm": "reach_mm", "oversampling": "factor"}.get(name, name): one for name, one in values.items()
+    }
+    assert list(earlier) == ["localise", "segment", "margin_mm", "reach_mm", "factor", "organs", "rules"]
+    digest = hashlib.sha256((json.dumps(earlier, indent=1) + "\n").encode()).hexdigest()
+    assert CONFIG.settings(MAPPING).sha256() == digest
+
+
+def test_a_cache_of_an_earlier_version_opens_and_is_kept(phantom, tmp_path):
+    prepare_dataset(put(tmp_path / "data", "a", phantom.volume, phantom.label_map), tmp_path / "cache", CONFIG)
+    for path in (tmp_path / "cache" / MANIFEST, tmp_path / "cache" / CASES / "a.json"):
+        text = re.sub(r',\s*"annotated": null', "", path.read_text())
+        path.write_text(text.replace('"padding_mm"', '"reach_mm"').replace('"oversampling"', '"factor"'))
+        assert "annotated" not in text
+    assert '"factor"' in (tmp_path / "cache" / MANIFEST).read_text()
+    assert Cache.open(tmp_path / "cache").unannotated("a") == ()
+    seen = []
+    prepare_dataset(find_dataset(tmp_path / "data"), tmp_path / "cache", CONFIG, on_case=seen.append)
+    assert seen[0].kept
+
+
+# What is stored
+
+
+@pytest.mark.parametrize("without_isal", [False, True])
+def test_deflated_arrays_come_back_exactly(without_isal, monkeypatch):
+    if without_isal:
+        monkeypatch.setitem(sys.modules, "isal", None)
+    rng = np.random.default_rng(3)
+    image = rng.choice(np.array([-32768, -1024, 0, 3, 32767], np.int16), (5, 6, 7))
+    labels = rng.integers(0, 256, (3, 4, 5)).astype(np.uint8)
+    content = load(deflated_arrays(image, labels))
+    found = deflated_image(content["image"], image.shape)
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, image)
+    np.testing.assert_array_equal(deflated_labels(content["labels"], labels.shape), labels)
+    turned = np.asfortranarray(image)
+    np.testing.assert_array_equal(deflated_image(load(deflated_arrays(turned, labels))["image"], image.shape), image)
+    for damaged, shape in ((content["labels"][:-4], labels.shape), (content["labels"], (3, 4, 6))):
+        with pytest.raises(ValueError):
+            deflated_labels(damaged, shape)
+
+
+def test_a_phantom_is_stored_in_a_fraction_of_its_bytes(phantom, tmp_path):
+    dataset = put(tmp_path / "data", "a", phantom.volume, phantom.label_map)
+    entry = prepare_dataset(dataset, tmp_path / "cache", CONFIG).cases[0]
+    for stored in entry.arrays:
+        assert stored.bytes < 2 * np.prod(stored.shape_zyx) / 1.5
+
+
+def test_caches_with_arrays_as_they_are_still_load(phantom, tmp_path):
+    prepare_dataset(put(tmp_path / "data", "a", phantom.volume, phantom.label_map), tmp_path / "cache", CONFIG)
+    cache = Cache.open(tmp_path / "cache")
+    expected = {stage: cache.load("a", stage) for stage in ("localise", "segment")}
+    manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())
+    for stored, arrays in zip(cache.entry("a").arrays, manifest["cases"][0]["arrays"], strict=True):
+        path = tmp_path / "cache" / CASES / stored.file
+        image, labels = read_arrays(path, stored)
+        path.write_bytes(save({"image": image, "labels": labels}))
+        arrays["bytes"] = path.stat().st_size
+        del arrays["deflated_labels_zyx"]
+    (tmp_path / "cache" / MANIFEST).write_text(json.dumps(manifest))
+    earlier = Cache.open(tmp_path / "cache")
+    for stage, case in expected.items():
+        np.testing.assert_array_equal(earlier.load("a", stage).image, case.image)
+        np.testing.assert_array_equal(earlier.load("a", stage).labels, case.labels)
+
+
+def test_cases_used_last_are_kept_in_memory_up_to_a_limit(phantom, tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        dataset = put(tmp_path / "data", name, phantom.volume, phantom.label_map)
+    prepare_dataset(dataset, tmp_path / "cache", CONFIG)
+    one = Cache.open(tmp_path / "cache").load("a", "segment")
+    monkeypatch.setattr("viscera.training.cache.KEPT_BYTES", 2 * (one.image.nbytes + one.labels.nbytes))
+    cache = Cache.open(tmp_path / "cache")
+    first, second = cache.load("a", "segment"), cache.load("b", "segment")
+    assert cache.load("a", "segment") is first
+    cache.load("c", "segment")  # in place of b, which was not used for longest
+    assert cache.load("a", "segment") is first
+    assert cache.load("b", "segment") is not second

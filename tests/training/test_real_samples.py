@@ -11,7 +11,7 @@ from viscera.core.errors import ConfigError
 from viscera.core.geometry import Grid
 from viscera.training.cache import UNKNOWN_LABEL, TrainingCase
 from viscera.training.config import IDENTITY, RealConfig, TrainConfig
-from viscera.training.datasets import LabelMapping, read_mapping
+from viscera.training.label_mapping import LabelMapping, read_mapping
 from viscera.training.patches import training_sample
 from viscera.training.real_samples import real_sample
 
@@ -99,7 +99,7 @@ def test_settings_out_of_range_are_refused(change):
 def test_a_mapping_can_call_an_id_unknown(tmp_path):
     file = tmp_path / "mapping.toml"
     file.write_text('[labels]\n1 = "liver"\n7 = "unknown"\n')
-    labels = read_mapping(file).apply(np.array([[[0, 1, 7]]], np.uint8), "reading")
+    labels = read_mapping(file).apply(np.array([[[0, 1, 7]]], np.uint8))
     assert labels.tolist() == [[[0, 1, UNKNOWN_LABEL]]]
 
 

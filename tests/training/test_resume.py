@@ -68,8 +68,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, stop: object) -> None
     """Lets `stop` happen at the end of a step."""
     original = Trainer.step
 
-    def stepping(trainer: Trainer, image: torch.Tensor, labels: torch.Tensor) -> StepOutcome:
-        outcome = original(trainer, image, labels)
+    def stepping(trainer: Trainer, *sample: torch.Tensor) -> StepOutcome:
+        outcome = original(trainer, *sample)
         if trainer.iteration == step:
             stop()  # type: ignore[operator]
         return outcome
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over(run_to_end, whole, tmp_path, monkey
         stop_after(patch, 5, ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             run_to_end("localise", tmp_path)
-    damaged = checkpoint_folder(tmp_path, 5) / "network_00.safetensors"
+    damaged = checkpoint_folder(tmp_path, 5) / "network.safetensors"
     data = bytearray(damaged.read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(data)

@@ -8,7 +8,7 @@ import pytest
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 from viscera.core.errors import ConfigError, ReadError
 from viscera.training.config import TrainConfig
-from viscera.training.crossval_results import Effort, efforts, read_score, write_score
+from viscera.training.crossval_results import TrainingCost, read_score, training_costs, write_score
 from viscera.training.run_folder import TrainedRun, finished_run, joint_model, read_run, training_entry
 
 STAGE = StageConfig(spacing_mm=9.0, sigma_mm=3.0, sizes_x_vox=(32,), sizes_y_vox=(32,), sizes_z_vox=(32,))
@@ -81,12 +81,12 @@ def test_what_trainings_took_is_summed_by_stage():
         run_with("localise", seconds=5, kwh=0.1, co2eq_g=1, source="estimate"),
         run_with("segment", seconds=3600, kwh=0.5, co2eq_g=900, source="RAPL"),
     ]
-    localise, segment = efforts(runs)
+    localise, segment = training_costs(runs)
     assert (localise.stage, localise.trainings, localise.seconds) == ("localise", 1, 5)
-    expected = Effort(stage="segment", trainings=2, seconds=3700, kwh=2.0, co2eq_g=1500, source="NVML, RAPL")
+    expected = TrainingCost(stage="segment", trainings=2, seconds=3700, kwh=2.0, co2eq_g=1500, source="NVML, RAPL")
     assert segment == expected
     assert segment.text() == "segment: 2 trainings, 1 h 02 min, 2.00 kWh (NVML, RAPL), 1,500 g CO2-equivalent"
-    assert efforts([]) == ()
+    assert training_costs([]) == ()
 
 
 def test_a_damaged_file_of_scores_is_named(tmp_path):

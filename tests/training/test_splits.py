@@ -49,7 +49,7 @@ def test_written_folds_come_back(tmp_path):
 
 
 def test_folds_and_the_order_of_training_have_streams_of_their_own():
-    # numpy fills a seed up with zeros, so that [1, 4] is [1, 4, 0], the first round of `order.CaseOrder`.
+    # numpy fills a seed up with zeros, so that [1, 4] is [1, 4, 0], the first round of `order.CaseSampler`.
     streams = (splits_module._STREAM, order._ORDER_STREAM, order._SAMPLE_STREAM, trainer._DROPOUT_STREAM)
     assert len({*streams}) == len(streams)
     drawn = np.random.default_rng([1, order._ORDER_STREAM, 0]).permutation(len(NAMES))

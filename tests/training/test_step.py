@@ -1,6 +1,7 @@
 """One step of training against plain formulas, and the parts around it: order, samples ahead, checkpoints, settings."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
@@ -33,14 +34,8 @@ from viscera.training.checkpoint import (
 from viscera.training.config import IDENTITY, TrainConfig, read_train_config, without_augmentation
 from viscera.training.log import append_record, cut_back
 from viscera.training.losses import localisation_loss, one_hot, segmentation_loss
-from viscera.training.sampler import CaseOrder, Sample, prepared, sample_generator
-from viscera.training.step import (
-    STEPS_TO_DOUBLE,
-    LossScale,
-    NotFiniteError,
-    Trainer,
-    chosen_precision,
-)
+from viscera.training.sampler import CaseSampler, Sample, prepared, sample_generator
+from viscera.training.step import NotFiniteError, Trainer, chosen_precision
 from viscera.training.validation import label_dice
 
 SMALL = ModelConfig(
@@ -97,7 +92,7 @@ def test_a_segmentation_network_does_not_begin_with_a_localisers_weights(tmp_pat
 
 @pytest.mark.parametrize("stage", ["localise", "segment"])
 def test_loss_is_the_sum_of_its_terms(stage):
-    config = dataclasses.replace(CONFIG, localise_cross_entropy=0.5, lambdas=(0.3, 0.7))
+    config = dataclasses.replace(CONFIG, localise_cross_entropy=0.5, loss_weights=(0.3, 0.7))
     trainer = Trainer(stage, config)
     outcome = trainer.step(*sample(stage))
     assert list(outcome.terms) == (["dice", "cross-entropy"] if stage == "localise" else ["dice", "local", "spatial"])
@@ -105,7 +100,7 @@ def test_loss_is_the_sum_of_its_terms(stage):
 
 
 def test_localisations_gradient_is_that_of_the_published_loss_and_l2():
-    trainer = Trainer("localise", dataclasses.replace(CONFIG, l2=0.01))
+    trainer = Trainer("localise", dataclasses.replace(CONFIG, l2_penalty=0.01))
     image, labels = sample()
     trainer.backward(image, labels)
     found = gradients(trainer)
@@ -118,7 +113,9 @@ def test_localisations_gradient_is_that_of_the_published_loss_and_l2():
 
 def test_segmentations_gradient_is_that_of_the_published_loss():
     scn = dataclasses.replace(SMALL.scn, dropout=0, map_dropout=0, image_dropout=0, noise_ratio=0)
-    config = dataclasses.replace(CONFIG, l2=0, lambdas=(0.3, 0.7), model=dataclasses.replace(SMALL, scn=scn))
+    config = dataclasses.replace(
+        CONFIG, l2_penalty=0, loss_weights=(0.3, 0.7), model=dataclasses.replace(SMALL, scn=scn)
+    )
     trainer = Trainer("segment", config)
     image, labels = sample("segment")
     trainer.backward(image, labels)
@@ -127,6 +124,26 @@ def test_segmentations_gradient_is_that_of_the_published_loss():
     expected = torch.autograd.grad(loss, list(trainer.parameters.values()))
     for name, value in zip(found, expected, strict=True):
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_case_with_some_organs_annotated_has_a_loss_of_its_own():
+    config = dataclasses.replace(CONFIG, l2_penalty=0)
+    image, labels = sample("segment")
+    trainer = Trainer("segment", config)
+    usual = trainer.step(image, labels)
+    partly = Trainer("segment", config).step(image, labels.where(labels < 3, 0), (3, 4))
+    same = Trainer("segment", config).step(image, labels, ())
+    assert usual == same
+    assert usual.terms.keys() == partly.terms.keys()
+    assert usual.loss != partly.loss
+
+
+def test_a_step_on_fully_annotated_labels_does_not_depend_on_how_that_is_said():
+    image, labels = sample("segment")
+    one, other = (Trainer("segment", CONFIG) for _ in range(2))
+    one.step(image, labels)
+    other.step(image, labels, unannotated=())
+    assert all(torch.equal(p, other.parameters[name]) for name, p in one.parameters.items())
 
 
 def test_steps_are_those_of_plain_adam():
@@ -232,7 +249,7 @@ def test_precision_is_what_is_asked_for_and_never_slower_than_needed_by_itself()
 
 def test_float16_with_loss_scaling_has_the_gradients_of_float32():
     half, full = (Trainer("localise", dataclasses.replace(CONFIG, precision=p)) for p in ("f16", "f32"))
-    half.scale.value = 256.0
+    half.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     for trainer in (half, full):
         trainer.backward(*sample())
     found, expected = (torch.cat([g.flatten() for g in gradients(trainer).values()]) for trainer in (half, full))
@@ -241,28 +258,21 @@ def test_float16_with_loss_scaling_has_the_gradients_of_float32():
 
 def test_a_step_that_overflows_float16_is_left_out_and_the_scale_halved():
     trainer = Trainer("localise", dataclasses.replace(CONFIG, precision="f16"))
-    trainer.scale.value = 2.0**60
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     outcome = trainer.step(*sample())
     assert math.isfinite(outcome.loss)
     assert math.isnan(outcome.norm)
-    assert (trainer.scale.value, trainer.iteration, trainer.mean_norm) == (2.0**59, 1, 10.0)
+    assert (trainer.scaler.get_scale(), trainer.iteration, trainer.mean_norm) == (2.0**59, 1, 10.0)
     assert all(torch.equal(p, before[name]) for name, p in trainer.parameters.items())
 
 
-def test_the_loss_scale_doubles_after_enough_good_steps():
-    scale = LossScale(value=4.0, adapts=True)
-    for _ in range(STEPS_TO_DOUBLE - 1):
-        scale.held()
-    assert scale.value == 4.0
-    scale.held()
-    assert (scale.value, scale.good) == (8.0, 0)
-    constant = LossScale(value=1.0, adapts=False)
-    for _ in range(STEPS_TO_DOUBLE):
-        constant.held()
-    assert constant.value == 1.0
-    assert not constant.overflowed()
-    assert not LossScale(value=1.0, adapts=True).overflowed()
+def test_a_loss_scale_of_one_is_not_at_fault():
+    trainer = Trainer("localise", dataclasses.replace(CONFIG, precision="f16"))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    next(iter(trainer.parameters.values())).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NotFiniteError):
+        trainer.step(*sample())
 
 
 # State
@@ -272,14 +282,16 @@ def test_the_loss_scale_doubles_after_enough_good_steps():
 def test_a_restored_trainer_goes_on_alike(precision):
     config = dataclasses.replace(CONFIG, precision=precision)
     trainer = Trainer("segment", config)
-    trainer.scale.good = 7 if precision == "f16" else 0
+    if precision == "f16":
+        trainer.scaler.load_state_dict(trainer.scaler.state_dict() | {"scale": 512.0, "_growth_tracker": 7})
     for _ in range(2):
         trainer.step(*sample("segment"))
     tensors = {group: {name: one.clone() for name, one in v.items()} for group, v in trainer.tensors().items()}
     numbers = json.loads(json.dumps(trainer.numbers()))
     other = Trainer("segment", dataclasses.replace(config, seed=config.seed))
     other.restore(tensors, numbers)
-    assert other.scale == trainer.scale
+    assert other.scaler.state_dict() == trainer.scaler.state_dict()
+    assert numbers["loss_scale"] == ([512.0, 9] if precision == "f16" else None)
     for _ in range(2):
         assert other.step(*sample("segment")) == trainer.step(*sample("segment"))
     ends = [{f"{g}/{n}": one for g, v in t.tensors().items() for n, one in v.items()} for t in (trainer, other)]
@@ -318,16 +330,33 @@ def test_a_checkpoint_comes_back(tmp_path):
         assert torch.equal(back.tensors["network"][name], value)
 
 
-def test_every_file_stays_below_16_megabytes(tmp_path):
-    rng = torch.Generator().manual_seed(0)
-    large = {"one": torch.rand(5_000_000, generator=rng), "two": torch.rand(3, 700_000, generator=rng)}
-    small = {f"layer {number}": torch.rand(33_000, generator=rng) for number in range(300)}
-    folder = write_checkpoint(tmp_path, Checkpoint(tensors={"network": large | small}, state={"iteration": 1}))
-    sizes = [path.stat().st_size for path in folder.iterdir()]
-    assert max(sizes) < 16_000_000
-    assert len(sizes) >= 6
-    back = read_checkpoint(folder).tensors["network"]
-    assert all(torch.equal(back[name], value) for name, value in (large | small).items())
+def test_a_group_is_one_file(tmp_path):
+    folder = write_checkpoint(tmp_path, example(12))
+    assert {path.name for path in folder.iterdir()} == {"state.json", "network.safetensors", "first.safetensors"}
+    assert torch.equal(load_file(folder / "network.safetensors")["c"], torch.arange(5.0))
+
+
+def test_checkpoints_written_in_pieces_are_still_read(tmp_path):
+    """As an earlier version wrote them: flat pieces, `name@number`, in files that are numbered."""
+    whole = {"a": torch.arange(26.0).reshape(2, 13), "b.c": torch.arange(3.0), "none": torch.empty(0)}
+    flat = whole["a"].reshape(-1)
+    pieces = {f"a@{number}": flat[2 * number : 2 * number + 2].clone() for number in range(12)}  # 10 comes after 9
+    files = {
+        "network_00": pieces,
+        "network_01": {"a@12": flat[24:].clone(), "b.c@0": whole["b.c"], "none@0": whole["none"]},
+    }
+    folder = checkpoint_folder(tmp_path, 7)
+    folder.mkdir(parents=True)
+    for name, values in files.items():
+        save_file(values, folder / f"{name}.safetensors")
+    shapes = {"network": {name: list(value.shape) for name, value in whole.items()}, "first": {}}
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    state = {"iteration": 7, "format": 1, "shapes": shapes, "files": digests}
+    (folder / "state.json").write_text(json.dumps(state))
+    back = newest_checkpoint(tmp_path)
+    assert back is not None
+    assert back.tensors.keys() == {"network", "first"}
+    assert all(torch.equal(back.tensors["network"][name], value) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("stage", ["localise", "segment"])
@@ -341,7 +370,7 @@ def test_the_published_networks_weights_fit_one_small_file(stage, tmp_path):
 def test_a_damaged_checkpoint_is_named_and_passed_over(damage, tmp_path):
     write_checkpoint(tmp_path, example(1))
     folder = write_checkpoint(tmp_path, example(2))
-    file = folder / ("state.json" if damage == "state" else "network_00.safetensors")
+    file = folder / ("state.json" if damage == "state" else "network.safetensors")
     if damage == "missing":
         file.unlink()
     else:
@@ -395,15 +424,15 @@ def test_what_comes_later_is_forgotten_and_leftovers_are_cleared(tmp_path):
 
 
 def test_every_case_comes_once_a_round_in_a_new_order():
-    order = CaseOrder("abcdefg", np.full(7, 0.3), seed=1)
+    order = CaseSampler("abcdefg", np.full(7, 0.3), seed=1)
     rounds = [[order[7 * turn + place] for place in range(7)] for turn in range(40)]
     assert all(sorted(one) == list("abcdefg") for one in rounds)
     assert len({tuple(one) for one in rounds}) > 35
-    assert [CaseOrder("abcdefg", np.ones(7), seed=2)[place] for place in range(7)] != rounds[0]
+    assert [CaseSampler("abcdefg", np.ones(7), seed=2)[place] for place in range(7)] != rounds[0]
 
 
 def test_heavier_cases_come_more_often():
-    order = CaseOrder("abcd", np.array([1.0, 2.0, 0.0, 0.5]), seed=0)
+    order = CaseSampler("abcd", np.array([1.0, 2.0, 0.0, 0.5]), seed=0)
     counts = Counter(order[place] for place in range(4 * 200))
     assert counts["c"] == 0
     assert counts["b"] == pytest.approx(800 * 2 / 3.5, rel=0.05)
@@ -537,7 +566,11 @@ def test_settings_come_from_toml_and_single_values_replace_them(tmp_path):
         "[model.segment]\nspacing_mm = 4.0\nsigma_mm = 1\nsizes_x_vox = [32]\nsizes_y_vox = [32]\nsizes_z_vox = [32]\n"
     )
     config = read_train_config(path, ["augment.gain = 0.15", "precision=f32", "seed=7"])
-    assert (config.iterations, config.lambdas, config.schedule) == (500, (1.0, 0.5), "cosine")
+    assert (config.iterations, config.loss_weights, config.schedule) == (
+        500,
+        (1.0, 0.5),
+        "cosine",
+    )  # under their earlier name
     assert (config.augment.gain, config.augment.scale, config.augment.shift) == (0.15, 0.0, 0.2)
     assert (config.precision, config.seed) == ("f32", 7)
     assert config.model.segment.sizes_x_vox == (32,)
@@ -551,7 +584,7 @@ def test_settings_come_from_toml_and_single_values_replace_them(tmp_path):
         ("iterations=0", "iterations"),
         ("iterations=many", "iterations"),
         ("schedule=linear", "schedule"),
-        ("lambdas=[1.0]", "lambdas"),
+        ("lambdas=[1.0]", "loss_weights"),
         ("augment.gain=-1", "gain"),
         ("keep_checkpoints=0", "keep_checkpoints"),
         ("iterations", "name=value"),
@@ -571,6 +604,13 @@ def test_a_settings_file_that_cannot_be_read_is_named(tmp_path):
         read_train_config(tmp_path / "none.toml")
 
 
+def test_settings_keep_their_earlier_names(tmp_path):
+    (tmp_path / "f.toml").write_text("l2 = 0.5\n")
+    config = read_train_config(tmp_path / "f.toml", ["lambdas=[0.25, 2.0]"])
+    assert (config.l2_penalty, config.loss_weights) == (0.5, (0.25, 2.0))
+    assert read_train_config(None, ["loss_weights=[0.25, 2.0]", "l2_penalty=0.5"]) == config
+
+
 def test_settings_of_a_run_come_back_from_its_json(tmp_path):
     from viscera.core.config import from_dict
 
@@ -585,5 +625,10 @@ def test_without_augmentation_nothing_is_drawn():
 
 def test_the_settings_are_the_published_ones():
     config = TrainConfig()
-    assert (config.iterations, config.learning_rate, config.lambdas, config.l2) == (100_000, 1e-4, (1.0, 1.0), 1e-6)
+    assert (config.iterations, config.learning_rate, config.loss_weights, config.l2_penalty) == (
+        100_000,
+        1e-4,
+        (1.0, 1.0),
+        1e-6,
+    )
     assert (config.clip_factor, config.clip_start, config.clip_alpha, config.ema_decay) == (5.0, 10.0, 0.01, 0.999)

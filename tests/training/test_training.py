@@ -11,11 +11,14 @@ from safetensors.torch import load_file
 
 from viscera.core.errors import ReadError, VisceraError
 from viscera.crop import roi_grid
+from viscera.formats.nifti_write import write_label_map
 from viscera.preprocess import network_input
 from viscera.read import read_label_map, read_volume
 from viscera.training.cache import CASES, Cache
 from viscera.training.config import without_augmentation
+from viscera.training.datasets import find_dataset
 from viscera.training.patches import training_grid, training_sample
+from viscera.training.prepare import PrepareConfig, prepare_dataset
 from viscera.training.step import Trainer
 from viscera.training.train import train
 
@@ -95,6 +98,52 @@ def test_cases_without_organs_are_named_and_left_out_of_segmentation(small_cache
         train("segment", small_cache, tmp_path, config, names=small_cache.names)
     assert "thighs" in caplog.text
     assert json.loads((tmp_path / "card.json").read_text())["cases"] == 4
+
+
+@pytest.fixture(scope="module")
+def partly_labelled(small_dataset, small_training, tmp_path_factory):
+    """A cache in which p31 annotates liver and spleen alone."""
+    folder = tmp_path_factory.mktemp("partly")
+    labels = read_label_map(small_dataset / "labels" / "p31.nii")
+    seen = dataclasses.replace(labels, labels=np.where(np.isin(labels.labels, (1, 3)), labels.labels, 0))
+    write_label_map(seen, folder / "p31.nii")
+    rows = [f"p31,{small_dataset / 'images' / 'p31.nii'},{folder / 'p31.nii'},liver;spleen"]
+    rows += [
+        f"{name},{small_dataset / 'images' / name}.nii,{small_dataset / 'labels' / name}.nii,"
+        for name in ("p32", "p33")
+    ]
+    (folder / "cases.csv").write_text("\n".join(["name,image,labels,annotated", *rows]) + "\n")
+    dataset = find_dataset(folder / "cases.csv")
+    assert not prepare_dataset(dataset, folder / "cache", PrepareConfig(model=small_training.model)).refused
+    return Cache.open(folder / "cache")
+
+
+def test_partly_labelled_cases_are_trained_on_and_validated_by_what_they_annotate(
+    partly_labelled, small_training, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(small_training, iterations=4, validation_every=4)
+    original, told = Trainer.step, []
+
+    def step(trainer, image, labels, unannotated=()):
+        told.append((set(labels.unique().tolist()) - {0}, tuple(unannotated)))
+        return original(trainer, image, labels, unannotated)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    train("segment", partly_labelled, tmp_path / "a", config, names=("p31", "p32"), validation=("p33",))
+    assert {unannotated for _, unannotated in told} == {(), (2, 4)}
+    assert all(shown <= {1, 3} for shown, unannotated in told if unannotated)
+    train("segment", partly_labelled, tmp_path / "b", config, names=("p32",), validation=("p31",))
+    scores = json.loads((tmp_path / "b" / "log.jsonl").read_text().splitlines()[-1])["validation"]
+    assert set(scores) == {"liver", "spleen"}
+
+
+def test_partly_labelled_cases_are_named_and_left_out_of_localisation(
+    partly_labelled, small_training, tmp_path, caplog
+):
+    config = dataclasses.replace(small_training, iterations=1)
+    with caplog.at_level(logging.INFO, "viscera"):
+        train("localise", partly_labelled, tmp_path, config, names=partly_labelled.names)
+    assert "left out of training (not all organs annotated): p31" in caplog.text
 
 
 def test_segmenting_a_case_without_organs_is_refused_by_name(small_cache, small_training):

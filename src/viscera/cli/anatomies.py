@@ -1,4 +1,4 @@
-"""`viscera anatomies`: people made from label maps, for training on synthetic CTs."""
+"""`viscera anatomies`: virtual patients made from label maps, for training on synthetic CTs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING, Any
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
-from viscera.core.errors import MissingExtraError, ReadError
+from viscera.cli.training_options import requiring_train
+from viscera.core.errors import ReadError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HELP = "make anatomies from label maps, to train on synthetic CTs"
 DESCRIPTION = """\
-Makes people from label maps alone, with no CT: each trunk (a map of the whole trunk with the structures of
-TotalSegmentator's CT task), and each trunk with the organs of each donor (a map with the numbering of the multi-organ
+Makes virtual patients from label maps alone, with no CT: each host (a map of the whole trunk with the structures of
+TotalSegmentator's CT task), and each host with the organs of each donor (a map with the numbering of the multi-organ
 reference of Gibson et al. 2018: spleen, pancreas, left kidney, gallbladder, oesophagus, liver, stomach, duodenum).
 `viscera train` and `viscera synthesise` draw CTs from them. What is there already is kept; needs viscera[train]."""
 _IDS = 256  # of a label map
-EXAMPLE = "viscera anatomies --trunks trunk*.nii.gz --structures names.json --donors donor*.nii.gz -o anatomies/"
+EXAMPLE = "viscera anatomies --hosts host*.nii.gz --structures names.json --donors donor*.nii.gz -o anatomies/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument("-o", "--output", metavar="DIR", required=True, type=Path, help="folder of the anatomies")
-    parser.add_argument(
-        "--trunks", metavar="FILE", required=True, nargs="+", type=Path, help="label maps of whole trunks"
-    )
+    hosts = parser.add_mutually_exclusive_group(required=True)
+    hosts.add_argument("--hosts", metavar="FILE", nargs="+", type=Path, help="label maps of whole trunks")
+    hosts.add_argument("--trunks", dest="hosts", nargs="+", type=Path, help=argparse.SUPPRESS)  # their earlier name
     parser.add_argument(
         "--structures", metavar="FILE.json", required=True, type=Path, help="the structure's name of each of their ids"
     )
@@ -41,23 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Make the anatomies and return the exit code."""
-    try:
+    with requiring_train("making anatomies", "scipy and safetensors"):
         from viscera.synthesis.build import donor_map, trunk_map, write_anatomies
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "making anatomies",
-            expected="scipy and safetensors",
-            got=str(error),
-            remedy="Run pip install 'viscera[train]'",
-        ) from error
     from viscera.core.organs import ORGANS
     from viscera.formats.label_maps import read_label_file
 
     structures = _structures(args.structures)
-    trunks: dict[str, NDArray[Any]] = {}
-    for path in args.trunks:
+    hosts: dict[str, NDArray[Any]] = {}
+    for path in args.hosts:
         try:
-            trunks[_name(path)] = trunk_map(read_label_file(path, ORGANS).label_map, structures)
+            hosts[_name(path)] = trunk_map(read_label_file(path, ORGANS).label_map, structures)
         except KeyError as error:
             raise ReadError(
                 f"reading {path}",
@@ -68,10 +62,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     donors = {_name(path): donor_map(read_label_file(path, ORGANS).label_map) for path in args.donors}
     count = 0
     with clean_end():
-        for name in write_anatomies(trunks, donors, args.output, workers=args.workers):
+        for name in write_anatomies(hosts, donors, args.output, workers=args.workers):
             count += 1
             console.note(name)
-    console.say(f"{args.output}: {count} anatomies of {len(trunks)} trunks and {len(donors)} donors")
+    console.say(f"{args.output}: {count} anatomies of {len(hosts)} hosts and {len(donors)} donors")
     return 0
 
 
@@ -90,5 +84,5 @@ def _structures(path: Path) -> Mapping[int, str]:
             f"reading {path}",
             expected='JSON such as {"1": "spleen", ...}',
             got=str(error),
-            remedy="Give the table of the trunks' ids",
+            remedy="Give the table of the hosts' ids",
         ) from error

@@ -8,23 +8,24 @@ from pathlib import Path
 
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
-from viscera.cli.options import DEVICES, positive
+from viscera.cli.options import positive
 from viscera.cli.training_monitor import run_monitor
-from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.cli.training_options import add_hardware, add_overrides, add_run, requiring_train, use_threads
+from viscera.core.errors import ConfigError
 
 HELP = "cross-validate: train both networks on folds, segment and score what was held out"
 DESCRIPTION = """\
 Cross-validates on the cases `viscera prepare` stored in CACHE: for each fold both networks are trained, the cases held
 out are segmented on their own grids from their source files, and scored. Needs viscera[train]. RUN gets the trainings,
-the label maps, a table (text, CSV, Markdown) and pictures of the best and worst cases. The same command goes on where
-it was stopped; with --fold each fold can be a run of its own, and the table shows all that are finished."""
+the label maps, a table (text, CSV, Markdown) and pictures of the best and worst cases. After any interruption the same
+command resumes; with --fold each fold can be a run of its own, and the table shows all that are finished."""
 EXAMPLE = "viscera crossval cache/ -o runs/cv --folds 4 --localise-config localise.toml --segment-config segment.toml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument("cache", metavar="CACHE", type=Path, help="folder of prepared cases")
-    parser.add_argument("-o", "--output", metavar="RUN", required=True, type=Path, help="folder of the run")
+    add_run(parser)
     parser.add_argument("--folds", metavar="N", type=positive, default=4, help="how many (default: %(default)s)")
     parser.add_argument("--fold", metavar="K", type=positive, help="work on this fold alone, counted from 1")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the folds (default: %(default)s)")
@@ -41,31 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-only", action="store_true", help="only train; to segment and score later, maybe on another machine"
     )
-    parser.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="change a setting of both, e.g. iterations=1000",
-    )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
+    add_overrides(parser)
+    add_hardware(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Cross-validates, prints the table and return the exit code."""
-    try:
-        import torch
-
-        from viscera.training.crossval import CrossValidationOptions, Watch, cross_validate
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "cross-validating",
-            expected="torch and safetensors",
-            got=str(error),
-            remedy="Run pip install 'viscera[train]'",
-        ) from error
+    """Cross-validate, print the table and return the exit code."""
+    with requiring_train("cross-validating"):
+        from viscera.training.crossval import CrossValidationCallbacks, CrossValidationOptions, cross_validate
     from viscera.evaluation.crossval_tables import crossval_text
     from viscera.model.bundle import Stage
     from viscera.training.cache import Cache
@@ -79,8 +63,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             got=processes,
             remedy="Run one viscera crossval --fold K per GPU, or train with torchrun and viscera train --fold-file",
         )
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    use_threads(args)
     configs: dict[Stage, TrainConfig] = {
         "localise": read_train_config(args.localise_config, args.overrides),
         "segment": read_train_config(args.segment_config, args.overrides),
@@ -104,8 +87,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             progress.begin(f"fold {fold}: {case}")
             progress.reach(number, of=count)
 
-        watch = Watch(monitor=monitor, on_case=on_case)
-        result = cross_validate(Cache.open(args.cache), args.output, configs, options=options, watch=watch)
+        callbacks = CrossValidationCallbacks(monitor=monitor, on_case=on_case)
+        result = cross_validate(Cache.open(args.cache), args.output, configs, options=options, callbacks=callbacks)
     console.say("\n" + crossval_text(result.evaluations))
     for effort in result.trainings:
         console.say(effort.text())

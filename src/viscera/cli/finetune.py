@@ -1,4 +1,4 @@
-"""`viscera finetune`: a training that begins with a bundle's weights."""
+"""`viscera finetune`: a training that starts from a bundle's weights."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
-from viscera.cli.options import DEVICES, positive
 from viscera.cli.training_monitor import run_monitor
-from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.cli.training_options import add_config, add_hardware, add_run, requiring_train, use_threads
+from viscera.core.errors import ConfigError
 
-HELP = "train on from a bundle's weights, also with other organs"
+HELP = "fine-tune a bundle's network, also for other organs"
 DESCRIPTION = """\
-Trains a network on the cases in CACHE, beginning with a bundle's weights and its sampling and network settings. If the
-cache has other organs than the bundle, the local network is kept but for its last layer, and the spatial networks
-begin anew; what was kept is said. Needs viscera[train]."""
+Trains a network on the cases in CACHE, starting from a bundle's weights, with its sampling and network settings. If the
+cache has other organs than the bundle, the local network is kept except for its last layer, and the spatial networks
+are initialised again; what was kept is printed. Needs viscera[train]."""
 EXAMPLE = "viscera finetune fast segment cache/ -o runs/mine --set iterations=20000"
 
 
@@ -24,33 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of the bundle, or the name of a shipped one")
     parser.add_argument("stage", choices=("localise", "segment"), help="which network")
     parser.add_argument("cache", metavar="CACHE", type=Path, help="folder of prepared cases")
-    parser.add_argument("-o", "--output", metavar="RUN", required=True, type=Path, help="folder of the run")
-    parser.add_argument(
-        "--config", metavar="FILE.toml", type=Path, help="settings of the training; the model's are the bundle's"
-    )
-    parser.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="change a setting, e.g. learning_rate=1e-5",
-    )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to train (default: %(default)s)")
-    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
+    add_run(parser)
+    add_config(parser, help_config="settings of the training; the model's are the bundle's")
+    add_hardware(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train and return the exit code."""
-    try:
-        import torch
-
-        from viscera.training.initial_weights import fitted_model, write_beginning
+    with requiring_train("fine-tuning"):
+        from viscera.training.initial_weights import fitted_model, write_initial_weights
         from viscera.training.train import train
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "fine-tuning", expected="torch and safetensors", got=str(error), remedy="Run pip install 'viscera[train]'"
-        ) from error
     from dataclasses import replace
 
     from viscera.core.config import ModelConfig
@@ -59,8 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from viscera.training.cache import Cache
     from viscera.training.config import read_train_config
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    use_threads(args)
     bundle, cache = load_bundle(bundle_source(args.bundle)), Cache.open(args.cache)
     organs = cache.manifest.settings.organs
     config = read_train_config(args.config, args.overrides)
@@ -72,10 +54,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
             remedy="Take [model] out of the settings, or train from the start",
         )
     config = replace(config, model=fitted_model(bundle, organs))
-    beginning = write_beginning(
+    initial = write_initial_weights(
         bundle, args.stage, config.model, organs, args.output / "initial.safetensors", seed=config.seed
     )
-    console.say(f"{bundle.card.name} {bundle.card.version}, {args.stage}: {beginning.summary()}")
+    console.say(f"{bundle.card.name} {bundle.card.version}, {args.stage}: {initial.summary()}")
     with clean_end():
         weights = train(
             args.stage,
@@ -83,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             args.output,
             config,
             names=cache.names_for(args.stage),
-            initial=beginning.file,
+            initial=initial.file,
             device=args.device,
             monitor=run_monitor(args.output, console),
         )

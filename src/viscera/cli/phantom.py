@@ -13,8 +13,8 @@ from viscera.core.errors import ConfigError
 HELP = "write a synthetic CT with known organs"
 DESCRIPTION = """\
 Writes a synthetic abdominal CT, and the labels it was drawn from, to try viscera and other programs on. With --count,
-a data set of varied scans for `viscera prepare`: images/ and labels/ in a folder, one person each, some scans cut off
-at the organs and some without any."""
+a data set of varied scans for `viscera prepare`: images/ and labels/ in a folder, one virtual patient each, some scans
+cut off at the organs and some without any."""
 EXAMPLE = "viscera phantom -o ct.nii.gz --labels truth.nii.gz --seed 7 --phase portal"
 
 PHASES = ("native", "arterial", "portal", "late")
@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", metavar="FILE", type=Path, help="the labels it was drawn from (.nii or .nii.gz)")
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="which person, of many the first (default: %(default)s)"
+        "--seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="which virtual patient, of many the first (default: %(default)s)",
     )
     parser.add_argument("--phase", choices=PHASES, help="contrast phase (default: drawn by the seed)")
     parser.add_argument("--noise", metavar="HU", type=float, help="standard deviation of the noise (default: drawn)")

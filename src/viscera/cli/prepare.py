@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from viscera.cli.console import Console, Progress
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
-from viscera.core.errors import MissingExtraError
+from viscera.cli.training_options import requiring_train
 
 if TYPE_CHECKING:
-    from viscera.training.prepare import Outcome
+    from viscera.training.prepare import PrepareOutcome
 
 HELP = "check labelled CTs and store them for training"
 DESCRIPTION = """\
 Checks every CT and its labels (one grid, Hounsfield units, known label ids, organs present) and stores what training
-reads in CACHE. Cases that fail are named at the end, and the others are kept. Stopped or run again, it makes only what
-is missing, damaged or changed; needs viscera[train].
+reads in CACHE. Cases that fail are named at the end, and the remaining ones are kept. Run again, it makes only what is
+missing, damaged or changed; needs viscera[train].
 DATASET is a folder with images/ and labels/, FLARE 2021, AbdomenCT-1K, nnU-Net raw, TotalSegmentator, or a .csv with
-image and labels."""
+image and labels, and if wanted `annotated`, the organs that the labels of a case cover."""
 EXAMPLE = "viscera prepare FLARE2021/ -o cache/ --workers 4"
 
 # Each process holds a whole CT several times over.
@@ -45,15 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Prepare the data set and return the exit code."""
-    try:
+    with requiring_train("preparing for training", "safetensors"):
         import safetensors  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "preparing for training", expected="safetensors", got=str(error), remedy="Run pip install 'viscera[train]'"
-        ) from error
     from viscera.core.cores import allowed_cores
     from viscera.training.config import read_train_config
-    from viscera.training.datasets import find_dataset, read_mapping
+    from viscera.training.datasets import find_dataset
+    from viscera.training.label_mapping import read_mapping
     from viscera.training.prepare import PrepareConfig, prepare_dataset
 
     mapping = None if args.labels is None else read_mapping(args.labels)
@@ -63,7 +60,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for note in dataset.notes:
         console.note(note)
     with clean_end(), console.progress() as progress:
-        shown = _Shown(progress, console, len(dataset.cases))
+        shown = _CaseProgress(progress, console, len(dataset.cases))
         manifest = prepare_dataset(dataset, args.output, config, workers=workers, on_case=shown.case)
     for refusal in manifest.refused:
         console.complain(refusal.reason, about=refusal.name)
@@ -75,14 +72,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 1 if manifest.refused else 0
 
 
-class _Shown:
-    """Shows cases as they are done."""
+class _CaseProgress:
+    """The progress display of the cases, and how many were kept from before."""
 
     def __init__(self, progress: Progress, console: Console, count: int) -> None:
         self.progress, self.console, self.count = progress, console, count
         self.done = self.kept = 0
 
-    def case(self, outcome: Outcome) -> None:
+    def case(self, outcome: PrepareOutcome) -> None:
         """Move the bar, and note what the reading said of a case."""
         self.done += 1
         self.kept += outcome.kept

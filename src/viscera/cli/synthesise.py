@@ -8,12 +8,13 @@ from pathlib import Path
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
-from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.cli.training_options import add_config, requiring_train
+from viscera.core.errors import ConfigError
 
 HELP = "write synthetic CTs of anatomies, and a picture of them"
 DESCRIPTION = """\
-Draws CTs of new people from the anatomies that `viscera anatomies` wrote to ANATOMIES, as training does: images/ and
-labels/ in a folder, and with --sheet a picture of all of them. Needs viscera[train]."""
+Draws CTs of virtual patients from the anatomies that `viscera anatomies` wrote to ANATOMIES, as training does: images/
+and labels/ in a folder, and with --sheet a picture of all of them. Needs viscera[train]."""
 EXAMPLE = "viscera synthesise anatomies/ -o examples/ --count 24 --sheet examples/sheet.png"
 
 
@@ -27,8 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--voxel", metavar="MM", type=float, default=2.0, help="in-plane spacing, least slice distance (default: 2)"
     )
-    parser.add_argument("--config", metavar="FILE.toml", type=Path, help="settings of a training; [synthesis] is used")
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="one setting; repeatable")
+    add_config(parser, help_config="settings of a training; [synthesis] is used")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -40,20 +40,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
             got=f"-o {args.output} --sheet {args.sheet} --seed {args.seed} --voxel {args.voxel}",
             remedy="Correct the arguments",
         )
-    try:
+    with requiring_train("synthesising CTs", "torch"):
         from viscera.synthesis.examples import draw_example, sheet_png, write_examples
         from viscera.training.data_sources import SyntheticData
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "synthesising CTs", expected="torch", got=str(error), remedy="Run pip install 'viscera[train]'"
-        ) from error
     import numpy as np
 
     from viscera.core.files import write_bytes
     from viscera.synthesis.anatomy import Anatomy
     from viscera.training.config import read_train_config
 
-    config = read_train_config(args.config, args.set).synthesis
+    config = read_train_config(args.config, args.overrides).synthesis
     files = list(SyntheticData.open(args.anatomies).files.values())
     shown = []
     with clean_end(), console.progress() as progress:

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING
 
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
-from viscera.cli.options import DEVICES, positive
+from viscera.cli.options import positive
 from viscera.cli.training_monitor import run_monitor
-from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.cli.training_options import add_config, add_hardware, add_run, requiring_train, use_threads
+from viscera.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from viscera.training.cache import Cache
     from viscera.training.data_sources import SyntheticData
+    from viscera.training.splits import Fold
 
 HELP = "train a network on prepared cases or on synthetic CTs"
 DESCRIPTION = """\
 Trains the localisation or the segmentation network on cases that `viscera prepare` stored in CASES, or on new synthetic
-CTs of the people that `viscera anatomies` stored there; needs viscera[train]. Writes averaged weights, settings, a log
-and checkpoints to RUN. Stopped by Ctrl-C or anything else, the same command goes on from the newest checkpoint. Under
-torchrun several GPUs share the work."""
+CTs of the virtual patients that `viscera anatomies` stored there; needs viscera[train]. Writes averaged weights,
+settings, a log and checkpoints to RUN. After any interruption, the same command resumes from the newest checkpoint.
+Under torchrun several GPUs share the work."""
 EXAMPLE = "viscera train segment cache/ -o runs/segment --config segment.toml --fold-file splits.json --fold 1"
 
 
@@ -30,23 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument("stage", choices=("localise", "segment"), help="which network")
     parser.add_argument("cache", metavar="CASES", type=Path, help="folder of prepared cases, or of anatomies")
-    parser.add_argument("-o", "--output", metavar="RUN", required=True, type=Path, help="folder of the run")
+    add_run(parser)
     settings = parser.add_argument_group("settings")
-    settings.add_argument("--config", metavar="FILE.toml", type=Path, help="settings (default: the published ones)")
-    settings.add_argument(
-        "--set",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="one setting, e.g. augment.gain=0.1; repeatable",
-    )
+    add_config(settings, help_config="settings (default: the published ones)")
     settings.add_argument(
         "--initial",
         metavar="FILE.safetensors",
         type=Path,
         help="weights to begin with; for localise also a segmentation network's",
     )
-    settings.add_argument("--restart", action="store_true", help="begin anew, deleting the checkpoints in RUN")
+    settings.add_argument("--restart", action="store_true", help="start again, deleting the checkpoints in RUN")
     cases = parser.add_argument_group("cases (default: all of CASES, none for validation)")
     cases.add_argument("--fold-file", metavar="FILE.json", type=Path, help="folds as viscera crossval writes them")
     cases.add_argument("--fold", metavar="K", type=positive, help="which of them, from 1 on")
@@ -56,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation-cache", metavar="CACHE", type=Path, help="prepared cases to watch a training on anatomies with"
     )
     cases.add_argument("--real", metavar="CACHE", type=Path, help="prepared real CTs to mix with those of anatomies")
-    machine = parser.add_argument_group("hardware")
-    machine.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
-    machine.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
+    add_hardware(parser)
     parser.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to RUN/tensorboard")
 
 
@@ -66,19 +59,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Train and return the exit code."""
     from viscera.training.config import read_train_config
 
-    try:
-        import torch
-
+    with requiring_train("training"):
         from viscera.training.train import train
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "training", expected="torch and safetensors", got=str(error), remedy="Run pip install 'viscera[train]'"
-        ) from error
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    config = read_train_config(args.config, args.set)
-    cases, (names, validation) = opened_cases(args)
-    first = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; one of them speaks
+    use_threads(args)
+    config = read_train_config(args.config, args.overrides)
+    cases, fold = opened_cases(args)
+    first = os.environ.get("RANK", "0") == "0"  # torchrun numbers its processes; the first one prints
     try:
         with clean_end():
             weights = train(
@@ -86,8 +72,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 cases,
                 args.output,
                 config,
-                names=names,
-                validation=validation,
+                names=fold.train,
+                validation=fold.val,
                 initial=args.initial,
                 resume=not args.restart,
                 device=args.device,
@@ -102,8 +88,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The cases in the folder the arguments name, and which of them to train on and to hold out.
+def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, Fold]:
+    """Return the cases in the folder the arguments name, and which of them to train on and to hold out.
 
     Raises:
         ConfigError, ReadError: As `chosen_cases`, or if the folder holds neither cases nor anatomies.
@@ -111,6 +97,7 @@ def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, tuple
     from viscera.synthesis.anatomy import ANATOMIES
     from viscera.training.cache import Cache
     from viscera.training.data_sources import SyntheticData
+    from viscera.training.splits import Fold
 
     if not (args.cache / ANATOMIES).is_file():
         if args.validation_cache is not None or args.real is not None:
@@ -125,7 +112,7 @@ def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, tuple
     if args.fold_file is not None or args.fold is not None or args.validation:
         raise ConfigError(
             "choosing cases",
-            expected="--validation-cache beside anatomies",
+            expected="--validation-cache with anatomies",
             got="--fold-file, --fold or --validation",
             remedy="Anatomies have no folds; leave them out",
         )
@@ -133,28 +120,28 @@ def opened_cases(args: argparse.Namespace) -> tuple[Cache | SyntheticData, tuple
     real = None if args.real is None else Cache.open(args.real)
     data = SyntheticData.open(args.cache, held_out, real=real)
     trained = (*data.files, *(() if real is None else real.names_for(args.stage)))
-    return data, (tuple(args.names or trained), () if held_out is None else held_out.names)
+    return data, Fold(train=tuple(args.names or trained), val=() if held_out is None else held_out.names)
 
 
-def chosen_cases(args: argparse.Namespace, cache: Cache) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the cases to train on and of those held out, as the arguments say.
+def chosen_cases(args: argparse.Namespace, cache: Cache) -> Fold:
+    """Return the cases to train on and those held out, as the arguments say.
 
     Raises:
         ConfigError: If the arguments contradict each other or name what is not there.
         ReadError: If the file of folds cannot be read.
     """
-    from viscera.training.splits import read_splits
+    from viscera.training.splits import Fold, read_splits
 
     if args.fold_file is None:
         if args.fold is not None:
             raise ConfigError("choosing cases", expected="--fold-file with --fold", got="none", remedy="Give the file")
         held_out = tuple(args.validation or ())
         rest = tuple(name for name in cache.names if name not in held_out)
-        return tuple(args.names or rest), held_out
+        return Fold(train=tuple(args.names or rest), val=held_out)
     if args.fold is None or args.names or args.validation:
         raise ConfigError(
             "choosing cases",
-            expected="--fold beside --fold-file, and neither --names nor --validation",
+            expected="--fold with --fold-file, and neither --names nor --validation",
             got="other arguments",
             remedy="Give either folds or names",
         )
@@ -166,12 +153,11 @@ def chosen_cases(args: argparse.Namespace, cache: Cache) -> tuple[tuple[str, ...
             got=str(args.fold),
             remedy="Correct --fold",
         )
-    fold = folds[args.fold - 1]
-    return fold.train, fold.val
+    return folds[args.fold - 1]
 
 
 def _say_where(run: Path, console: Console) -> None:
     from viscera.training.checkpoint import checkpoint_iterations
 
     if iterations := checkpoint_iterations(run):
-        console.note(f"saved at iteration {iterations[-1]}; the same command goes on from there")
+        console.note(f"saved at iteration {iterations[-1]}; run the same command to resume")

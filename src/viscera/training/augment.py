@@ -32,7 +32,7 @@ class Warp:
 
 
 def draw_warp(config: AugmentConfig, rng: np.random.Generator) -> Warp:
-    """A random spatial transformation."""
+    """Return a random spatial transformation."""
     matrix = np.diag((1 + rng.uniform(-1, 1) * config.scale) * (1 + rng.uniform(-1, 1, 3) * config.axis_scale))
     for axis, angle in enumerate(rng.uniform(-1, 1, 3) * config.rotation_rad):
         first, second = (other for other in range(3) if other != axis)
@@ -46,7 +46,7 @@ def draw_warp(config: AugmentConfig, rng: np.random.Generator) -> Warp:
 
 
 def sampling_positions(warp: Warp, source: Grid, target: Grid, device: torch.device | str = "cpu") -> Tensor:
-    """Where each voxel of `target` reads in `source`: float32 (z, y, x, 3) voxel positions (z, y, x), on `device`.
+    """Return where each voxel of `target` reads in `source`: voxel positions (z, y, x), float32 (z, y, x, 3).
 
     The grids are parallel. Without transformation these are exactly the positions inference reads at.
     """
@@ -63,7 +63,7 @@ def sampling_positions(warp: Warp, source: Grid, target: Grid, device: torch.dev
 
 
 def position_bounds(warp: Warp, source: Grid, target: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The lowest and highest voxel positions (z, y, x) among `source` that `sampling_positions` may give."""
+    """Return the lowest and highest voxel positions (z, y, x) among `source` that `sampling_positions` may give."""
     linear, constant = _affine_part(warp, source, target)
     ends = linear[:, :, None] * np.stack([np.zeros(3), np.array(target.shape_zyx) - 1.0], axis=-1)
     # A B-spline stays among its nodes.
@@ -95,7 +95,7 @@ def sample(
 
 
 def beyond(positions: Tensor, low_zyx: Vector, high_zyx: Vector) -> Tensor:
-    """Which of the `positions` (z, y, x, 3) are less than `low_zyx` or more than `high_zyx`: bool (z, y, x)."""
+    """Return which of the `positions` (z, y, x, 3) are less than `low_zyx` or more than `high_zyx`: bool (z, y, x)."""
     outside = torch.zeros(positions.shape[:3], dtype=torch.bool, device=positions.device)
     for axis, (low, high) in enumerate(zip(low_zyx, high_zyx, strict=True)):
         outside |= (positions[..., axis] < low) | (positions[..., axis] > high)
@@ -103,7 +103,7 @@ def beyond(positions: Tensor, low_zyx: Vector, high_zyx: Vector) -> Tensor:
 
 
 def jitter_intensity(image: Tensor, config: AugmentConfig, rng: np.random.Generator, *, gamma: bool = False) -> Tensor:
-    """The image (HU / scale) with a random shift, then a random gain, clipped to [-1, 1], then, if so, a gamma."""
+    """Return the image (HU / scale) with a random shift and gain, clipped to [-1, 1], then, if so, a gamma."""
     shift, gain, power = rng.uniform(-1, 1, 3) * (config.shift, config.gain, config.gamma) + (0.0, 1.0, 1.0)
     changed = (image + float(shift)).mul_(float(gain)).clamp_(-1, 1)
     if gamma and power != 1:
@@ -113,7 +113,7 @@ def jitter_intensity(image: Tensor, config: AugmentConfig, rng: np.random.Genera
 
 
 def _affine_part(warp: Warp, source: Grid, target: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The matrix and the constant that turn voxels of `target` into positions in `source`, without the spline."""
+    """Return matrix and constant that turn voxels of `target` into positions in `source`, without the spline."""
     offset, step = (np.array(values) for values in target.positions_in(source))
     spacing, middle = np.array(target.spacing_zyx_mm), (np.array(target.shape_zyx) - 1) / 2
     to_source = step / spacing
@@ -123,7 +123,7 @@ def _affine_part(warp: Warp, source: Grid, target: Grid) -> tuple[NDArray[np.flo
 
 
 def _spline(nodes: NDArray[np.float64], shape_zyx: Size, device: torch.device | str) -> Tensor:
-    """Displacements (z, y, 3, x) of a uniform cubic B-spline whose nodes reach from face to face of the grid."""
+    """Return displacements (z, y, 3, x) of a uniform cubic B-spline whose nodes reach from face to face of the grid."""
     z, y, x = (_spline_weights(count).to(device) for count in shape_zyx)
     field = torch.from_numpy(nodes).float().to(device)
     planes = torch.einsum("cijk,zi,yj->zyck", field, z, y)

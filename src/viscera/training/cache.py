@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -17,6 +19,7 @@ from viscera.core.errors import ConfigError, ReadError, reason
 from viscera.core.folders import files_below
 from viscera.core.geometry import Box, Grid, Ranges, Size, Vector
 from viscera.model.bundle import Stage
+from viscera.training.array_files import deflated_image, deflated_labels
 
 MANIFEST = "manifest.json"
 CASES = "cases"
@@ -25,7 +28,13 @@ FORMAT = 1
 # The label of voxels of which nobody knows what they are: training learns nothing from them.
 UNKNOWN_LABEL = 255
 
+# Of arrays kept in memory by a cache: reading and inflating a case takes about a tenth of the time of a sample.
+KEPT_BYTES = 512_000_000
+
 _Record = TypeVar("_Record")
+
+# Of settings in the manifests of earlier versions.
+_EARLIER_NAMES = {"reach_mm": "padding_mm", "factor": "oversampling"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,9 +80,9 @@ class CacheSettings:
 
     Attributes:
         localise, segment: The sampling the arrays are made for: smoothing and spacing.
-        margin_mm: Around the organs, as the region of segmentation has it.
-        reach_mm: Kept around that region for augmentation to read from, as far as the scan reaches.
-        factor: How many times finer than the network's spacing the arrays are.
+        margin_mm: Around the organs, as in the region of interest.
+        padding_mm: Kept around that region for augmentation to read from, as far as the scan reaches.
+        oversampling: How many times finer than the network's spacing the arrays are.
         organs: Names of the labels 1, 2, ...
         rules: How the ids of the label files were turned into labels.
     """
@@ -81,10 +90,19 @@ class CacheSettings:
     localise: StageConfig
     segment: StageConfig
     margin_mm: float
-    reach_mm: float
-    factor: int
+    padding_mm: float
+    oversampling: int
     organs: tuple[str, ...]
     rules: tuple[LabelRule, ...]
+
+    def sha256(self) -> str:
+        """Return the hash that tells whether a case was prepared with these settings; earlier versions gave the same.
+
+        It is made of the fields' names in those versions, so that caches stay valid.
+        """
+        earlier = {name: first for first, name in _EARLIER_NAMES.items()}
+        values = {earlier.get(name, name): value for name, value in asdict(self).items()}
+        return hashlib.sha256((json.dumps(values, indent=1, allow_nan=False) + "\n").encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +117,8 @@ class StoredArrays:
         affine: The 16 numbers of its grid's affine, row by row.
         scan, organs: See `TrainingCase`.
         labels_start_zyx: Where the first voxel of `labels` lies in the image.
+        deflated_labels_zyx: Shape of `labels` if the file is deflated (see `viscera.training.array_files`), None in
+            caches of earlier versions, which hold the arrays as they are.
     """
 
     stage: str
@@ -110,6 +130,7 @@ class StoredArrays:
     scan: Box
     organs: Box | None
     labels_start_zyx: Size
+    deflated_labels_zyx: Size | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +144,7 @@ class OrganEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaseEntry:
+class PreparedCase:
     """What the cache knows of a case.
 
     Attributes:
@@ -133,8 +154,10 @@ class CaseEntry:
         settings_sha256: Of the settings it was made with.
         shape_zyx, spacing_zyx_mm: Of the source, in canonical axes.
         organs: Those the labels show, by index.
-        arrays: By stage; without organs there are none for segmentation.
+        arrays: By stage; without organs there are none for segmentation, and none for localisation if not all organs
+            are annotated.
         notes: What the reading said.
+        annotated: The organs its labels cover; None if they cover all. What is background may be any of the others.
     """
 
     name: str
@@ -148,14 +171,15 @@ class CaseEntry:
     organs: tuple[OrganEntry, ...]
     arrays: tuple[StoredArrays, ...]
     notes: tuple[str, ...] = ()
+    annotated: tuple[str, ...] | None = None
 
     @property
     def lesion_ml(self) -> float:
-        """Volume of the lesions of all organs."""
+        """The volume of the lesions of all organs."""
         return sum(organ.lesion_ml for organ in self.organs)
 
     def stored(self, stage: Stage) -> StoredArrays | None:
-        """The arrays of `stage`, None if the case has none for it."""
+        """Return the arrays of `stage`, None if the case has none for it."""
         return next((arrays for arrays in self.arrays if arrays.stage == stage), None)
 
 
@@ -173,20 +197,23 @@ class Manifest:
 
     format: int
     settings: CacheSettings
-    cases: tuple[CaseEntry, ...]
+    cases: tuple[PreparedCase, ...]
     refused: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cache:
-    """A folder of prepared cases; open it with `Cache.open`."""
+    """A folder of prepared cases; open it with `Cache.open`.
+
+    The arrays read last are kept in memory, up to `KEPT_BYTES`.
+    """
 
     folder: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """The cache in `folder`.
+        """Open the cache in `folder`.
 
         Raises:
             ReadError: If there is none, or its manifest is damaged or of another version.
@@ -203,7 +230,11 @@ class Cache:
         return cls(folder=Path(folder), manifest=manifest)
 
     @cached_property
-    def _entries(self) -> dict[str, CaseEntry]:
+    def _kept(self) -> _KeptCases:
+        return _KeptCases(KEPT_BYTES)
+
+    @cached_property
+    def _entries(self) -> dict[str, PreparedCase]:
         return {entry.name: entry for entry in self.manifest.cases}
 
     @property
@@ -212,11 +243,14 @@ class Cache:
         return tuple(self._entries)
 
     def names_for(self, stage: Stage) -> tuple[str, ...]:
-        """The cases a stage can train on: for segmentation those that show an organ."""
+        """Return the cases a stage can train on.
+
+        For segmentation they show an organ; for localisation, which needs the box around all organs, all are annotated.
+        """
         return tuple(name for name, entry in self._entries.items() if entry.stored(stage) is not None)
 
-    def entry(self, name: str) -> CaseEntry:
-        """What is known of a case; raises ConfigError if there is none of this name."""
+    def entry(self, name: str) -> PreparedCase:
+        """Return what is known of a case; raise ConfigError if there is none of this name."""
         if name not in self._entries:
             raise ConfigError(
                 f"looking for a case in {self.folder}",
@@ -226,27 +260,37 @@ class Cache:
             )
         return self._entries[name]
 
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels of the organs that a case does not annotate; what is background may be one of them."""
+        annotated = self.entry(name).annotated
+        organs = enumerate(self.manifest.settings.organs, start=1)
+        return () if annotated is None else tuple(label for label, organ in organs if organ not in annotated)
+
     def load(self, name: str, stage: Stage) -> TrainingCase:
-        """The arrays of one case.
+        """Return the arrays of one case, which must not be written to.
 
         Raises:
-            ConfigError: If there is no such case, or it shows no organs and the stage is segmentation.
+            ConfigError: If there is no such case, or nothing was stored for the stage; see `PreparedCase.arrays`.
             ReadError: If its file is missing or damaged.
         """
         entry = self.entry(name)
         stored = entry.stored(stage)
         if stored is None:
             raise ConfigError(
-                f"loading {name} for {stage}", expected="organs in its labels", got="none", remedy="Leave the case out"
+                f"loading {name} for {stage}",
+                expected="organs in its labels" if stage == "segment" else "labels that cover all organs",
+                got="none" if stage == "segment" else f"those of {', '.join(entry.annotated or ())} alone",
+                remedy="Leave the case out",
             )
-        arrays = _read_arrays(self.folder / CASES / stored.file, stored)
+        if (kept := self._kept.get(stored.file)) is not None:
+            return kept
+        image, part = read_arrays(self.folder / CASES / stored.file, stored)
         labels = np.zeros(stored.shape_zyx, dtype=np.uint8)
-        part = arrays["labels"]
         z, y, x = (slice(a, a + n) for a, n in zip(stored.labels_start_zyx, part.shape, strict=True))
         labels[z, y, x] = part
-        return TrainingCase(
+        case = TrainingCase(
             name=name,
-            image=arrays["image"],
+            image=image,
             labels=labels,
             grid=Grid(shape_zyx=stored.shape_zyx, affine=np.reshape(stored.affine, (4, 4))),
             scan=stored.scan,
@@ -254,6 +298,8 @@ class Cache:
             lesion_ml=entry.lesion_ml,
             labelled=(z, y, x),
         )
+        self._kept.put(stored.file, case)
+        return case
 
     def verify(self, name: str) -> None:
         """Require that the files of a case are those that were written, or raise ReadError."""
@@ -263,10 +309,39 @@ class Cache:
                 raise _damaged(path, f"another content than {MANIFEST} says" if path.is_file() else "nothing there")
 
 
+class _KeptCases:
+    """The cases used last, up to a number of bytes, for the threads that draw samples."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes, self._bytes = limit_bytes, 0
+        self._cases: OrderedDict[str, TrainingCase] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> TrainingCase | None:
+        """Return the case, None if it is not kept."""
+        with self._lock:
+            if key in self._cases:
+                self._cases.move_to_end(key)
+            return self._cases.get(key)
+
+    def put(self, key: str, case: TrainingCase) -> None:
+        """Keep the case, in place of those that were not used for longest."""
+        with self._lock:
+            if key not in self._cases:
+                self._cases[key] = case
+                self._bytes += case.image.nbytes + case.labels.nbytes
+            while self._bytes > self._limit_bytes:
+                _, dropped = self._cases.popitem(last=False)
+                self._bytes -= dropped.image.nbytes + dropped.labels.nbytes
+
+
 def read_record(kind: type[_Record], path: Path, *, remedy: str) -> _Record:
-    """The record of `kind` in a JSON file; raises ReadError if it is missing or damaged."""
+    """Return the record of `kind` in a JSON file; raise ReadError if it is missing or damaged."""
     try:
-        return from_dict(kind, json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "settings" in values:
+            values["settings"] = {_EARLIER_NAMES.get(name, name): one for name, one in values["settings"].items()}
+        return from_dict(kind, values)
     except (OSError, ValueError, TypeError, AttributeError, ConfigError) as error:
         raise ReadError(
             f"reading {path}", expected="what viscera prepare writes", got=reason(error), remedy=remedy
@@ -274,7 +349,7 @@ def read_record(kind: type[_Record], path: Path, *, remedy: str) -> _Record:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, or of all files below a folder with their names, in hexadecimal digits."""
+    """Return the SHA-256 of a file, or of all files below a folder with their names, in hexadecimal digits."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -284,7 +359,8 @@ def file_sha256(path: Path) -> str:
     return total.hexdigest()
 
 
-def _read_arrays(path: Path, stored: StoredArrays) -> dict[str, NDArray[Any]]:
+def read_arrays(path: Path, stored: StoredArrays) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Return image and labels of a file, the latter without their empty rim; raise ReadError if it is damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -292,11 +368,14 @@ def _read_arrays(path: Path, stored: StoredArrays) -> dict[str, NDArray[Any]]:
         if path.stat().st_size != stored.bytes:
             raise _damaged(path, f"{path.stat().st_size} bytes instead of {stored.bytes}")
         arrays: dict[str, NDArray[Any]] = load_file(path)
-    except (OSError, SafetensorError) as error:
+        if arrays.keys() == {"image", "labels"} and stored.deflated_labels_zyx is not None:
+            arrays["image"] = deflated_image(arrays["image"], stored.shape_zyx)
+            arrays["labels"] = deflated_labels(arrays["labels"], stored.deflated_labels_zyx)
+    except (OSError, ValueError, SafetensorError) as error:
         raise _damaged(path, str(error)) from error
     if arrays.keys() != {"image", "labels"} or arrays["image"].shape != stored.shape_zyx:
         raise _damaged(path, f"the arrays {sorted(arrays)}")
-    return arrays
+    return arrays["image"], arrays["labels"]
 
 
 def _damaged(path: Path, got: str) -> ReadError:

@@ -15,6 +15,9 @@ from viscera.training.energy import EnergyConfig
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
 
+# Of settings in TOML files, in the folders of runs and in checkpoints.
+_EARLIER_NAMES = {"lambdas": "loss_weights", "l2": "l2_penalty"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -115,14 +118,14 @@ class TrainConfig:
         iterations: Steps.
         learning_rate: Adam's.
         schedule: The rate stays, or falls along half a cosine to a hundredth after 100 steps of warm-up.
-        lambdas: Weights of the cross-entropies of the local and the spatial logits.
+        loss_weights: Of the cross-entropies of the local and the spatial logits (lambda 1 and 2 of the paper).
         localise_cross_entropy: Weight of an added cross-entropy in localisation. The generalised Dice loss has next to
             no gradient on scans without organs, so without this nothing is learnt from them; 0 as published.
-        l2: Weight of the squared 3x3x3 kernels in the loss.
+        l2_penalty: Weight of the squared 3x3x3 kernels in the loss.
         clip_factor, clip_start, clip_alpha: The gradient's norm is cut at this factor times its running mean, which
             starts at `clip_start` and follows with weight `clip_alpha`.
         ema_decay: Of the moving average of the weights, which are the ones used.
-        label_sigma_vox: Gaussian over the one-hot labels of the region before the argmax, in its voxels.
+        label_sigma_vox: Gaussian over the one-hot labels of the region of interest before the argmax, in its voxels.
         precision: Of the convolutions: float32, bfloat16, or float16 with loss scaling; auto is bfloat16 where the
             device has it, else float16 on a GPU and float32 on a CPU. Weights, losses and moments are always float32.
         lesion_probability: How often a lesion is added to a random organ of a sample, by local inflation (paper,
@@ -139,7 +142,7 @@ class TrainConfig:
         validation_every: Steps between validations of the averaged weights, on the network's grid.
         log_every: Steps that one line of the log sums up.
         workers: Threads that prepare samples ahead; 0 prepares each when it is needed. The result is the same.
-        seed: Of weights, order, augmentation and dropout.
+        seed: Of weights, sampler, augmentation and dropout.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -150,9 +153,9 @@ class TrainConfig:
     iterations: int = 100_000
     learning_rate: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
-    lambdas: tuple[float, float] = (1.0, 1.0)
+    loss_weights: tuple[float, float] = (1.0, 1.0)
     localise_cross_entropy: float = 0.0
-    l2: float = 1e-6
+    l2_penalty: float = 1e-6
     clip_factor: float = 5.0
     clip_start: float = 10.0
     clip_alpha: float = 0.01
@@ -178,9 +181,9 @@ class TrainConfig:
             "iterations": self.iterations >= 1,
             "learning_rate": self.learning_rate > 0,
             "schedule": self.schedule in ("constant", "cosine"),
-            "lambdas": min(self.lambdas) >= 0,
+            "loss_weights": min(self.loss_weights) >= 0,
             "localise_cross_entropy": self.localise_cross_entropy >= 0,
-            "l2": self.l2 >= 0,
+            "l2_penalty": self.l2_penalty >= 0,
             "clip_factor": self.clip_factor > 0,
             "clip_start": self.clip_start > 0,
             "clip_alpha": 0 <= self.clip_alpha <= 1,
@@ -212,12 +215,12 @@ class TrainConfig:
 
 
 def without_augmentation(config: TrainConfig) -> TrainConfig:
-    """The settings with nothing drawn at random in a sample."""
+    """Return the settings with nothing drawn at random in a sample."""
     return replace(config, augment=IDENTITY, lesion_probability=0.0)
 
 
 def read_train_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The settings in a TOML file, or the published ones, with single values replaced.
+    """Return the settings in a TOML file, or the published ones, with single values replaced.
 
     Args:
         path: Tables as the records are nested: `[augment]`, `[model.segment]`; missing fields keep their defaults.
@@ -228,10 +231,15 @@ def read_train_config(path: Path | None, overrides: Sequence[str] = ()) -> Train
         ConfigError: If it is not TOML, or a field is unknown, of another type or out of range.
     """
     # Over all of the defaults, as a table such as [model.segment] may change one field of a record without any.
-    values = _merged(asdict(TrainConfig()), {} if path is None else _read_toml(path))
+    values = _merged(asdict(TrainConfig()), {} if path is None else current_names(_read_toml(path)))
     for override in overrides:
-        values = _merged(values, _parsed(override))
+        values = _merged(values, current_names(_parsed(override)))
     return from_dict(TrainConfig, values)
+
+
+def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training under the names of this version; earlier ones are still read."""
+    return {_EARLIER_NAMES.get(name, name): value for name, value in settings.items()}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ one precision and one layout (channels last), and only what a backward pass need
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,6 @@ def _seconds_per_pass(dtype: torch.dtype) -> float:
 
 def _convolution(layer: nn.Conv3d, x: Tensor, slope: float, dtype: torch.dtype) -> Tensor:
     """Return the leaky ReLU of a 3x3x3 convolution, (b, f, z, y, x) in `dtype`."""
-    assert layer.bias is not None
     flat = x.shape[2] <= _FLAT_DEPTH_VOX
     function = _ImageConvolution if layer.in_channels == 1 and not x.requires_grad else _Convolution
     y: Tensor = function.apply(
@@ -79,12 +78,12 @@ def _convolution(layer: nn.Conv3d, x: Tensor, slope: float, dtype: torch.dtype) 
 
 def _output(layer: nn.Conv3d, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a 1x1x1 convolution as a product of matrices, contiguous and in the weights' precision for the losses."""
-    assert layer.bias is not None
+    bias = cast(Tensor, layer.bias)  # every convolution has one
     batch, channels, *size = x.shape
     pixels = x.to(dtype).movedim(1, -1).reshape(batch, -1, channels)  # (b, n, f), a view in channels last
     weight = layer.weight.reshape(layer.out_channels, channels).to(dtype)
-    logits = torch.matmul(weight, pixels.transpose(1, 2)).to(layer.bias.dtype)  # (b, outputs, n)
-    return logits.reshape(batch, layer.out_channels, *size) + layer.bias[:, None, None, None]
+    logits = torch.matmul(weight, pixels.transpose(1, 2)).to(bias.dtype)  # (b, outputs, n)
+    return logits.reshape(batch, layer.out_channels, *size) + bias[:, None, None, None]
 
 
 def _halve(x: Tensor) -> Tensor:

@@ -7,18 +7,19 @@
     RUN/table.txt .csv .md  scores.csv     of all folds finished so far; crossval.json holds the same and what it took
     RUN/cases_axial.png  cases_coronal.png the best and the worst cases
 
-Whatever is there already is kept: a training goes on from its checkpoint, a scored case is not predicted again.
+What is there already is kept: a training resumes from its checkpoint, a scored case is not predicted again.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viscera.core.config import ModelConfig, organ_table
-from viscera.core.errors import ConfigError, ReadError
+from viscera.core.errors import ConfigError, ReadError, during
 from viscera.core.files import write_bytes
 from viscera.core.geometry import Grid
 from viscera.core.organs import Organ
@@ -29,10 +30,17 @@ from viscera.formats.nifti_write import write_label_map
 from viscera.model.bundle import STAGES, Stage
 from viscera.pipeline import segment_volume
 from viscera.read import read_label_map, read_volume
-from viscera.training.cache import Cache, CaseEntry, file_sha256
+from viscera.training.cache import Cache, PreparedCase, file_sha256
 from viscera.training.config import TrainConfig
-from viscera.training.crossval_results import Effort, efforts, label_file, read_score, write_score, write_tables
-from viscera.training.datasets import LabelMapping, read_ids
+from viscera.training.crossval_results import (
+    TrainingCost,
+    label_file,
+    read_score,
+    training_costs,
+    write_score,
+    write_tables,
+)
+from viscera.training.label_mapping import LabelMapping, read_ids
 from viscera.training.run_folder import TrainedRun, finished_run, joint_model, read_run, run_bundle
 from viscera.training.splits import Fold, Splits, kept_splits, read_splits, seeded_splits
 
@@ -47,7 +55,7 @@ _WATCHED_CASES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidationOptions:
-    """What a cross-validation does beside the trainings' own settings.
+    """Options of a cross-validation, next to the trainings' own settings.
 
     Attributes:
         folds: How many, if they are drawn.
@@ -69,8 +77,8 @@ class CrossValidationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
-    """Whom to tell how a cross-validation goes; nobody by default.
+class CrossValidationCallbacks:
+    """What is called as a cross-validation proceeds; nothing by default.
 
     Attributes:
         monitor: Makes who watches the training of a fold and stage.
@@ -87,7 +95,7 @@ class CrossValidation:
 
     splits: Splits
     evaluations: Mapping[int, Evaluation]
-    trainings: tuple[Effort, ...]
+    trainings: tuple[TrainingCost, ...]
 
 
 def cross_validate(
@@ -96,21 +104,21 @@ def cross_validate(
     configs: Mapping[Stage, TrainConfig],
     *,
     options: CrossValidationOptions | None = None,
-    watch: Watch | None = None,
+    callbacks: CrossValidationCallbacks | None = None,
 ) -> CrossValidation:
-    """The scores of every finished fold, after working on the chosen ones; tables and figures are written to `run`.
+    """Train, segment and score the chosen folds, write tables and figures to `run`, and return all scores so far.
 
     Predictions are made by the path itself (`viscera.pipeline.segment_volume`) from the source files named in the
     cache's manifest, on their own grids, and scored there. A case in which nothing is found counts as an empty label
     map.
 
     Raises:
-        ConfigError: If the settings do not fit each other, the cache or what `run` was begun with.
+        ConfigError: If the settings do not fit each other, the cache or what `run` was started with.
         ReadError: If a source file cannot be read.
         VisceraError: What training raises.
     """
-    options, watch = options or CrossValidationOptions(), watch or Watch()
-    work = _Work(cache=cache, run=run, configs=configs, options=options, watch=watch)
+    options, callbacks = options or CrossValidationOptions(), callbacks or CrossValidationCallbacks()
+    work = _Work(cache=cache, run=run, configs=configs, options=options, callbacks=callbacks)
     work.check()
     splits = kept_splits(run, work.wanted_splits())
     numbers = range(1, len(splits.folds) + 1)
@@ -137,7 +145,7 @@ class _Work:
     run: Path
     configs: Mapping[Stage, TrainConfig]
     options: CrossValidationOptions
-    watch: Watch
+    callbacks: CrossValidationCallbacks
 
     @property
     def organs(self) -> tuple[Organ, ...]:
@@ -164,7 +172,7 @@ class _Work:
                 )
 
     def wanted_splits(self) -> Splits:
-        """The folds asked for."""
+        """Return the folds asked for."""
         if self.options.splits is not None:
             return read_splits(self.options.splits, self.cache.names)
         return seeded_splits(self.cache.names, self.options.folds, self.options.seed)
@@ -186,14 +194,16 @@ class _Work:
         bundle = run_bundle(localise, segment, self.organs)
         engine = TorchEngine(bundle, device=self._engine_device())
         for count, name in enumerate(missing):
-            self.watch.on_case(number, name, count, len(missing))
+            self.callbacks.on_case(number, name, count, len(missing))
             scores = self._predicted(self.cache.entry(name), folder, engine)
             write_score(folder, name, self._made_of(name, weights), scores)
 
     def _made_of(self, name: str, weights: Mapping[Stage, str]) -> dict[str, str]:
-        """The hashes of what a case's scores come from: both networks, the source files, and the meaning of labels."""
+        """Return the hashes of what makes a case's scores: both networks, the source files, the meaning of labels."""
         entry = self.cache.entry(name)
         sources = {"image": entry.image_sha256, "labels": entry.labels_sha256, "settings": entry.settings_sha256}
+        if entry.annotated is not None:
+            sources["annotated"] = ", ".join(entry.annotated)
         return {**{f"{stage} weights": digest for stage, digest in weights.items()}, **sources}
 
     def _trained(self, number: int, stage: Stage, fold: Fold) -> TrainedRun:
@@ -211,7 +221,7 @@ class _Work:
             names=[name for name in fold.train if name in usable],
             validation=[name for name in fold.val if name in usable][:_WATCHED_CASES],
             device=self.options.device,
-            monitor=self.watch.monitor(number, stage),
+            monitor=self.callbacks.monitor(number, stage),
         )
         return read_run(folder, stage)
 
@@ -222,8 +232,8 @@ class _Work:
             return self.options.device
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def _predicted(self, entry: CaseEntry, folder: Path, engine: Engine) -> tuple[CaseScore, ...]:
-        """The scores of a case, whose labels are written to the fold's folder."""
+    def _predicted(self, entry: PreparedCase, folder: Path, engine: Engine) -> tuple[CaseScore, ...]:
+        """Return the scores of a case, whose labels are written to the fold's folder."""
         volume = read_unchanged(entry)
         reference = self._reference(entry, volume.grid)
         # Every case is scored, also an empty one.
@@ -231,26 +241,28 @@ class _Work:
             volume, engine, self.model, organs=self.organs, allow_empty=True, allow_mirrored=True
         )
         write_label_map(segmentation.label_map, label_file(folder, entry.name), self.organs)
-        return evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
+        scores = evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
+        return tuple(_annotated_score(score, entry) for score in scores)
 
-    def _reference(self, entry: CaseEntry, grid: Grid) -> LabelMap:
-        """The source's labels on `grid`, the CT's, as organ indices by the rules the cache was made with."""
+    def _reference(self, entry: PreparedCase, grid: Grid) -> LabelMap:
+        """Return the source's labels on `grid`, the CT's, as organ indices by the rules the cache was made with."""
         settings = self.cache.manifest.settings
         mapping = LabelMapping(organs=settings.organs, rules=settings.rules)
         source = read_ids(Path(entry.labels), mapping, within=grid)
-        labels = mapping.apply(source.labels, f"reading the labels of {entry.name}")
-        # Preparing has made sure that both lie at one place; their files may still run along other axes.
+        with during(f"reading the labels of {entry.name}"):
+            labels = mapping.apply(source.labels)
+        # Preparing has made sure that both cover the same space; their files may still be stored along other axes.
         turn, back = source.grid.to_canonical(), grid.to_canonical().inverse()
         return LabelMap(labels=back.apply(turn.apply(labels)), grid=grid)
 
     def result(self, splits: Splits) -> CrossValidation:
-        """What is finished by now."""
+        """Return what is finished by now."""
         evaluations = self._evaluations(splits)
         runs = [read_run(self.run / f"fold{number}" / stage, stage) for number in evaluations for stage in STAGES]
-        return CrossValidation(splits=splits, evaluations=evaluations, trainings=efforts(runs))
+        return CrossValidation(splits=splits, evaluations=evaluations, trainings=training_costs(runs))
 
     def _evaluations(self, splits: Splits) -> dict[int, Evaluation]:
-        """The scores of every fold all of whose cases are scored with one pair of weights."""
+        """Return the scores of every fold all of whose cases are scored with one pair of weights."""
         found = {number: self._fold_scores(number, fold) for number, fold in enumerate(splits.folds, start=1)}
         scoring = self.scoring
         return {
@@ -305,10 +317,25 @@ class _Work:
         )
 
 
-def require_sources(entries: Sequence[CaseEntry]) -> None:
+def _annotated_score(score: CaseScore, entry: PreparedCase) -> CaseScore:
+    """Return the score, undefined if the case does not annotate the organ."""
+    if entry.annotated is None or score.organ in entry.annotated:
+        return score
+    return CaseScore(
+        case=score.case,
+        organ=score.organ,
+        dsc=math.nan,
+        nsd=math.nan,
+        reference_ml=math.nan,
+        prediction_ml=score.prediction_ml,
+        further_nsd=(math.nan,) * len(score.further_nsd),
+    )
+
+
+def require_sources(entries: Sequence[PreparedCase]) -> None:
     """Raise ReadError if a source is not in its place, before hours are spent on training.
 
-    One case is read, which shows that whatever reads its format is installed.
+    One case is read, which shows that what reads its format is installed.
     """
     for entry in entries:
         for source in (entry.image, entry.labels):
@@ -317,8 +344,8 @@ def require_sources(entries: Sequence[CaseEntry]) -> None:
     read_unchanged(entries[0])
 
 
-def read_unchanged(entry: CaseEntry) -> Volume:
-    """The CT of a case from its source file.
+def read_unchanged(entry: PreparedCase) -> Volume:
+    """Return the CT of a case from its source file.
 
     Raises:
         ReadError: If the CT or its labels are no longer the files that were prepared, or cannot be read.
@@ -330,7 +357,7 @@ def read_unchanged(entry: CaseEntry) -> Volume:
     return read_volume(Path(entry.image))
 
 
-def _source_error(entry: CaseEntry, path: Path, got: str) -> ReadError:
+def _source_error(entry: PreparedCase, path: Path, got: str) -> ReadError:
     return ReadError(
         f"reading {path} of {entry.name}",
         expected="the file that was prepared",

@@ -19,7 +19,7 @@ from viscera.training.run_folder import TrainedRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class TrainingCost:
     """What the trainings of one network took in all folds together, as far as they tell.
 
     Attributes:
@@ -39,7 +39,7 @@ class Effort:
     source: str
 
     def text(self) -> str:
-        """One line, for example "localise: 4 trainings, 11 h 00 min, 2.66 kWh (NVML), 1,183 g CO2-equivalent"."""
+        """Return one line such as "localise: 4 trainings, 11 h 00 min, 2.66 kWh (NVML), 1,183 g CO2-equivalent"."""
         count = f"{self.trainings} training{'' if self.trainings == 1 else 's'}"
         energy = f"{self.kwh:.3g} kWh ({self.source}), {self.co2eq_g:,.3g} g CO2-equivalent"
         if self.co2eq_g >= 1000:
@@ -47,27 +47,27 @@ class Effort:
         return f"{self.stage}: {count}, {duration_text(self.seconds)}, {energy}"
 
 
-def efforts(runs: Sequence[TrainedRun]) -> tuple[Effort, ...]:
-    """What `runs` took, by stage; stages without a run are left out."""
+def training_costs(runs: Sequence[TrainedRun]) -> tuple[TrainingCost, ...]:
+    """Return what `runs` took, by stage; stages without a run are left out."""
     found = []
     for stage in STAGES:
         reports: list[Mapping[str, Any]] = [run.card.get("energy", {}) for run in runs if run.stage == stage]
         if reports:
             found.append(
-                Effort(
+                TrainingCost(
                     stage=stage,
                     trainings=len(reports),
                     seconds=sum(float(report.get("seconds", 0.0)) for report in reports),
                     kwh=sum(float(report.get("kwh", 0.0)) for report in reports),
                     co2eq_g=sum(float(report.get("co2eq_g", 0.0)) for report in reports),
-                    source=", ".join(sorted({str(report.get("source", "not told")) for report in reports})),
+                    source=", ".join(sorted({str(report.get("source", "not stated")) for report in reports})),
                 )
             )
     return tuple(found)
 
 
 def label_file(folder: Path, name: str) -> Path:
-    """Where the predicted labels of a case are in a fold's folder."""
+    """Return where the predicted labels of a case are in a fold's folder."""
     return folder / "labels" / f"{name}.nii.gz"
 
 
@@ -78,7 +78,7 @@ def write_score(folder: Path, name: str, made_of: Mapping[str, str], scores: Seq
 
 
 def read_score(folder: Path, name: str, made_of: Mapping[str, str]) -> tuple[CaseScore, ...] | None:
-    """The kept scores of a case, None if there are none yet or what made them is another by now.
+    """Return the kept scores of a case, None if there are none yet or what made them is another by now.
 
     Raises:
         ReadError: If the file of scores is damaged.
@@ -100,7 +100,7 @@ def read_score(folder: Path, name: str, made_of: Mapping[str, str]) -> tuple[Cas
         ) from error
 
 
-def write_tables(run: Path, folds: Folds, trainings: Sequence[Effort]) -> None:
+def write_tables(run: Path, folds: Folds, trainings: Sequence[TrainingCost]) -> None:
     """Write table.txt, .csv and .md, scores.csv and crossval.json to `run`."""
     scores = tuple(score for number in sorted(folds) for score in folds[number].scores)
     write_text(crossval_text(folds) + "".join(f"{effort.text()}\n" for effort in trainings), run / "table.txt")

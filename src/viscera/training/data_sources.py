@@ -18,7 +18,7 @@ from viscera.model.bundle import Stage
 from viscera.synthesis.anatomy import ANATOMIES, Anatomy, stored_organs
 from viscera.training.cache import Cache
 from viscera.training.config import TrainConfig, without_augmentation
-from viscera.training.patches import Sample, require_sampling, sampling_weights, training_sample
+from viscera.training.patches import Patch, require_sampling, sampling_weights, training_sample
 from viscera.training.real_samples import real_sample
 from viscera.training.synthetic_patches import synthetic_sample
 
@@ -40,16 +40,19 @@ class TrainingData(Protocol):
         """Raise ConfigError if the data cannot serve to train with these settings."""
 
     def shows(self, name: str, stage: Stage) -> bool:
-        """Whether a case can be used for a stage: for segmentation it must show organs."""
+        """Return whether a case can be used for a stage: for segmentation it must show organs."""
 
     def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
-        """How often each of `names` is drawn, in any unit."""
+        """Return how often each of `names` is drawn, in any unit."""
 
-    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
-        """A sample of the case to train on."""
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels of the organs that a case does not annotate."""
 
-    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
-        """The case as inference sees it, to validate on."""
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Patch:
+        """Return a sample of the case to train on."""
+
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Patch:
+        """Return the case as inference sees it, to validate on."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,30 @@ class PreparedData:
         require_sampling(self.cache.manifest.settings, config.model)
 
     def shows(self, name: str, stage: Stage) -> bool:
-        """Whether arrays of the stage are stored."""
+        """Return whether arrays of the stage are stored."""
         return self.cache.entry(name).stored(stage) is not None
 
     def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
-        """By the cases' lesions."""
+        """Return the weights by the cases' lesions."""
         weights = dict(zip(self.cache.names, sampling_weights(self.cache, config), strict=True))
         return np.array([weights[name] for name in names])
 
-    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
-        """The case, augmented."""
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels of the organs that a case does not annotate."""
+        return self.cache.unannotated(name)
+
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Patch:
+        """Return the case, augmented."""
         return training_sample(self.cache.load(name, stage), stage, config, rng, device)
 
-    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
-        """The case without augmentation."""
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Patch:
+        """Return the case without augmentation."""
         return self.sample(name, stage, without_augmentation(config), np.random.default_rng(0), device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticData:
-    """Scans drawn anew from anatomies at every step, real cases mixed in, and others to validate on.
+    """New scans drawn from anatomies at every step, real cases mixed in, and others to validate on.
 
     Attributes:
         files: The file of each anatomy, by name.
@@ -106,7 +113,7 @@ class SyntheticData:
 
     @classmethod
     def open(cls, folder: Path, validation: Cache | None = None, *, real: Cache | None = None) -> Self:
-        """The anatomies that `viscera anatomies` wrote to `folder`.
+        """Return the anatomies that `viscera anatomies` wrote to `folder`.
 
         Raises:
             ReadError: If there are none, or one is missing.
@@ -166,7 +173,7 @@ class SyntheticData:
                 data.require(config)
 
     def shows(self, name: str, stage: Stage) -> bool:
-        """Whether the anatomy has organs, or the case held out is stored for the stage.
+        """Return whether the anatomy has organs, or the case held out is stored for the stage.
 
         Raises:
             ConfigError: If there is neither.
@@ -181,7 +188,7 @@ class SyntheticData:
         return stage == "localise" or bool(stored_organs(self.files[name]))
 
     def weights(self, names: Sequence[str], config: TrainConfig) -> NDArray[np.float64]:
-        """All anatomies alike, and all real cases; together these have their share."""
+        """Return equal weights for all anatomies and for all real cases, which together have their share."""
         real = np.array([name not in self.files for name in names])
         if real.all() or not real.any():
             return np.ones(len(names))
@@ -190,13 +197,26 @@ class SyntheticData:
         )
         return weights
 
-    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Sample:
-        """A new scan of a new person with this anatomy, or a real case, augmented."""
+    def unannotated(self, name: str) -> tuple[int, ...]:
+        """Return the labels that a real case does not annotate; anatomies show every organ."""
+        for data in (self.real, self.validation):
+            if data is not None and name in data.names:
+                return data.unannotated(name)
+        return ()
+
+    def sample(self, name: str, stage: Stage, config: TrainConfig, rng: np.random.Generator, device: Device) -> Patch:
+        """Return a new scan of a virtual patient with this anatomy, or a real case, augmented."""
         if name not in self.files and self.real is not None:
             return real_sample(self.real.cache.load(name, stage), stage, config, rng, device)
         return synthetic_sample(Anatomy.load(self.files[name]), stage, config, rng, device)
 
-    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Sample:
-        """A real case without augmentation."""
-        assert self.validation is not None
+    def held_out(self, name: str, stage: Stage, config: TrainConfig, device: Device) -> Patch:
+        """Return a real case without augmentation."""
+        if self.validation is None:
+            raise ConfigError(
+                f"validating on {name}",
+                expected="prepared cases held out",
+                got="anatomies alone",
+                remedy="Open the anatomies with a cache of cases to validate on",
+            )
         return self.validation.held_out(name, stage, config, device)

@@ -1,29 +1,23 @@
-"""Data sets on disk: which CT has which labels, in the layouts people keep them in, and what the labels mean."""
+"""Data sets on disk: which CT has which labels, in the usual layouts."""
 
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from viscera.core.errors import ConfigError, ReadError, reason
-from viscera.core.geometry import Grid
-from viscera.core.organs import ORGANS, Organ, named_organ
-from viscera.core.volume import LabelMap
+from viscera.core.organs import ORGANS
 from viscera.formats.case_lists import read_list
 from viscera.formats.inputs import find_label_files, list_inputs
-from viscera.formats.label_maps import organ_masks, read_label_file
-from viscera.training.cache import UNKNOWN_LABEL, LabelRule, Refusal
+from viscera.formats.label_maps import organ_masks
+from viscera.training.cache import Refusal
+from viscera.training.label_mapping import LabelMapping, label_rules
 
 # What nnU-Net, FLARE and AbdomenCT-1K put behind a case's name to number its images; only CT, number 0, is read.
 _CHANNEL = "_0000"
-_BACKGROUND, _UNKNOWN = "background", "unknown"
 _LAYOUTS = (
     "images/ + labels/, TrainingImg/ + TrainingMask/ (FLARE 2021), AbdomenCT-1K-ImagePart*/ + Mask/, "
     "imagesTr/ + labelsTr/ with dataset.json (nnU-Net), */ct.nii.gz + */segmentations/ (TotalSegmentator), or a .csv "
@@ -33,68 +27,15 @@ _LAYOUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCase:
-    """One CT and its labels: a unique name, and the file or folder of each."""
+    """One CT and its labels: a unique name, and the file or folder of each.
+
+    `annotated` names the organs that the labels cover; None is what the mapping says.
+    """
 
     name: str
     image: Path
     labels: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelMapping:
-    """What the ids of label files mean.
-
-    Attributes:
-        organs: Names of the labels 1, 2, ...
-        rules: One for each id that may occur; 0 is background unless a rule says otherwise.
-    """
-
-    organs: tuple[str, ...] = tuple(organ.name for organ in ORGANS)
-    rules: tuple[LabelRule, ...] = tuple(LabelRule(id=organ.index, label=organ.index) for organ in ORGANS)
-
-    def __post_init__(self) -> None:
-        ids = [rule.id for rule in self.rules]
-        meanings = {*range(len(self.organs) + 1), UNKNOWN_LABEL}
-        fits = all(0 <= rule.id <= 255 and rule.label in meanings for rule in self.rules)
-        if len(set(ids)) < len(ids) or not fits or not self.organs or len(set(self.organs)) < len(self.organs):
-            raise ConfigError(
-                "mapping labels",
-                expected="ids 0 to 255, each once, and organs with different names",
-                got=f"the ids {ids} and the organs {list(self.organs)}",
-                remedy="Correct the mapping",
-            )
-
-    @property
-    def organ_table(self) -> tuple[Organ, ...]:
-        """The organs as an organ table, to find them by name."""
-        return tuple(named_organ(index, name) for index, name in enumerate(self.organs, start=1))
-
-    @property
-    def lesion_ids(self) -> tuple[int, ...]:
-        """The ids that mark lesions."""
-        return tuple(rule.id for rule in self.rules if rule.lesion)
-
-    def apply(self, labels: NDArray[np.uint8], doing: str) -> NDArray[np.uint8]:
-        """Organ indices for the ids of a label file, uint8 of the same shape.
-
-        Raises:
-            ReadError: If an id occurs that has no rule.
-        """
-        table = np.zeros(256, dtype=np.uint8)
-        known = np.zeros(256, dtype=bool)
-        known[0] = True
-        for rule in self.rules:
-            table[rule.id], known[rule.id] = rule.label, True
-        present = np.flatnonzero(id_counts(labels))
-        if unknown := [int(value) for value in present if not known[value]]:
-            raise ReadError(
-                doing,
-                expected=f"label ids among {np.flatnonzero(known).tolist()}",
-                got=f"also {unknown}",
-                remedy='Say what they are in the file given with --labels, "background" to pass over one',
-            )
-        mapped: NDArray[np.uint8] = table[labels]
-        return mapped
+    annotated: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +55,12 @@ class Dataset:
     layout: str
     cases: tuple[DatasetCase, ...]
     refused: tuple[Refusal, ...] = ()
-    mapping: LabelMapping = LabelMapping()
+    mapping: LabelMapping = field(default_factory=LabelMapping)
     notes: tuple[str, ...] = ()
 
 
 def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
-    """The data set at `path`, a folder in one of the known layouts or a CSV file; no image is read.
+    """Return the data set at `path`, a folder in one of the known layouts or a CSV file; no image is read.
 
     Args:
         path: See `Dataset.layout`; relative paths in a CSV file count from its folder.
@@ -153,94 +94,6 @@ def find_dataset(path: Path, mapping: LabelMapping | None = None) -> Dataset:
     return dataset
 
 
-def read_mapping(path: Path) -> LabelMapping:
-    """The mapping in a TOML file.
-
-    It holds a table [labels] of ids and organ names, `background` for ids to pass over, `unknown` for voxels whose
-    label is not known; if wanted, `lesions`, the ids among these that mark lesions, and `organs`, the names of the
-    labels 1, 2, ... (else the default organs).
-
-    Raises:
-        ConfigError: If the file cannot be read or says something else.
-    """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"reading {path}", expected="a TOML file", got=reason(error), remedy="Correct the file"
-        ) from error
-    unknown = sorted(set(values) - {"labels", "lesions", "organs"})
-    table, lesions = values.get("labels"), values.get("lesions", [])
-    organs = values.get("organs", [organ.name for organ in ORGANS])
-    lists = isinstance(lesions, list) and isinstance(organs, list) and all(isinstance(name, str) for name in organs)
-    if unknown or not isinstance(table, dict) or not lists or not all(str(lesion) in table for lesion in lesions):
-        raise ConfigError(
-            f"reading {path}",
-            expected='[labels] with lines like 2 = "kidney", and lists `lesions` (ids of these) and `organs`',
-            got=f"unknown: {unknown}" if unknown else repr(values)[:200],
-            remedy="Correct the file",
-        )
-    rules = _rules(table, organs, f"reading {path}", frozenset(map(str, lesions)))
-    return LabelMapping(organs=tuple(organs), rules=rules)
-
-
-def read_case_labels(case: DatasetCase, mapping: LabelMapping) -> LabelMap:
-    """The labels of a case as organ indices on their own grid; raises ReadError for an id without a rule."""
-    label_map = read_ids(case.labels, mapping)
-    return replace(label_map, labels=mapping.apply(label_map.labels, f"reading {case.labels}"))
-
-
-def read_ids(path: Path, mapping: LabelMapping, within: Grid | None = None) -> LabelMap:
-    """The labels at `path` with the ids that `mapping` has for them.
-
-    Of a file that names its labels the names count: with the default mapping they say which organ a label is, with
-    another one they must agree with it. A file that only names its labels, as a DICOM SEG, gets ids of the mapping.
-
-    Args:
-        path: See `viscera.read.read_label_map`.
-        mapping: What the ids mean.
-        within: The grid of the CT, see there.
-
-    Raises:
-        ReadError: If the file cannot be read, or its names contradict the mapping.
-        GeometryError: If it does not say where the voxels lie, or labels lie outside of `within`.
-    """
-    organs = mapping.organ_table
-    file = read_label_file(path, organs)
-    file = file if within is None else file.placed_on(within)
-    if file.stored and mapping.rules != LabelMapping().rules:
-        return file.by_mapping({rule.id: rule.label for rule in mapping.rules}, organs)
-    label_map = file.by_name(organs)
-    ids = np.arange(256, dtype=np.uint8)
-    if not file.stored:
-        for organ in organs:
-            own = [rule.id for rule in mapping.rules if rule.label == organ.index]
-            ids[organ.index] = next((one for one in own if one not in mapping.lesion_ids), own[0] if own else 0)
-    return replace(label_map, labels=ids[label_map.labels])
-
-
-def id_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many voxels have each id: int64 (256,)."""
-    counts = np.zeros(256, dtype=np.int64)
-    for part in labels:  # slice by slice, as counting makes large integers of them
-        counts += np.bincount(part.ravel(), minlength=256)
-    return counts
-
-
-def _rules(
-    table: Mapping[str, Any], organs: Sequence[str], doing: str, lesions: frozenset[str] = frozenset()
-) -> tuple[LabelRule, ...]:
-    names = {_BACKGROUND: 0, _UNKNOWN: UNKNOWN_LABEL} | {name: index for index, name in enumerate(organs, start=1)}
-    rules = []
-    for key, name in table.items():
-        if not key.isdecimal() or name not in names:
-            raise ConfigError(
-                doing, expected=f"ids with names among {list(names)}", got=f"{key} = {name!r}", remedy="Correct it"
-            )
-        rules.append(LabelRule(id=int(key), label=names[name], lesion=key in lesions))
-    return tuple(rules)
-
-
 def _plain(path: Path, mapping: LabelMapping | None) -> Dataset | None:
     return _paired(path, [path / "images"], path / "labels", "images/ + labels/", mapping)
 
@@ -264,7 +117,7 @@ def _nnunet(path: Path, mapping: LabelMapping | None) -> Dataset | None:
 
 
 def _described_mapping(path: Path) -> LabelMapping:
-    """The mapping of a dataset.json whose labels have the organs' names, either way round (versions 1 and 2)."""
+    """Return the mapping of a dataset.json whose labels have the organs' names, either way round (versions 1 and 2)."""
     try:
         labels = dict(json.loads(path.read_text(encoding="utf-8"))["labels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -275,15 +128,15 @@ def _described_mapping(path: Path) -> LabelMapping:
         str(value): name for name, value in labels.items()
     }
     try:
-        return LabelMapping(rules=_rules(table, [organ.name for organ in ORGANS], f"reading {path}"))
+        return LabelMapping(rules=label_rules(table, [organ.name for organ in ORGANS]))
     except ConfigError as error:
         raise ConfigError(
-            error.doing, expected=error.expected, got=error.got, remedy="Say what the labels are with --labels"
+            f"reading {path}", expected=error.expected, got=error.got, remedy="Say what the labels are with --labels"
         ) from error
 
 
 def _paired(path: Path, images: list[Path], labels: Path, layout: str, mapping: LabelMapping | None) -> Dataset | None:
-    """The data set of CTs and label files that are called alike, but for the channel behind a CT's name."""
+    """Return the data set of CTs and label files that are called alike, but for the channel behind a CT's name."""
     if not labels.is_dir() or not all(folder.is_dir() for folder in images):
         return None
     listed = [list_inputs([folder]) for folder in images]
@@ -312,7 +165,7 @@ def _paired(path: Path, images: list[Path], labels: Path, layout: str, mapping: 
 
 
 def _label_files(folder: Path, images: Collection[str]) -> tuple[dict[str, Path], list[Refusal]]:
-    """The label file of each case, and those whose case has another one already."""
+    """Return the label file of each case, and those whose case has another one already."""
     masks: dict[str, Path] = {}
     refused = []
     for one in find_label_files(folder):
@@ -326,7 +179,7 @@ def _label_files(folder: Path, images: Collection[str]) -> tuple[dict[str, Path]
 
 
 def _totalsegmentator(path: Path, mapping: LabelMapping | None) -> Dataset | None:
-    """The data set of one folder for each case, with ct.nii.gz and a folder of masks, one for each structure."""
+    """Return the data set of one folder for each case, with ct.nii.gz and a folder of masks, one for each structure."""
     cases, refused = [], []
     for folder in sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []:
         images = [image for image in (folder / "ct.nii.gz", folder / "ct.nii") if image.exists() or image.is_symlink()]
@@ -341,7 +194,7 @@ def _totalsegmentator(path: Path, mapping: LabelMapping | None) -> Dataset | Non
 
 
 def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
-    """The data set of a CSV file with the columns image and labels, and name if wanted."""
+    """Return the data set of a CSV file with the columns image and labels, and if wanted name and annotated."""
     if not path.is_file() or path.suffix.lower() != ".csv":
         return None
     cases, refused = [], []
@@ -351,14 +204,16 @@ def _table(path: Path, mapping: LabelMapping | None) -> Dataset | None:
         if not image or not labels:
             refused.append(Refusal(name=name or f"line {number}", reason=f"line {number} lacks the CT or the labels"))
         else:
-            cases.append(DatasetCase(name=name, image=path.parent / image, labels=path.parent / labels))
+            named = tuple(organ.strip() for organ in re.split("[,;]", row.cells.get("annotated", "")) if organ.strip())
+            image_file, label_file = path.parent / image, path.parent / labels
+            cases.append(DatasetCase(name=name, image=image_file, labels=label_file, annotated=named or None))
     return _dataset(path, "CSV", cases, refused, mapping)
 
 
 def _dataset(
     path: Path, layout: str, cases: Iterable[DatasetCase], refused: list[Refusal], mapping: LabelMapping | None
 ) -> Dataset:
-    """The data set, sorted by name; cases whose names cannot be file names or come twice are refused."""
+    """Return the data set, sorted by name; cases whose names cannot be file names or come twice are refused."""
     kept: dict[str, DatasetCase] = {}
     for case in sorted(cases, key=lambda case: case.name):
         # Names that differ only in case would be one file on some disks.

@@ -57,7 +57,7 @@ class World:
             tensor.copy_(part.view(tensor.shape))
 
     def gather(self, values: Sequence[float]) -> list[list[float]]:
-        """The `values` of every process, by rank; all must give equally many."""
+        """Return the `values` of every process, by rank; all must give equally many."""
         if self.size == 1:
             return [list(values)]
         own = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -66,7 +66,7 @@ class World:
         return [one.tolist() for one in result]
 
     def highest(self, value: int) -> int:
-        """The largest `value` any process gave."""
+        """Return the largest `value` any process gave."""
         if self.size == 1:
             return value
         shared = torch.tensor([value], device=self.device)
@@ -76,7 +76,7 @@ class World:
 
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
-    """The world this process belongs to: that of `torchrun` or of a process group already there, else itself alone.
+    """Enter the world of this process: that of `torchrun` or of a process group already there, else itself alone.
 
     Args:
         device: auto, cpu or cuda; on GPUs each process of a machine takes its own.
@@ -97,12 +97,12 @@ def joined_world(device: str) -> Iterator[World]:
         number = torch.cuda.current_device() if chosen == "cuda" else None
         yield World(device=torch.device(chosen, number) if number is not None else torch.device(chosen))
         return
-    place = torch.device(chosen)
+    own = torch.device(chosen)
     if chosen == "cuda":
-        place = torch.device("cuda", dist.get_node_local_rank(0) % torch.cuda.device_count())
-        torch.cuda.set_device(place)
+        own = torch.device("cuda", dist.get_node_local_rank(0) % torch.cuda.device_count())
+        torch.cuda.set_device(own)
     try:
-        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=place)
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=own)
     finally:
         if begun:
             dist.destroy_process_group()

@@ -19,7 +19,7 @@ from viscera.core.errors import ConfigError
 POWERCAP = Path("/sys/class/powercap")
 JOULES_PER_KWH = 3.6e6
 
-# RAPL's counters begin anew after some 2^38 microjoules, about 20 minutes at 200 W: they are read far more often.
+# RAPL's counters wrap around after some 2^38 microjoules, about 20 minutes at 200 W: they are read far more often.
 _POLL_S = 20.0
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class EnergyReport:
     factor_source: str
 
     def after(self, earlier: EnergyReport) -> EnergyReport:
-        """Both reports as one, for a run that was stopped and resumed."""
+        """Return both reports as one, for a run that was stopped and resumed."""
         kwh, co2eq_g = self.kwh + earlier.kwh, self.co2eq_g + earlier.co2eq_g
         return replace(
             self,
@@ -121,7 +121,7 @@ class EnergyMeter:
         self._lock = threading.Lock()
 
     def start(self) -> Self:
-        """This meter, from now on counting."""
+        """Start counting and return this meter."""
         self._ended.clear()
         self._counters = [self._processor(), *self._gpus()]
         self._begun = time.monotonic()
@@ -129,7 +129,7 @@ class EnergyMeter:
         return self
 
     def report(self) -> EnergyReport:
-        """What the run took so far."""
+        """Return what the run took so far."""
         seconds = 0.0 if self._begun is None else time.monotonic() - self._begun
         with self._lock:
             joules = sum(counter.joules() for counter in self._counters)
@@ -152,7 +152,7 @@ class EnergyMeter:
         )
 
     def stop(self) -> EnergyReport:
-        """What the run took, from start to now; the meter counts no further."""
+        """Return what the run took, from start to now; the meter counts no further."""
         report = self.report()
         self._ended.set()
         return report
@@ -220,7 +220,7 @@ class _Nvml:
     def joules(self) -> float:
         try:
             self._last = self._millijoules()
-        except self._nvml.NVMLError as error:  # a GPU that is gone keeps its last reading; the run goes on
+        except self._nvml.NVMLError as error:  # a GPU that is gone keeps its last reading; the run continues
             _log.debug("reading the GPUs' energy: %s", error)
         return (self._last - self._begun) * 1e-3
 
@@ -255,7 +255,7 @@ def _estimated_gpus(watts: float, count: int) -> _Estimate:
 
 
 def _rapl_counter(powercap: Path) -> _Rapl | None:
-    """RAPL's counter of packages and memory; None if any of them cannot be read or there are none."""
+    """Return RAPL's counter of packages and memory; None if any of them cannot be read or there are none."""
     zones = []
     # Zones of intel-rapl-mmio repeat the packages, "psys" holds them all, "core" and "uncore" are parts of them.
     for zone in sorted(powercap.glob("intel-rapl:*")):
@@ -279,7 +279,7 @@ def _number(file: Path) -> int | None:
 
 
 def _nvml_handles(devices: Sequence[str]) -> tuple[Any, list[Any]] | None:
-    """NVML and its handles of torch's CUDA devices; None if it is not installed or does not know their energy."""
+    """Return NVML and its handles of torch's CUDA devices; None if it is missing or does not know their energy."""
     try:
         import pynvml
     except ModuleNotFoundError:
@@ -303,7 +303,7 @@ def _uuid(device: str) -> str:
 
 
 def _joined(texts: Any, between: str) -> str:
-    """The texts, each once, in their order; those that hold another are kept and the other left out."""
+    """Return the texts, each once, in their order; those that hold another are kept and the other left out."""
     kept: list[str] = []
     for text in texts:
         if not any(text in other for other in kept):

@@ -1,7 +1,7 @@
-"""Weights to begin a training with, taken from a bundle, also where the new data have other organs.
+"""Weights to start a training from, taken from a bundle, also where the new data have other organs.
 
 What fits is kept. A network for other organs keeps the layers of the local U-Net, which know what a CT looks like; its
-last layer and the spatial U-Nets, whose channels are organs, begin anew.
+last layer and the spatial U-Nets, whose channels are organs, are initialised again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _BY_ORGAN = ("local.output.", "spatial.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
-    """Weights to begin with.
+class InitialWeights:
+    """Weights to start from.
 
     Attributes:
         file: safetensors, every weight of the network.
         kept: Names of the weights taken from the bundle.
-        fresh: Names of those drawn anew.
+        fresh: Names of those initialised at random.
     """
 
     file: Path
@@ -37,27 +37,27 @@ class Beginning:
     fresh: tuple[str, ...]
 
     def summary(self) -> str:
-        """One sentence that says what was kept and which parts of the network begin anew."""
+        """Return one sentence that says what was kept and which parts of the network are initialised."""
         count = len(self.kept) + len(self.fresh)
         if not self.fresh:
             return f"all {count} weights are the bundle's"
         parts = ", ".join(_parts(self.fresh, self.kept))
-        return f"{len(self.kept)} of {count} weights are the bundle's; anew: {parts}"
+        return f"{len(self.kept)} of {count} weights are the bundle's; initialised: {parts}"
 
 
 def fitted_model(bundle: Bundle, organs: Sequence[str]) -> ModelConfig:
-    """The bundle's settings with one label for each of `organs`."""
+    """Return the bundle's settings with one label for each of `organs`."""
     model = bundle.card.model
     return replace(model, scn=replace(model.scn, labels=len(organs) + 1))
 
 
-def write_beginning(
+def write_initial_weights(
     bundle: Bundle, stage: Stage, model: ModelConfig, organs: Sequence[str], file: Path, *, seed: int = 0
-) -> Beginning:
-    """The weights of the `stage` network of `model` for `organs`, the bundle's where they fit, written to `file`.
+) -> InitialWeights:
+    """Write weights of the `stage` network of `model` for `organs` to `file`, the bundle's where they fit.
 
     Kept is what has the same name and shape. For segmentation with other organs than the bundle's, or in another
-    order, the local U-Net's last layer and all spatial U-Nets begin anew even where their shapes fit. Those are drawn
+    order, the local U-Net's last layer and all spatial U-Nets are initialised even where their shapes fit. That is done
     as for a training from the start, by `seed`; torch's own random numbers are left as they were.
 
     Raises:
@@ -83,11 +83,11 @@ def write_beginning(
     )
     weights |= {name: own[name] for name in kept}
     write_bytes(save({name: value.contiguous() for name, value in weights.items()}), file)
-    return Beginning(file=file, kept=kept, fresh=tuple(name for name in weights if name not in kept))
+    return InitialWeights(file=file, kept=kept, fresh=tuple(name for name in weights if name not in kept))
 
 
 def _parts(fresh: Sequence[str], kept: Sequence[str]) -> list[str]:
-    """The largest parts of the network's tree, by name, that hold no kept weight, in order."""
+    """Return the largest parts of the network's tree, by name, that hold no kept weight, in order."""
     parts: dict[str, None] = {}
     for name in fresh:
         steps = name.split(".")

@@ -18,7 +18,7 @@ class HeldSignals:
         self.number = 0
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Remembers the signal; the second one interrupts at once, as the user insists."""
+        """Remember the signal; the second one interrupts at once, as the user insists."""
         if self.number:
             raise KeyboardInterrupt
         self.number = number
@@ -26,7 +26,7 @@ class HeldSignals:
 
 @contextmanager
 def held_signals() -> Iterator[HeldSignals]:
-    """While active, the first SIGINT or SIGTERM is only noted; on leaving it is raised again for whoever handled it.
+    """Note the first SIGINT or SIGTERM while active; on leaving, raise it again for its earlier handler.
 
     Outside the main thread, where Python handles no signals, nothing is held back.
     """

@@ -50,7 +50,7 @@ class Lesion:
 
 
 def draw_lesion(case: TrainingCase, config: TrainConfig, rng: np.random.Generator) -> Lesion | None:
-    """A random lesion in a random organ of the case, None as often as the settings say or without organs."""
+    """Return a random lesion in a random organ of the case, None as often as the settings say or without organs."""
     if rng.uniform() >= config.lesion_probability or case.organs is None:
         return None
     ranges = case.grid.voxels(case.organs)
@@ -73,7 +73,7 @@ def draw_lesion(case: TrainingCase, config: TrainConfig, rng: np.random.Generato
 
 
 def inflated(positions: Tensor, lesion: Lesion, grid: Grid) -> Tensor:
-    """The positions (z, y, x, 3) among the voxels of `grid` to read from so that tissue moves away from the middle.
+    """Return where to read, (z, y, x, 3) among the voxels of `grid`, so that tissue moves away from the middle.
 
     At distance d from the middle, tissue is read from d * (1 - k * (1 - (d/R)^2)^2), R being two radii: nearer to the
     middle, never in another order along a line through it (k < 1), and unchanged from R on.
@@ -84,17 +84,19 @@ def inflated(positions: Tensor, lesion: Lesion, grid: Grid) -> Tensor:
     return positions - (lesion.inflation * rest**2)[..., None] * offset / spacing
 
 
-def with_lesion(image: Tensor, labels: Tensor, positions: Tensor, lesion: Lesion, scan: tuple[Grid, float]) -> Tensor:
-    """The image (z, y, x) with the lesion's density where it lies and `labels` (z, y, x) show its organ.
+def with_lesion(
+    image: Tensor, labels: Tensor, positions: Tensor, lesion: Lesion, *, grid: Grid, hu_scale: float
+) -> Tensor:
+    """Return the image (z, y, x) with the lesion's density where it lies and `labels` (z, y, x) show its organ.
 
     Args:
         image: HU / scale, inflated.
         labels: Organ indices.
         positions: As they were before inflation: (z, y, x, 3) among the voxels of the case's grid.
         lesion: What to draw.
-        scan: The case's grid and the scale of intensities.
+        grid: The case's.
+        hu_scale: Scale of intensities.
     """
-    grid, hu_scale = scan
     offset, distance = _offsets(positions, lesion, grid)
     radius = lesion.radius_mm
     near = (distance < (1 + _RAGGED + _FADE) * radius) & (labels == lesion.label)
@@ -109,7 +111,7 @@ def with_lesion(image: Tensor, labels: Tensor, positions: Tensor, lesion: Lesion
 
 
 def _offsets(positions: Tensor, lesion: Lesion, grid: Grid) -> tuple[Tensor, Tensor]:
-    """How far each position is from the lesion's middle: (z, y, x, 3) and the length (z, y, x), in mm."""
+    """Return how far each position is from the lesion's middle: (z, y, x, 3) and the length (z, y, x), in mm."""
     device = positions.device
     centre = torch.tensor(lesion.centre_zyx_vox, device=device)
     offset = (positions - centre) * torch.tensor(grid.spacing_zyx_mm, device=device)

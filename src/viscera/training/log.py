@@ -1,4 +1,4 @@
-"""log.jsonl: one record per line, appended as they come, and cut back to a checkpoint when a training goes on."""
+"""log.jsonl: one record per line, appended as they come, and cut back to a checkpoint when a training resumes."""
 
 from __future__ import annotations
 

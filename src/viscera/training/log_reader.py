@@ -30,7 +30,7 @@ class Curve:
 
 
 def read_curves(log: Path) -> tuple[list[Curve], list[Curve]]:
-    """The loss with its terms, and the validation DSC by organ, from a training's log.
+    """Return the loss with its terms, and the validation DSC by organ, from a training's log.
 
     Where a resumed run has done iterations once more, the later records count. A last line without its end, as a
     crash may leave it, is passed over; values that are no finite numbers are left out.
@@ -65,7 +65,7 @@ def _forget(records: _ByIteration, first: int) -> None:
 
 
 def _curves(records: _ByIteration) -> list[Curve]:
-    """One curve per name, in the order the names first come, of the values that are finite numbers."""
+    """Return one curve per name, in the order the names first come, of the values that are finite numbers."""
     found: dict[str, list[tuple[int, float]]] = {}
     for iteration, values in records.items():
         for name, value in values.items():

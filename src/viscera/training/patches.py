@@ -26,14 +26,15 @@ from viscera.training.cache import UNKNOWN_LABEL, Cache, CacheSettings, Training
 from viscera.training.config import TrainConfig
 from viscera.training.lesions import Lesion, draw_lesion, inflated, with_lesion
 
-Sample = tuple[Tensor, Tensor]
+# An image (1, 1, z, y, x) and its labels (1, z, y, x).
+Patch = tuple[Tensor, Tensor]
 
 # Rounding of float32 positions may put a voxel this far beyond the scan's face.
 _ROUNDING_VOX = 1e-3
 
 
 def training_grid(case: TrainingCase, stage: Stage, model: ModelConfig) -> Grid:
-    """The grid inference would sample this case on: the scout grid, or the region around the true organs.
+    """Return the grid inference would sample: the low-resolution one, or the region of interest of the true organs.
 
     Raises:
         VisceraError: For segmentation, if the case shows no organs.
@@ -53,8 +54,8 @@ def training_sample(
     config: TrainConfig,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
-) -> Sample:
-    """An augmented image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), both on `device`.
+) -> Patch:
+    """Return an augmented image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), both on `device`.
 
     Labels are 0 and 1 (any organ) for localisation, nearest voxels; organ indices for segmentation, interpolated as
     maps of each label, smoothed, then the largest; and `UNKNOWN_LABEL` for both. Without augmentation the image is what
@@ -71,7 +72,7 @@ def training_sample(
     labels = _labels(case, stage, config, positions).masked_fill_(outside, 0)
     image = _image(case, positions, _needed(case, warp, target, lesion)).div_(settings.hu_scale)
     if lesion is not None:
-        image = with_lesion(image, labels, drawn, lesion, (case.grid, settings.hu_scale))
+        image = with_lesion(image, labels, drawn, lesion, grid=case.grid, hu_scale=settings.hu_scale)
     image.masked_fill_(outside, AIR_HU / settings.hu_scale)
     image = jitter_intensity(image, config.augment, rng, gamma=stage == "localise")
     if stage == "localise":
@@ -80,7 +81,7 @@ def training_sample(
 
 
 def sampling_weights(cache: Cache, config: TrainConfig) -> NDArray[np.float64]:
-    """How often each of `cache.names` is drawn: float64, sums to 1.
+    """Return how often each of `cache.names` is drawn: float64, sums to 1.
 
     All alike unless `lesion_weight` is above 0; then in proportion to 1 + lesion_weight * min(1, volume / large),
     with the volume of the case's marked lesions and `lesion_large_ml` (paper, section 5).
@@ -105,15 +106,15 @@ def require_sampling(settings: CacheSettings, model: ModelConfig) -> None:
     checks = {
         "organs": (len(settings.organs), model.scn.labels - 1, len(settings.organs) == model.scn.labels - 1),
         "margin_mm": (
-            settings.margin_mm + settings.reach_mm,
+            settings.margin_mm + settings.padding_mm,
             model.margin_mm,
-            settings.margin_mm + settings.reach_mm >= model.margin_mm,
+            settings.margin_mm + settings.padding_mm >= model.margin_mm,
         ),
     }
     for stage in ("localise", "segment"):
         stored, wanted = getattr(settings, stage), getattr(model, stage)
         checks[f"{stage}.sigma_mm"] = (stored.sigma_mm, wanted.sigma_mm, stored.sigma_mm == wanted.sigma_mm)
-        finest = stored.spacing_mm / settings.factor
+        finest = stored.spacing_mm / settings.oversampling
         checks[f"{stage}.spacing_mm"] = (finest, wanted.spacing_mm, finest <= wanted.spacing_mm)
     for name, (stored, wanted, fits) in checks.items():
         if not fits:
@@ -126,13 +127,13 @@ def require_sampling(settings: CacheSettings, model: ModelConfig) -> None:
 
 
 def _image(case: TrainingCase, positions: Tensor, needed: Ranges) -> Tensor:
-    """HU at the positions, float32 (z, y, x); only what is needed goes to the device."""
+    """Return HU at the positions, float32 (z, y, x); only what is needed goes to the device."""
     part = torch.from_numpy(case.image[needed].copy()).to(positions.device, non_blocking=True)
     return sample(part[None], positions, start_zyx=_starts(needed))[0]
 
 
 def _labels(case: TrainingCase, stage: Stage, config: TrainConfig, positions: Tensor) -> Tensor:
-    """Organ indices at the positions, uint8 (z, y, x); computed only where positions come near the organs."""
+    """Return organ indices at the positions, uint8 (z, y, x); computed only where positions come near the organs."""
     labels = torch.zeros(positions.shape[:3], dtype=torch.uint8, device=positions.device)
     if case.organs is None:
         return labels
@@ -157,7 +158,7 @@ def _labels(case: TrainingCase, stage: Stage, config: TrainConfig, positions: Te
 
 
 def _near(positions: Tensor, ranges: Ranges) -> Ranges | None:
-    """The ranges of the network's grid outside of which no position lies in `ranges`; None if none does."""
+    """Return the ranges of the network's grid outside of which no position lies in `ranges`; None if none does."""
     (z0, z1), (y0, y1), (x0, x1) = ((float(part.start - 1), float(part.stop)) for part in ranges)
     inside = ~beyond(positions, (z0, y0, x0), (z1, y1, x1))
     planes = inside.any(0)
@@ -169,7 +170,7 @@ def _near(positions: Tensor, ranges: Ranges) -> Ranges | None:
 
 
 def _scan_limits(case: TrainingCase) -> tuple[Vector, Vector]:
-    """The scan's faces as voxel positions of the case's grid."""
+    """Return the scan's faces as voxel positions of the case's grid."""
     sides = [
         (low / step - 0.5 - _ROUNDING_VOX, high / step - 0.5 + _ROUNDING_VOX)
         for low, high, step in zip(
@@ -181,7 +182,7 @@ def _scan_limits(case: TrainingCase) -> tuple[Vector, Vector]:
 
 
 def _needed(case: TrainingCase, warp: Warp, target: Grid, lesion: Lesion | None) -> Ranges:
-    """The voxels of the case's arrays that sampling may read."""
+    """Return the voxels of the case's arrays that sampling may read."""
     low, high = position_bounds(warp, case.grid, target)
     if lesion is not None:  # positions move towards its middle only
         low, high = np.minimum(low, lesion.centre_zyx_vox), np.maximum(high, lesion.centre_zyx_vox)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.config import ModelConfig, StageConfig
-from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError
+from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError, during, reading
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Box, Grid, Ranges, Size
 from viscera.core.resample import axis_maps, nearest_labels, resample
@@ -27,21 +27,23 @@ from viscera.crop import roi_box, roi_grid
 from viscera.model.bundle import STAGES, Stage
 from viscera.preprocess import fitted_grid
 from viscera.read import read_volume
+from viscera.training.array_files import deflated_arrays
 from viscera.training.cache import (
     CASES,
     FORMAT,
     MANIFEST,
     UNKNOWN_LABEL,
     CacheSettings,
-    CaseEntry,
     Manifest,
     OrganEntry,
+    PreparedCase,
     Refusal,
     StoredArrays,
     file_sha256,
     read_record,
 )
-from viscera.training.datasets import Dataset, DatasetCase, LabelMapping, id_counts, read_ids
+from viscera.training.datasets import Dataset, DatasetCase
+from viscera.training.label_mapping import LabelMapping, id_counts, read_ids
 
 # How far a CT and its labels may lie apart: headers round orientations, which moves far corners a little.
 SAME_PLACE_MM = 0.1
@@ -55,47 +57,47 @@ class PrepareConfig:
 
     Attributes:
         model: Its stages' spacing, smoothing and sizes, and the margin.
-        reach_mm: Kept around the region of segmentation for augmentation, as far as the scan reaches. A voxel in the
+        padding_mm: Kept around the region of interest for augmentation, as far as the scan reaches. A voxel in the
             middle of a face of the largest region is moved by up to 86 mm, at the corners more; what is not kept
             continues with its edge.
-        factor: How many times finer than the network's spacing arrays are stored, so that augmentation, the second
-            interpolation, blurs little.
+        oversampling: How many times finer than the network's spacing arrays are stored, so that augmentation, the
+            second interpolation, blurs little.
         allow_empty: Keep scans whose labels show no organ, for localisation.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    reach_mm: float = 48.0
-    factor: int = 2
+    padding_mm: float = 48.0
+    oversampling: int = 2
     allow_empty: bool = False
 
     def __post_init__(self) -> None:
-        if self.reach_mm < 0 or self.factor < 1:
+        if self.padding_mm < 0 or self.oversampling < 1:
             raise ConfigError(
                 "setting PrepareConfig",
-                expected="a reach of 0 mm or more and a factor of 1 or more",
-                got=f"{self.reach_mm} and {self.factor}",
+                expected="a padding of 0 mm or more and an oversampling of 1 or more",
+                got=f"{self.padding_mm} and {self.oversampling}",
                 remedy="Correct the values",
             )
 
     def settings(self, mapping: LabelMapping) -> CacheSettings:
-        """What the manifest keeps of this."""
+        """Return what the manifest keeps of this."""
         return CacheSettings(
             localise=self.model.localise,
             segment=self.model.segment,
             margin_mm=self.model.margin_mm,
-            reach_mm=self.reach_mm,
-            factor=self.factor,
+            padding_mm=self.padding_mm,
+            oversampling=self.oversampling,
             organs=mapping.organs,
             rules=mapping.rules,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one case: its entry, or why it was refused; `kept` if it had been prepared before."""
+class PrepareOutcome:
+    """The result of preparing one case: its entry, or why it was refused; `kept` if it had been prepared before."""
 
     name: str
-    entry: CaseEntry | None = None
+    entry: PreparedCase | None = None
     reason: str = ""
     kept: bool = False
 
@@ -106,9 +108,9 @@ def prepare_dataset(
     config: PrepareConfig,
     *,
     workers: int = 1,
-    on_case: Callable[[Outcome], None] | None = None,
+    on_case: Callable[[PrepareOutcome], None] | None = None,
 ) -> Manifest:
-    """The manifest of the cache made in `folder`, which lists the cases prepared and those refused.
+    """Prepare a data set and return the manifest of the cache, which lists the cases prepared and those refused.
 
     A case prepared before with the same settings from the same files is kept if its files are whole. Files appear
     whole or not at all; the manifest is written last. The result does not depend on `workers`.
@@ -144,7 +146,7 @@ def prepare_dataset(
 
 
 def checked_case(case: DatasetCase, mapping: LabelMapping, *, allow_empty: bool = False) -> tuple[Volume, LabelMap]:
-    """CT and label file of a case in canonical axes, the labels still with the ids of their file.
+    """Return CT and label file of a case in canonical axes, the labels still with the ids of their file.
 
     Raises:
         ReadError: If a file cannot be read, the CT cannot be HU, an id is unknown, or no organ is labelled.
@@ -162,7 +164,9 @@ def checked_case(case: DatasetCase, mapping: LabelMapping, *, allow_empty: bool 
             remedy="Resample the labels onto the CT's grid, or give the labels of this CT",
         )
     labels = label_turn.apply(label_map.labels)
-    if not allow_empty and not shown(mapping.apply(labels, f"reading {case.labels}")).any():
+    with reading(case.labels):
+        organs = mapping.apply(labels)
+    if not allow_empty and not shown(organs).any():
         raise ReadError(
             f"reading {case.labels}",
             expected=f"at least one of {', '.join(mapping.organs)}",
@@ -174,10 +178,11 @@ def checked_case(case: DatasetCase, mapping: LabelMapping, *, allow_empty: bool 
 
 
 def stored_grid(grid: Grid, organs: Box | None, stage: Stage, config: PrepareConfig) -> Grid:
-    """The grid on which a stage's arrays of a scan on `grid` (canonical) are stored.
+    """Return the grid on which a stage's arrays of a scan on `grid` (canonical) are stored.
 
     Its voxel centres include those the network's grid has without augmentation, so that sampling these again changes
-    nothing. It holds the scan for localisation, the region and its reach, as far as the scan goes, for segmentation.
+    nothing. It holds the scan for localisation; for segmentation the region of interest and its padding, as far as the
+    scan goes.
 
     Args:
         grid: The scan's.
@@ -187,36 +192,40 @@ def stored_grid(grid: Grid, organs: Box | None, stage: Stage, config: PrepareCon
     """
     if stage == "segment" and organs is not None:
         target = roi_grid(grid, organs, config.model)
-        wanted = roi_box(grid, organs, config.model.margin_mm + config.reach_mm)
+        wanted = roi_box(grid, organs, config.model.margin_mm + config.padding_mm)
     else:
         target, wanted = fitted_grid(grid, grid.box(), config.model.localise), grid.box()
     within = target.box_from(grid, wanted)
-    step = target.spacing_zyx_mm[0] / config.factor
+    step = target.spacing_zyx_mm[0] / config.oversampling
     first_mm = target.spacing_zyx_mm[0] / 2  # the centre of the target's first voxel
     starts = np.floor((np.asarray(within.lower_zyx_mm) - first_mm) / step).astype(int)
     stops = np.ceil((np.asarray(within.upper_zyx_mm) - first_mm) / step).astype(int) + 1
     affine = target.affine.copy()
-    affine[:3, :3] /= config.factor
+    affine[:3, :3] /= config.oversampling
     affine[:3, 3] = target.origin_xyz_mm + affine[:3, :3] @ starts
     z, y, x = (int(count) for count in stops - starts)
     return Grid(shape_zyx=(z, y, x), affine=affine)
 
 
-def _prepared(case: DatasetCase, *, folder: Path, mapping: LabelMapping, config: PrepareConfig) -> Outcome:
-    """The outcome of one case, its files and its entry written to `folder`; runs in any process."""
+def _prepared(case: DatasetCase, *, folder: Path, mapping: LabelMapping, config: PrepareConfig) -> PrepareOutcome:
+    """Write the files and the entry of one case to `folder`; runs in any process."""
     try:
+        with during(f"reading what {case.name} annotates"):
+            annotated = mapping.annotated_by(case.annotated)
         settings = config.settings(mapping)
-        settings_sha256 = hashlib.sha256(_json(settings).encode()).hexdigest()
+        settings_sha256 = settings.sha256()
         sources = [_source_sha256(path) for path in (case.image, case.labels)]
         path = folder / f"{case.name}.json"
-        entry = _kept(path, [*sources, settings_sha256])
+        entry = _kept(path, [*sources, settings_sha256, annotated])
         if entry is not None and (entry.organs or config.allow_empty):
-            return Outcome(name=case.name, entry=entry, kept=True)
+            return PrepareOutcome(name=case.name, entry=entry, kept=True)
         volume, ids = checked_case(case, mapping, allow_empty=config.allow_empty)
-        labels = LabelMap(labels=mapping.apply(ids.labels, f"reading {case.labels}"), grid=volume.grid)
+        labels = LabelMap(labels=mapping.apply(ids.labels), grid=volume.grid)  # every id has a rule by now
         organs = _organ_entries(ids, labels, mapping)
-        arrays = tuple(_stored(case.name, stage, volume, labels, (folder, config)) for stage in STAGES)
-        entry = CaseEntry(
+        _require_annotated(case, [mapping.organs[organ.label - 1] for organ in organs], annotated)
+        stages: tuple[Stage, ...] = STAGES if annotated is None else ("segment",)
+        arrays = tuple(_stored(case.name, stage, volume, labels, folder=folder, config=config) for stage in stages)
+        entry = PreparedCase(
             name=case.name,
             image=str(case.image.absolute()),
             labels=str(case.labels.absolute()),
@@ -228,11 +237,12 @@ def _prepared(case: DatasetCase, *, folder: Path, mapping: LabelMapping, config:
             organs=organs,
             arrays=tuple(stored for stored in arrays if stored is not None),
             notes=volume.notes,
+            annotated=annotated,
         )
         write_text(_json(entry), path)
     except VisceraError as error:
-        return Outcome(name=case.name, reason=str(error))
-    return Outcome(name=case.name, entry=entry)
+        return PrepareOutcome(name=case.name, reason=str(error))
+    return PrepareOutcome(name=case.name, entry=entry)
 
 
 def _source_sha256(path: Path) -> str:
@@ -241,15 +251,25 @@ def _source_sha256(path: Path) -> str:
     return file_sha256(path)
 
 
-def _kept(path: Path, hashes: list[str]) -> CaseEntry | None:
-    """The entry at `path` if it has these hashes of sources and settings and its arrays are whole, else None."""
+def _require_annotated(case: DatasetCase, shown: Sequence[str], annotated: tuple[str, ...] | None) -> None:
+    if annotated is not None and (others := [organ for organ in shown if organ not in annotated]):
+        raise ReadError(
+            f"reading {case.labels}",
+            expected=f"labels of {', '.join(annotated)} alone, as the case is said to annotate no other organ",
+            got=f"labels of {', '.join(others)}",
+            remedy="Name all organs that are annotated, or map the others' ids to background",
+        )
+
+
+def _kept(path: Path, made_of: list[str | tuple[str, ...] | None]) -> PreparedCase | None:
+    """Return the entry at `path` if it was made of the same, hashes and annotated organs, and its arrays are whole."""
     if not path.is_file():
         return None
     try:
-        entry = read_record(CaseEntry, path, remedy="")
+        entry = read_record(PreparedCase, path, remedy="")
     except ReadError:
         return None  # made again
-    if [entry.image_sha256, entry.labels_sha256, entry.settings_sha256] != hashes:
+    if [entry.image_sha256, entry.labels_sha256, entry.settings_sha256, entry.annotated] != made_of:
         return None
     files = [(path.parent / stored.file, stored.sha256) for stored in entry.arrays]
     whole = all(file.is_file() and file_sha256(file) == sha256 for file, sha256 in files)
@@ -257,12 +277,9 @@ def _kept(path: Path, hashes: list[str]) -> CaseEntry | None:
 
 
 def _stored(
-    name: str, stage: Stage, volume: Volume, labels: LabelMap, place: tuple[Path, PrepareConfig]
+    name: str, stage: Stage, volume: Volume, labels: LabelMap, *, folder: Path, config: PrepareConfig
 ) -> StoredArrays | None:
     """Write one stage's arrays of a case and return where they are, None for segmentation without organs."""
-    from safetensors.numpy import save
-
-    folder, config = place
     ranges = occupied(shown(labels.labels))
     organs = None if ranges is None else volume.grid.box(ranges)
     if stage == "segment" and organs is None:
@@ -271,7 +288,7 @@ def _stored(
     grid = stored_grid(volume.grid, organs, stage, config)
     image = np.rint(extended(volume.hu, volume.grid, grid, settings.sigma_mm)).astype(np.int16)
     start, rimmed = _without_rim(nearest_labels(labels.labels, volume.grid, grid))
-    data = save({"image": image, "labels": rimmed})
+    data = deflated_arrays(image, rimmed)
     file = f"{name}.{stage}.safetensors"
     write_bytes(data, folder / file)
     return StoredArrays(
@@ -284,11 +301,12 @@ def _stored(
         scan=grid.box_from(volume.grid, volume.grid.box()),
         organs=None if organs is None else grid.box_from(volume.grid, organs),
         labels_start_zyx=start,
+        deflated_labels_zyx=rimmed.shape,
     )
 
 
 def extended(hu: NDArray[np.int16], source: Grid, target: Grid, sigma_mm: float) -> NDArray[np.float32]:
-    """The scan smoothed and sampled on `target`, float32 (z, y, x); beyond the scan its edge continues."""
+    """Return the scan smoothed and sampled on `target`, float32 (z, y, x); beyond the scan its edge continues."""
     image = resample(hu, source, target, sigma_mm=sigma_mm, outside=0.0)
     z, y, x = (axis.inside for axis in axis_maps(source, target))
     rim = [(part.start, count - part.stop) for part, count in zip((z, y, x), target.shape_zyx, strict=True)]
@@ -302,7 +320,7 @@ def shown(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def occupied(mask: NDArray[np.bool_]) -> Ranges | None:
-    """The smallest voxel ranges that hold all true voxels of a (z, y, x) mask, None if there are none."""
+    """Return the smallest voxel ranges that hold all true voxels of a (z, y, x) mask, None if there are none."""
     lines = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if not lines[0].size:
         return None
@@ -311,7 +329,7 @@ def occupied(mask: NDArray[np.bool_]) -> Ranges | None:
 
 
 def _without_rim(labels: NDArray[np.uint8]) -> tuple[Size, NDArray[np.uint8]]:
-    """Where the labelled part of an array starts, and a copy of it."""
+    """Return where the labelled part of an array starts, and a copy of it."""
     ranges = occupied(labels > 0)
     if ranges is None:
         return (0, 0, 0), np.zeros((1, 1, 1), dtype=np.uint8)
@@ -348,15 +366,17 @@ def _grid_difference(one: Grid, other: Grid) -> str:
     return f"corners {apart:.2f} mm apart"
 
 
-def _parallel(work: Callable[[DatasetCase], Outcome], cases: Sequence[DatasetCase], workers: int) -> Generator[Outcome]:
-    """The outcomes as they come; on an interrupt those begun are finished, the others left."""
+def _parallel(
+    work: Callable[[DatasetCase], PrepareOutcome], cases: Sequence[DatasetCase], workers: int
+) -> Generator[PrepareOutcome]:
+    """Yield the outcomes as they come; on an interrupt those begun are finished, the others left."""
     executor: Executor
     if workers == 1:
         executor = ThreadPoolExecutor(1)
     else:
         # Processes begun afresh: a copy of this one could hold a lock of one of its threads for ever.
         executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
-    futures: dict[Future[Outcome], str] = {}
+    futures: dict[Future[PrepareOutcome], str] = {}
     try:
         futures = {executor.submit(work, case): case.name for case in cases}
         for future in as_completed(futures):
@@ -364,7 +384,7 @@ def _parallel(work: Callable[[DatasetCase], Outcome], cases: Sequence[DatasetCas
             if error is None:
                 yield future.result()
             else:  # a broken case, or a process the system has ended, must not take the others with it
-                yield Outcome(name=futures[future], reason=f"{type(error).__name__}: {error}")
+                yield PrepareOutcome(name=futures[future], reason=f"{type(error).__name__}: {error}")
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

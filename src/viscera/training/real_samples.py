@@ -13,7 +13,7 @@ from viscera.model.bundle import Stage
 from viscera.synthesis.fields import smooth_maps
 from viscera.training.cache import TrainingCase
 from viscera.training.config import RealConfig, TrainConfig
-from viscera.training.patches import Sample, training_sample
+from viscera.training.patches import Patch, training_sample
 
 # A slab shows at least this much of the organs' height.
 _LEAST_ORGANS_MM = 20.0
@@ -25,7 +25,7 @@ def real_sample(
     config: TrainConfig,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
-) -> Sample:
+) -> Patch:
     """Return an image and its labels as `training_sample` does, with `config.real` deciding on the augmentation.
 
     A part of the scans is cut to a slab; blur and noise are added to all of them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ from viscera.core.config import ModelConfig, from_dict, organ_table
 from viscera.core.errors import ConfigError, ReadError, reason
 from viscera.core.organs import ORGANS, Organ
 from viscera.model.bundle import Bundle, ModelCard, Stage
-from viscera.training.config import TrainConfig
+from viscera.training.config import TrainConfig, current_names
 
-# What a user may say of a bundle, the rest is known from its runs.
-_GIVEN: dict[str, type] = {
-    "name": str,
-    "version": str,
-    "description": str,
-    "licence": str,
-    "metrics": dict,
-    "limits": list,
-    "organs": list,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class CardFile:
+    """What a user may say of a bundle; the rest is known from its runs."""
+
+    name: str | None = None
+    version: str = "1"
+    description: str | None = None
+    licence: str = "not stated"
+    metrics: dict = field(default_factory=dict)  # type: ignore[type-arg]  # free fields
+    limits: list = field(default_factory=list)  # type: ignore[type-arg]
+    organs: list | None = None  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +59,12 @@ class RunBundle(Bundle):
     runs: tuple[TrainedRun, TrainedRun]
 
     def weights(self, stage: Stage) -> Path:
-        """The file of the averaged weights of a stage."""
+        """Return the file of the averaged weights of a stage."""
         return next(run.weights for run in self.runs if run.stage == stage)
 
 
 def joint_model(localise: TrainConfig, segment: TrainConfig) -> ModelConfig:
-    """The settings of both stages together: each stage's sampling and network from its own training's settings.
+    """Return the settings of both stages together: each stage's sampling and network from its own training's settings.
 
     All else is the segmentation's: the margin between them, with which its training saw regions, and what is done with
     labels.
@@ -71,7 +73,7 @@ def joint_model(localise: TrainConfig, segment: TrainConfig) -> ModelConfig:
 
 
 def run_bundle(localise: TrainedRun, segment: TrainedRun, organs: tuple[Organ, ...]) -> RunBundle:
-    """Both runs as a bundle for the torch engine."""
+    """Return both runs as a bundle for the torch engine."""
     card = ModelCard(
         name="run",
         version="0",
@@ -84,7 +86,7 @@ def run_bundle(localise: TrainedRun, segment: TrainedRun, organs: tuple[Organ, .
 
 
 def read_run(folder: Path, stage: Stage) -> TrainedRun:
-    """The finished training of `stage` in `folder`.
+    """Return the finished training of `stage` in `folder`.
 
     Raises:
         ReadError: If the folder holds no finished training.
@@ -106,11 +108,13 @@ def read_run(folder: Path, stage: Stage) -> TrainedRun:
             got="none",
             remedy="Finish the training first",
         )
-    return TrainedRun(folder=folder, stage=stage, config=from_dict(TrainConfig, config), weights=weights, card=card)
+    return TrainedRun(
+        folder=folder, stage=stage, config=from_dict(TrainConfig, current_names(config)), weights=weights, card=card
+    )
 
 
 def finished_run(folder: Path, stage: Stage, config: TrainConfig) -> TrainedRun | None:
-    """The training in `folder` if it is finished and was made with `config`, else None."""
+    """Return the training in `folder` if it is finished and was made with `config`, else None."""
     try:
         run = read_run(folder, stage)
     except (ReadError, ConfigError):
@@ -119,13 +123,13 @@ def finished_run(folder: Path, stage: Stage, config: TrainConfig) -> TrainedRun 
 
 
 def training_entry(run: TrainedRun) -> dict[str, Any]:
-    """What a bundle's card says of a run: what the run's own card says, and its settings without the model's."""
+    """Return what a bundle's card says of a run: what the run's own card says, and its settings without the model's."""
     settings = {name: value for name, value in asdict(run.config).items() if name != "model"}
     return {**run.card, "settings": settings}
 
 
 def bundle_card(localise: TrainedRun, segment: TrainedRun, *, name: str, file: Path | None = None) -> ModelCard:
-    """The card of the bundle two runs make.
+    """Return the card of the bundle two runs make.
 
     Args:
         localise: The run of the localisation network.
@@ -137,26 +141,25 @@ def bundle_card(localise: TrainedRun, segment: TrainedRun, *, name: str, file: P
         ReadError: If `file` cannot be read.
         ConfigError: If it has other fields or types, or the organs are not as many as the segmentation's labels.
     """
-    given = {} if file is None else _object(file)
-    for field, value in given.items():
-        kind = _GIVEN.get(field)
-        if kind is None or not isinstance(value, kind):
-            raise ConfigError(
-                f"reading the card {file}",
-                expected=", ".join(f"{field} ({kind.__name__})" for field, kind in _GIVEN.items()),
-                got=f"{field} ({type(value).__name__})",
-                remedy="Correct the card; the rest is taken from the runs",
-            )
+    try:
+        given = CardFile() if file is None else from_dict(CardFile, _object(file))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error.doing} from {file}",
+            expected=error.expected,
+            got=error.got,
+            remedy="Correct the card; the rest is taken from the runs",
+        ) from error
     return ModelCard(
-        name=given.get("name", name),
-        version=given.get("version", "1"),
-        description=given.get("description", _description(localise, segment)),
-        licence=given.get("licence", "not stated"),
+        name=name if given.name is None else given.name,
+        version=given.version,
+        description=_description(localise, segment) if given.description is None else given.description,
+        licence=given.licence,
         model=joint_model(localise.config, segment.config),
-        organs=_organs(segment, given.get("organs")),
+        organs=_organs(segment, given.organs),
         training={run.stage: training_entry(run) for run in (localise, segment)},
-        metrics=given.get("metrics", {}),
-        limits=tuple(map(str, given.get("limits", ()))),
+        metrics=given.metrics,
+        limits=tuple(map(str, given.limits)),
     )
 
 
@@ -186,5 +189,5 @@ def _object(path: Path) -> dict[str, Any]:
             f"reading {path}", expected="a finished training's folder", got=reason(error), remedy="Finish the training"
         ) from error
     if not isinstance(values, dict):
-        raise ReadError(f"reading {path}", expected="a JSON object", got="another value", remedy="Train anew")
+        raise ReadError(f"reading {path}", expected="a JSON object", got="another value", remedy="Train again")
     return values

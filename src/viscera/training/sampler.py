@@ -1,6 +1,6 @@
 """Which case comes when, and samples prepared ahead by threads.
 
-Both depend on nothing but the seed and the step's number: a training can go on at any step, on any number of threads.
+Both depend on nothing but the seed and the step's number: a training can resume at any step, on any number of threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Keep the random numbers of order and samples apart from those of weights and dropout.
+# Keep the random numbers of sampler and samples apart from those of weights and dropout.
 _ORDER_STREAM = 4
 _SAMPLE_STREAM = 5
 
@@ -28,52 +28,52 @@ class Sample(NamedTuple):
     labels: Tensor
 
 
-class CaseOrder:
-    """The endless order of the cases.
+class CaseSampler:
+    """The endless sequence of the cases.
 
-    It is made of rounds of as many places as there are cases. With equal weights each case comes once a round; with
-    others, w times as heavy as the mean, floor(w) or ceil(w) times. Every round has a new order.
+    It consists of rounds of as many samples as there are cases. With equal weights each case comes once a round; with
+    others, w times as heavy as the mean, floor(w) or ceil(w) times. Every round has its own order.
 
     Args:
         names: The cases.
         weights: 0 or more each, not all 0.
-        seed: Of the order.
+        seed: Of the sequence.
     """
 
     def __init__(self, names: Sequence[str], weights: NDArray[np.float64], seed: int) -> None:
         self.names, self._seed = tuple(names), seed
         self._edges = np.cumsum(weights / weights.sum()) * len(self.names)
 
-    def __getitem__(self, place: int) -> str:
-        """The name at `place`, from 0 on."""
-        turn, place = divmod(place, len(self.names))
+    def __getitem__(self, index: int) -> str:
+        """The name of the case at `index`, from 0 on."""
+        turn, index = divmod(index, len(self.names))
         rng = np.random.default_rng([self._seed, _ORDER_STREAM, turn])
         # Systematic sampling: points one apart along the cases laid out by weight.
         drawn = np.searchsorted(self._edges, rng.uniform() + np.arange(len(self.names)), side="right")
-        return self.names[int(rng.permutation(np.minimum(drawn, len(self.names) - 1))[place])]
+        return self.names[int(rng.permutation(np.minimum(drawn, len(self.names) - 1))[index])]
 
 
-def sample_generator(seed: int, place: int) -> np.random.Generator:
-    """The random numbers of the sample at `place` of the order."""
-    return np.random.default_rng([seed, _SAMPLE_STREAM, place])
+def sample_generator(seed: int, index: int) -> np.random.Generator:
+    """Return the random numbers of the sample at `index` of the sequence."""
+    return np.random.default_rng([seed, _SAMPLE_STREAM, index])
 
 
 def prepared(
-    make: Callable[[int], Sample], places: Sequence[int], *, workers: int, device: torch.device
+    make: Callable[[int], Sample], indices: Sequence[int], *, workers: int, device: torch.device
 ) -> Generator[Sample]:
-    """The samples `make` gives for `places`, in their order; `workers` threads work ahead of the reader.
+    """Yield the samples `make` gives for `indices`, in their order; `workers` threads work ahead of the reader.
 
-    On a GPU each thread queues its work beside the training's own, which waits for the sample only.
+    On a GPU each thread queues its work in a stream of its own; the training waits for the sample only.
     """
     if workers == 0:
-        for place in places:
-            yield make(place)
+        for index in indices:
+            yield make(index)
         return
     waiting: deque[Future[tuple[Sample, torch.cuda.Event | None]]] = deque()
     with ThreadPoolExecutor(workers, "samples", initializer=_take_own_stream, initargs=(device,)) as pool:
         try:
-            for place in places:
-                waiting.append(pool.submit(_made, make, place, device))
+            for index in indices:
+                waiting.append(pool.submit(_made, make, index, device))
                 if len(waiting) > workers:
                     yield _taken(*waiting.popleft().result())
             while waiting:
@@ -89,8 +89,8 @@ def _take_own_stream(device: torch.device) -> None:
 
 
 @torch.no_grad()
-def _made(make: Callable[[int], Sample], place: int, device: torch.device) -> tuple[Sample, torch.cuda.Event | None]:
-    sample = make(place)
+def _made(make: Callable[[int], Sample], index: int, device: torch.device) -> tuple[Sample, torch.cuda.Event | None]:
+    sample = make(index)
     return sample, torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
 

@@ -41,7 +41,7 @@ class Splits:
 
 
 def seeded_splits(names: Sequence[str], folds: int, seed: int) -> Splits:
-    """Folds that hold out every case once, their sizes one apart at most; the same for names in any order.
+    """Draw folds that hold out every case once, their sizes one apart at most; the same for names in any order.
 
     Raises:
         ConfigError: For fewer than two folds, or fewer cases than folds.
@@ -69,7 +69,7 @@ def seeded_splits(names: Sequence[str], folds: int, seed: int) -> Splits:
 
 
 def read_splits(path: Path, names: Sequence[str]) -> Splits:
-    """The folds in a JSON file: a list of `{"train": [...], "val": [...]}`, or an object with that list as "folds".
+    """Read the folds in a JSON file: a list of `{"train": [...], "val": [...]}`, or an object with that as "folds".
 
     Raises:
         ReadError: If the file cannot be read or has another form.
@@ -89,13 +89,13 @@ def read_splits(path: Path, names: Sequence[str]) -> Splits:
 
 
 def kept_splits(run: Path, wanted: Splits) -> Splits:
-    """The folds of `run`: `wanted`, written to its splits.json, or those there already, if they are the same.
+    """Return the folds of `run`: `wanted`, written to its splits.json, or those there already, if they are the same.
 
     Folds there that were drawn from the same cases with the same seed stay as they are, too: an earlier version drew
     others.
 
     Raises:
-        ConfigError: If the run was begun with other folds.
+        ConfigError: If the run was started with other folds.
     """
     path = run / SPLITS
     if not path.exists():
@@ -106,8 +106,8 @@ def kept_splits(run: Path, wanted: Splits) -> Splits:
         return wanted
     if not _drawn_alike(kept, wanted):
         raise ConfigError(
-            f"going on with the cross-validation in {run}",
-            expected=f"the folds it was begun with, in {SPLITS}",
+            f"resuming the cross-validation in {run}",
+            expected=f"the folds it was started with, in {SPLITS}",
             got="other folds",
             remedy="Use the same cases, folds and seed, or another folder",
         )
@@ -115,7 +115,7 @@ def kept_splits(run: Path, wanted: Splits) -> Splits:
 
 
 def _drawn_alike(kept: Splits, wanted: Splits) -> bool:
-    """Whether both were drawn with one seed, as many folds from the same cases."""
+    """Return whether both were drawn with one seed, as many folds from the same cases."""
     cases = {*wanted.held_out}
     whole = all({*fold.train, *fold.val} == cases for fold in kept.folds)
     same_kind = len(kept.folds) == len(wanted.folds) and {*kept.held_out} == cases

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,10 +24,7 @@ from viscera.training.cpu_layers import faster_precision, use_cpu_layers
 from viscera.training.distributed import World
 from viscera.training.losses import localisation_terms, one_hot, segmentation_terms
 
-# Loss scaling in float16 (the usual values: start high, halve on overflow, double after so many good steps).
-FIRST_SCALE = 2.0**16
-STEPS_TO_DOUBLE = 2000
-# Keeps the seeds of dropout apart from those of weights, order and samples.
+# Keeps the seeds of dropout apart from those of weights, sampler and samples.
 _DROPOUT_STREAM = 6
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -54,36 +50,13 @@ class NotFiniteError(FloatingPointError):
         self.losses = losses
 
 
-@dataclass
-class LossScale:
-    """The factor that keeps float16 gradients from vanishing; 1 and constant in other precisions."""
-
-    value: float
-    adapts: bool
-    good: int = 0
-
-    def overflowed(self) -> bool:
-        """Whether the factor could be halved: not if it is constant, or 1 already and so not at fault."""
-        halved = self.adapts and self.value > 1
-        if halved:
-            self.value, self.good = self.value / 2, 0
-        return halved
-
-    def held(self) -> None:
-        """Double the factor after enough steps without overflow."""
-        if self.adapts:
-            self.good += 1
-            if self.good == STEPS_TO_DOUBLE:
-                self.value, self.good = self.value * 2, 0
-
-
 def make_network(stage: Stage, model: ModelConfig) -> nn.Module:
-    """The untrained network of a stage."""
+    """Return the untrained network of a stage."""
     return UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
 
 
 def chosen_precision(precision: Precision, device: torch.device) -> Literal["f32", "bf16", "f16"]:
-    """What `precision` means on `device`: auto is bfloat16 where it is fast, else float16 (GPU) or float32 (CPU).
+    """Return the precision on `device`: auto is bfloat16 where it is fast, else float16 (GPU) or float32 (CPU).
 
     On a CPU both are timed.
     """
@@ -97,7 +70,7 @@ def chosen_precision(precision: Precision, device: torch.device) -> Literal["f32
 class Trainer:
     """One training run's state.
 
-    Dropout and input noise are drawn from torch's generator, which is seeded anew before every step from seed, step and
+    Dropout and input noise are drawn from torch's generator, which is seeded before every step from seed, step and
     rank: so a step depends on nothing but the state below, whichever process or thread drew numbers in between.
 
     Args:
@@ -128,18 +101,22 @@ class Trainer:
             self.parameters.values(), lr=config.learning_rate, fused=self.device.type == "cuda"
         )
         self.mean_norm = config.clip_start
-        scaled = self.precision == "f16"
-        self.scale = LossScale(value=FIRST_SCALE if scaled else 1.0, adapts=scaled)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "f16")
         self.iteration = 0
 
-    def step(self, image: Tensor, labels: Tensor) -> StepOutcome:
-        """Train on one sample: image (b, 1, z, y, x), labels (b, z, y, x).
+    def step(self, image: Tensor, labels: Tensor, unannotated: Sequence[int] = ()) -> StepOutcome:
+        """Train on one sample.
+
+        Args:
+            image: (b, 1, z, y, x) in [-1, 1].
+            labels: (b, z, y, x), uint8.
+            unannotated: Labels of the organs that are not annotated, see `segmentation_terms`.
 
         Raises:
             NotFiniteError: If loss or gradient is not finite; weights, moments and average are as before then.
         """
         config = self.config
-        terms = self.backward(image, labels)
+        terms = self.backward(image, labels, unannotated)
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
         norm_tensor = nn.utils.get_total_norm(gradients)
         # The one moment at which the processor waits for the device.
@@ -154,14 +131,14 @@ class Trainer:
         self.mean_norm += config.clip_alpha * (min(norm, limit) - self.mean_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()
-        self.optimiser.step()
-        self.scale.held()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.iteration += 1
         self._follow()
         return StepOutcome(loss, named, norm)
 
-    def backward(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss terms of one sample; leaves the gradient of their sum plus L2, the mean over all processes."""
+    def backward(self, image: Tensor, labels: Tensor, unannotated: Sequence[int] = ()) -> dict[str, Tensor]:
+        """Return the loss terms of one sample; leave the gradient of their sum plus L2, the mean over all processes."""
         self.network.train()
         torch.manual_seed(_seed(self.config.seed, self.iteration, self.world.rank))
         target = one_hot(labels, 2 if self.stage == "localise" else self.config.model.scn.labels)
@@ -170,27 +147,26 @@ class Trainer:
         if self.stage == "localise":
             terms = localisation_terms(output, target, self.config.localise_cross_entropy)
         else:
-            terms = segmentation_terms(output, target, self.config.lambdas)
+            terms = segmentation_terms(output, target, self.config.loss_weights, unannotated)
         self.optimiser.zero_grad(set_to_none=True)
-        (torch.stack(list(terms.values())).sum() * self.scale.value).backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        if self.scale.value != 1:
-            torch._foreach_mul_(gradients, 1 / self.scale.value)
-        self.world.average(gradients)
-        # The gradient of l2 * sum(kernel^2).
+        self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        # Averaged before the scaler looks for overflow, so that all processes see the same.
+        self.world.average([p.grad for p in self.parameters.values() if p.grad is not None])
+        self.scaler.unscale_(self.optimiser)
+        # The gradient of the penalty, l2_penalty * sum(kernel^2).
         torch._foreach_add_(
-            [k.grad for k in self.kernels], [k.detach() for k in self.kernels], alpha=2 * self.config.l2
+            [k.grad for k in self.kernels], [k.detach() for k in self.kernels], alpha=2 * self.config.l2_penalty
         )
         return {name: term.detach() for name, term in terms.items()}
 
     def autocast(self) -> torch.autocast:
-        """The context in which convolutions run in the chosen precision."""
+        """Return the context in which convolutions run in the chosen precision."""
         dtype = _DTYPES[self.precision]
         enabled = self.precision != "f32"
         return torch.autocast(self.device.type, dtype=dtype if enabled else None, enabled=enabled)
 
     def rate(self) -> float:
-        """The learning rate of the next step."""
+        """Return the learning rate of the next step."""
         config = self.config
         if config.schedule == "constant":
             return config.learning_rate
@@ -203,7 +179,7 @@ class Trainer:
         write_bytes(save(_on_cpu(dict(self.average.named_parameters()))), path)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Every tensor of the state on the CPU, by group (network, average, first and second moment) and name."""
+        """Return all tensors of the state on the CPU, by group (network, average, first and second moment) and name."""
         state = self.optimiser.state
         moments = {
             group: {name: state[p][key] for name, p in self.parameters.items() if p in state}
@@ -213,12 +189,13 @@ class Trainer:
         return {group: _on_cpu(values) for group, values in (weights | moments).items()}
 
     def numbers(self) -> dict[str, Any]:
-        """Every number of the state, as plain values."""
+        """Return every number of the state, as plain values."""
         steps = [float(state["step"]) for state in self.optimiser.state.values()]
+        scaler = self.scaler.state_dict()  # empty unless the precision is float16
         return {
             "iteration": self.iteration,
             "mean_norm": self.mean_norm,
-            "loss_scale": [self.scale.value, self.scale.good] if self.scale.adapts else None,
+            "loss_scale": [scaler["scale"], scaler["_growth_tracker"]] if scaler else None,
             "adam_steps": max(steps, default=0.0),
         }
 
@@ -234,21 +211,24 @@ class Trainer:
             _fill(parameter, tensors["network"][name])
             _fill(averages[name], tensors["average"][name])
             if numbers["adam_steps"] > 0:
-                place = parameter.device if self.device.type == "cuda" else torch.device("cpu")
-                state = {"step": torch.tensor(numbers["adam_steps"], dtype=torch.float32, device=place)}
+                device = parameter.device if self.device.type == "cuda" else torch.device("cpu")
+                state = {"step": torch.tensor(numbers["adam_steps"], dtype=torch.float32, device=device)}
                 for group, key in (("first", "exp_avg"), ("second", "exp_avg_sq")):
                     # In the parameter's memory layout, as the optimiser itself would have made it.
                     state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
                     _fill(state[key], tensors[group][name])
                 self.optimiser.state[parameter] = state
         self.iteration, self.mean_norm = int(numbers["iteration"]), float(numbers["mean_norm"])
-        if self.scale.adapts and numbers["loss_scale"] is not None:
-            self.scale.value, self.scale.good = numbers["loss_scale"]
+        if self.scaler.is_enabled() and numbers["loss_scale"] is not None:
+            scale, good_steps = numbers["loss_scale"]
+            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": scale, "_growth_tracker": good_steps})
 
     def _refuse(self, loss: float, norm: float) -> None:
-        """Counts a step that float16 spoiled; raises NotFiniteError if float16 is not at fault."""
+        """Count a step that float16 spoiled and halve the scale; raise NotFiniteError if float16 is not at fault."""
         losses = [values[0] for values in self.world.gather([loss])]
-        if not all(math.isfinite(one) for one in losses) or not self.scale.overflowed():
+        before = self.scaler.get_scale()
+        self.scaler.update()  # halves it after an overflow in float16
+        if not all(math.isfinite(one) for one in losses) or not 1 < before > self.scaler.get_scale():
             raise NotFiniteError(losses, norm)
         self.iteration += 1
 
@@ -289,7 +269,7 @@ def _load_initial(network: nn.Module, path: Path) -> None:
 
 
 def localiser_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A localiser's weights from those of a segmentation network: its local U-Net, the background against the rest.
+    """Return a localiser's weights, made from those of the local U-Net of a segmentation network.
 
     Of the local net's outputs only the background's logit b is kept; the localiser's logits are b / 2 and -b / 2, so
     that its softmax is the sigmoid of b.

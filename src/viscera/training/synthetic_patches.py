@@ -1,4 +1,4 @@
-"""What a network is trained on, drawn anew each time: a part of a synthetic scan on the grid inference would use."""
+"""What a network is trained on, drawn for each step: a part of a synthetic scan on the grid inference would use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from viscera.synthesis.patient import as_vector
 from viscera.synthesis.scan import Scan, box_in, draw_scan, scan_image
 from viscera.training.augment import jitter_intensity
 from viscera.training.config import TrainConfig
-from viscera.training.patches import Sample
+from viscera.training.patches import Patch
 
 # A box moved by a bad localiser keeps at least this extent.
 _LEAST_BOX_MM = 20.0
@@ -33,11 +33,12 @@ def synthetic_sample(
     config: TrainConfig,
     rng: np.random.Generator,
     device: torch.device | str = "cpu",
-) -> Sample:
-    """An image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), of a new scan, both on `device`.
+) -> Patch:
+    """Return an image (1, 1, z, y, x) in [-1, 1] and its labels, uint8 (1, z, y, x), of a new scan, both on `device`.
 
-    The scan is smoothed, sampled and padded as in inference (`fitted_grid`, `axis_maps`). For segmentation the region
-    is the box of the organs seen, each face moved at random, with the margin. Labels are as in `training_sample`.
+    The scan is smoothed, sampled and padded as in inference (`fitted_grid`, `axis_maps`). For segmentation the
+    region of interest is the box of the organs seen, each face moved at random, with the margin. Labels are as in
+    `training_sample`.
 
     Raises:
         VisceraError: For segmentation, if the anatomy shows no organs.
@@ -45,11 +46,11 @@ def synthetic_sample(
     settings: StageConfig = getattr(config.model, stage)
     scan = draw_scan(anatomy, config.synthesis, rng, organs_needed=stage == "segment", device=device)
     frame = _frame(scan)
-    if stage == "localise":
-        target = fitted_grid(frame, frame.box(), settings)
+    if stage == "segment" and scan.organs is not None:
+        box = _jittered(scan.organs, frame, config.synthesis, rng)
+        target = fitted_grid(frame, box.grown(config.model.margin_mm).clipped(frame.box()), settings)
     else:
-        region = _jittered(scan, frame, config.synthesis, rng)
-        target = fitted_grid(frame, region.grown(config.model.margin_mm).clipped(frame.box()), settings)
+        target = fitted_grid(frame, frame.box(), settings)
     voxel_mm = config.synthesis.paint_share * target.spacing_zyx_mm[0]
     lower, upper = _needed(target, _SIGMAS * settings.sigma_mm + voxel_mm, scan.protocol.slice_mm)
     hu, organs, grid = scan_image(scan, lower, upper, voxel_mm, rng)
@@ -63,15 +64,15 @@ def synthetic_sample(
 
 
 def _frame(scan: Scan) -> Grid:
-    """An upright grid of 1 mm over the whole field of view, in whose mm boxes are given."""
+    """Return an upright grid of 1 mm over the whole field of view, in whose mm boxes are given."""
     extent = np.maximum(1, np.rint(np.array(scan.upper_zyx_mm) - scan.lower_zyx_mm)).astype(int)
     z, y, x = (value + 0.5 for value in scan.lower_zyx_mm)
     return upright_grid((int(extent[0]), int(extent[1]), int(extent[2])), (1.0, 1.0, 1.0), (z, y, x))
 
 
-def _jittered(scan: Scan, frame: Grid, config: SynthesisConfig, rng: np.random.Generator) -> Box:
-    assert scan.organs is not None
-    lower, upper = (np.array(side) + rng.standard_normal(3) * config.box_jitter_mm for side in scan.organs)
+def _jittered(organs: tuple[Vector, Vector], frame: Grid, config: SynthesisConfig, rng: np.random.Generator) -> Box:
+    """Return the box of the organs seen (lower and upper corner in mm), each face moved as a localiser might."""
+    lower, upper = (np.array(side) + rng.standard_normal(3) * config.box_jitter_mm for side in organs)
     if rng.uniform() < config.box_stretch_probability:
         face = int(rng.integers(6))
         far = rng.uniform(*config.box_stretch_mm)
@@ -81,11 +82,11 @@ def _jittered(scan: Scan, frame: Grid, config: SynthesisConfig, rng: np.random.G
             upper[face - 3] += far
     middle, half = (lower + upper) / 2, np.maximum(upper - lower, _LEAST_BOX_MM) / 2
     box = box_in(frame, as_vector(middle - half), as_vector(middle + half))
-    return box.clipped(frame.box()) if box.overlaps(frame.box()) else box_in(frame, *scan.organs).clipped(frame.box())
+    return box.clipped(frame.box()) if box.overlaps(frame.box()) else box_in(frame, *organs).clipped(frame.box())
 
 
 def _needed(target: Grid, in_plane_mm: float, slice_mm: float) -> tuple[Vector, Vector]:
-    """Faces of what must be painted for the target: its own, and the reach of smoothing and slices."""
+    """Return faces of what must be painted for the target: its own, and the reach of smoothing and slices."""
     first = np.array([target.affine[2, 3], target.affine[1, 3], target.affine[0, 3]])
     step = np.array(target.spacing_zyx_mm)
     reach = np.array([in_plane_mm + 1.5 * slice_mm, in_plane_mm, in_plane_mm])
@@ -93,7 +94,7 @@ def _needed(target: Grid, in_plane_mm: float, slice_mm: float) -> tuple[Vector, 
 
 
 def _sampled(maps: Tensor, grid: Grid, target: Grid, sigma_mm: float, *, outside: float) -> Tensor:
-    """Maps (c, z, y, x) on `grid` smoothed and interpolated at `target` by the path's own matrices."""
+    """Return maps (c, z, y, x) on `grid` smoothed and interpolated at `target` by the path's own matrices."""
     axes = axis_maps(grid, target, sigma_mm)
     result = torch.full((len(maps), *target.shape_zyx), float(outside), device=maps.device)
     for axis, one in enumerate(axes, start=1):
@@ -104,7 +105,7 @@ def _sampled(maps: Tensor, grid: Grid, target: Grid, sigma_mm: float, *, outside
 
 
 def _argmax(organs: Tensor, grid: Grid, target: Grid, config: TrainConfig) -> Tensor:
-    """The label whose smoothed map is largest, uint8 (z, y, x) on `target`."""
+    """Return the label whose smoothed map is largest, uint8 (z, y, x) on `target`."""
     indices = torch.arange(1, config.model.scn.labels, device=organs.device, dtype=torch.uint8)
     maps = (organs == indices[:, None, None, None]).float()
     maps = smooth_maps(_sampled(maps, grid, target, 0.0, outside=0.0), config.label_sigma_vox)
@@ -113,7 +114,7 @@ def _argmax(organs: Tensor, grid: Grid, target: Grid, config: TrainConfig) -> Te
 
 
 def _nearest(organs: Tensor, grid: Grid, target: Grid) -> Tensor:
-    """The label of the voxel that each voxel centre of `target` lies in, background beyond the grid."""
+    """Return the label of the voxel that each voxel centre of `target` lies in, background beyond the grid."""
     offset, step = target.positions_in(grid)
     places, inside = [], []
     for first, ratio, count, size in zip(offset, step, target.shape_zyx, grid.shape_zyx, strict=True):

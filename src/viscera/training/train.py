@@ -1,4 +1,4 @@
-"""One training loop for both networks: order of cases, validation, log, checkpoints, and going on where it stopped."""
+"""One training loop for both networks: sampling of cases, validation, log, checkpoints, and resuming."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from viscera.training.checkpoint import (
     newest_checkpoint,
     write_checkpoint,
 )
-from viscera.training.config import TrainConfig
+from viscera.training.config import TrainConfig, current_names
 from viscera.training.data_sources import PreparedData, TrainingData
 from viscera.training.distributed import World, joined_world
 from viscera.training.energy import EnergyMeter, EnergyReport
 from viscera.training.interrupts import HeldSignals, held_signals
 from viscera.training.log import append_record, cut_back
 from viscera.training.monitor import Monitor, Silent, StepRecord, ValidationRecord
-from viscera.training.sampler import CaseOrder, Sample, prepared, sample_generator
+from viscera.training.sampler import CaseSampler, Sample, prepared, sample_generator
 from viscera.training.step import NotFiniteError, StepOutcome, Trainer
 from viscera.training.validation import validate
 
-# What may change when a training goes on: none of it alters a step but the precision, as it may go on elsewhere.
+# What may change when a training resumes: none of it alters a step but the precision, as it may resume elsewhere.
 FREE_SETTINGS = ("save_every", "keep_checkpoints", "validation_every", "log_every", "workers", "precision", "energy")
 
 # Of the model, what is done with labels only: training does not see it.
@@ -47,15 +47,15 @@ _log = logging.getLogger(__name__)
 
 
 class TrainOptions(TypedDict, total=False):
-    """What `train` takes beside its first arguments.
+    """The keyword arguments of `train`.
 
     Attributes:
         names: Cases to train on. Those without organs are used for localisation only.
         validation: Cases held out for the DSC in the log and the choice of the best checkpoint.
-        initial: Weights to begin with.
-        resume: Go on from the newest checkpoint in the run's folder if there is one; else begin anew.
+        initial: Weights to start from.
+        resume: Resume from the newest checkpoint in the run's folder if there is one; otherwise start again.
         device: auto, cpu or cuda.
-        monitor: Told of every record of the log; closed at the end.
+        monitor: Gets every record of the log; closed at the end.
     """
 
     names: Required[Sequence[str]]
@@ -69,7 +69,7 @@ class TrainOptions(TypedDict, total=False):
 def train(
     stage: Stage, cases: Cache | TrainingData, run: Path, config: TrainConfig, **options: Unpack[TrainOptions]
 ) -> Path:
-    """The file of the averaged weights, RUN/weights.safetensors, of one network trained on `cases`.
+    """Train one network on `cases` and return the file of its averaged weights, RUN/weights.safetensors.
 
     Writes to `run`: config.json, log.jsonl (see `StepRecord` and `ValidationRecord`), checkpoints/, weights.safetensors
     and, at the end, card.json with time and energy. Stopped at any step and started again, it ends with the same
@@ -123,7 +123,8 @@ class _Plan:
 def _usable(stage: Stage, data: TrainingData, names: Sequence[str], *, of: str) -> tuple[str, ...]:
     usable = tuple(name for name in names if data.shows(name, stage))
     if left_out := [name for name in names if name not in usable]:
-        _log.info("without organs and left out of %s: %s", of, ", ".join(left_out))
+        why = "not all organs annotated" if stage == "localise" else "no organs"
+        _log.info("left out of %s (%s): %s", of, why, ", ".join(left_out))
     if not usable:
         raise ConfigError(
             f"training {stage}", expected=f"{of} cases that show organs", got="none", remedy="Name other cases"
@@ -139,14 +140,14 @@ class _Run:
         data.require(config)
         self.log = plan.run / "log.jsonl"
         self.trainer = Trainer(stage, config, plan.initial, world=world)
-        self.order = CaseOrder(plan.names, data.weights(plan.names, config), config.seed)
+        self.sampler = CaseSampler(plan.names, data.weights(plan.names, config), config.seed)
         self.sums: dict[str, float] = {}
         self.summed = 0
         self.best: dict[str, Any] | None = None
         self.before: dict[str, Any] | None = None
         self.seconds_before = 0.0
         self.settings = _settings(stage, config, plan, world)
-        self._take_up(newest_checkpoint(plan.run) if plan.resume else None)
+        self._resume(newest_checkpoint(plan.run) if plan.resume else None)
         self.clock = self.since_record = time.monotonic()
         self.meter = EnergyMeter(config.energy, devices=world.gpus, processes=world.size).start()
 
@@ -154,8 +155,8 @@ class _Run:
         """Train to the end, or until a signal comes, and return the file of the averaged weights."""
         trainer, world = self.trainer, self.world
         first, last = trainer.iteration, self.config.iterations
-        places = range(first * world.size + world.rank, last * world.size, world.size)
-        with closing(prepared(self._sample, places, workers=self.config.workers, device=world.device)) as samples:
+        indices = range(first * world.size + world.rank, last * world.size, world.size)
+        with closing(prepared(self._sample, indices, workers=self.config.workers, device=world.device)) as samples:
             for sample in samples:
                 self._step(sample, monitor)
                 better = self._validate(monitor) if self._due(self.config.validation_every) else False
@@ -169,8 +170,8 @@ class _Run:
     def _due(self, every: int) -> bool:
         return self.trainer.iteration % every == 0 or self.trainer.iteration >= self.config.iterations
 
-    def _sample(self, place: int) -> Sample:
-        name, rng = self.order[place], sample_generator(self.config.seed, place)
+    def _sample(self, index: int) -> Sample:
+        name, rng = self.sampler[index], sample_generator(self.config.seed, index)
         return Sample(name, *self.data.sample(name, self.stage, self.config, rng, self.world.device))
 
     def _held_out(self, name: str) -> Sample:
@@ -179,7 +180,7 @@ class _Run:
     def _step(self, sample: Sample, monitor: Monitor) -> None:
         rate = self.trainer.rate()
         try:
-            outcome = self.trainer.step(sample.image, sample.labels)
+            outcome = self.trainer.step(sample.image, sample.labels, self.data.unannotated(sample.name))
         except NotFiniteError as error:
             raise self._stopped(error) from error
         self._count(outcome)
@@ -209,9 +210,9 @@ class _Run:
             seconds=self._seconds(),
         )
         self.sums, self.summed, self.since_record = {}, 0, now
-        self._tell(record, monitor)
+        self._log_record(record, monitor)
 
-    def _tell(self, record: StepRecord | ValidationRecord, monitor: Monitor) -> None:
+    def _log_record(self, record: StepRecord | ValidationRecord, monitor: Monitor) -> None:
         if not self.world.writes:
             return
         append_record(self.log, record.as_json())
@@ -221,14 +222,14 @@ class _Run:
             monitor.validated(record)
 
     def _validate(self, monitor: Monitor) -> bool:
-        """Whether the averaged weights are the best so far, by the mean DSC of the cases held out."""
+        """Return whether the averaged weights are the best so far, by the mean DSC of the cases held out."""
         if not self.plan.validation:
             return False
-        scores = validate(self.trainer, self.plan.validation, self._held_out)
+        scores = validate(self.trainer, self.plan.validation, self._held_out, self.data.unannotated)
         organs = ("organs",) if self.stage == "localise" else self.data.organs
-        named = dict(zip(organs, scores, strict=True))
-        iteration, mean = self.trainer.iteration, sum(scores) / len(scores)
-        self._tell(ValidationRecord(iteration=iteration, validation=named, seconds=self._seconds()), monitor)
+        named = {organ: score for organ, score in zip(organs, scores, strict=True) if not math.isnan(score)}
+        iteration, mean = self.trainer.iteration, sum(named.values()) / len(named)
+        self._log_record(ValidationRecord(iteration=iteration, validation=named, seconds=self._seconds()), monitor)
         self.since_record = time.monotonic()
         if self.best is not None and mean <= self.best["mean"]:
             return False
@@ -279,11 +280,11 @@ class _Run:
         }
         write_text(json.dumps(card, indent=2) + "\n", self.plan.run / "card.json")
 
-    def _take_up(self, checkpoint: Checkpoint | None) -> None:
-        """Go on from `checkpoint`, or begins anew; the run's files then hold nothing later."""
+    def _resume(self, checkpoint: Checkpoint | None) -> None:
+        """Resume from `checkpoint`, or start; the run's files then hold nothing later."""
         run, iteration = self.plan.run, 0
         if checkpoint is not None:
-            _require_same(self.settings, checkpoint.state["settings"], run)
+            _require_same(self.settings, current_names(checkpoint.state["settings"]), run)
             iteration = self._restore(checkpoint)
         if self.world.writes:
             forget_after(run, iteration)
@@ -303,17 +304,17 @@ class _Run:
             self.sums = dict(zip(state["terms"], state["sums"][self.world.rank], strict=True))
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ReadError(
-                f"going on with {self.plan.run}",
+                f"resuming {self.plan.run}",
                 expected="a checkpoint of this version",
                 got=str(error),
-                remedy="Begin anew in another folder",
+                remedy="Start again in another folder",
             ) from error
         return self.trainer.iteration
 
     def _stopped(self, error: NotFiniteError) -> VisceraError:
-        """The error that names the cases at fault: those with a bad loss, or all of the step."""
+        """Return the error that names the cases at fault: those with a bad loss, or all of the step."""
         step, run = self.trainer.iteration, self.plan.run
-        names = [self.order[step * self.world.size + rank] for rank in range(self.world.size)]
+        names = [self.sampler[step * self.world.size + rank] for rank in range(self.world.size)]
         bad = [name for name, loss in zip(names, error.losses, strict=True) if not math.isfinite(loss)]
         saved = checkpoint_iterations(run)
         kept = f"the last good checkpoint is {checkpoint_folder(run, saved[-1])}" if saved else "nothing was saved yet"
@@ -326,7 +327,7 @@ class _Run:
 
 
 def _settings(stage: Stage, config: TrainConfig, plan: _Plan, world: World) -> dict[str, Any]:
-    """What must be the same for a training to go on, as plain values."""
+    """Return what must be the same for a training to resume, as plain values."""
     free = FREE_SETTINGS if config.schedule == "cosine" else (*FREE_SETTINGS, "iterations")
     values = {name: value for name, value in asdict(config).items() if name not in free}
     values["model"] = {name: value for name, value in values["model"].items() if name not in LABEL_SETTINGS}
@@ -340,10 +341,10 @@ def _require_same(settings: dict[str, Any], saved: dict[str, Any], run: Path) ->
     names = sorted(name for name in settings.keys() | saved.keys() if settings.get(name) != saved.get(name))
     if names:
         raise ConfigError(
-            f"going on with {run}",
-            expected="the settings and cases it was begun with",
+            f"resuming {run}",
+            expected="the settings and cases it was started with",
             got=f"another {', another '.join(names)}",
-            remedy="Give the same ones, train in another folder, or begin anew with --restart",
+            remedy="Give the same ones, train in another folder, or start again with --restart",
         )
 
 
