@@ -251,7 +251,7 @@ class Segmenter:
         """Have the localisation compiled while the scan on `grid` is read; refuses what exceeds the memory limit."""
         scout = fitted_scout(grid.to_canonical().apply_to_grid(grid), self.bundle.card.model)
         scan_bytes = np.dtype(np.int16).itemsize * math.prod(grid.shape_zyx)
-        self.engine.announce("localise", (1, 1, *scout.shape_zyx), beside=scan_bytes)
+        self.engine.compile_ahead("localise", (1, 1, *scout.shape_zyx), extra_bytes=scan_bytes)
 
     def _write_preview(self, volume: Volume, segmentation: Segmentation, output: Path) -> Path:
         from viscera.drawing.overlay import preview_png

@@ -24,7 +24,7 @@ from viscera.core.errors import BundleError, VisceraError
 from viscera.core.version import version
 from viscera.model.bundle import CARD
 from viscera.segmenter import CaseOptions, OnStage, Segmenter, bundle_source
-from viscera.viewer.run_entries import machinery, organ_entries
+from viscera.viewer.run_entries import organ_entries, runtime
 from viscera.viewer.run_report import Failure, peak_memory_mib, utc_now
 
 CLAIMS = "claims"
@@ -201,7 +201,7 @@ def segmented(order: Order, identity: str, on_stage: OnStage | None = None) -> M
     grid = done.segmentation.label_map.grid
     beside = tuple(order.options.side_files(order.output, segmenter.bundle.card))
     facts = {
-        "machinery": asdict(machinery(segmenter)),
+        "machinery": asdict(runtime(segmenter)),
         "seconds": done.seconds,
         "shape_zyx_vox": grid.shape_zyx,
         "spacing_zyx_mm": grid.spacing_zyx_mm,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from viscera.core.config import ModelConfig
 from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
 from viscera.core.memory import require_memory
-from viscera.engines.engine import Answer, require_image
+from viscera.engines.engine import NetworkOutput, require_image
 from viscera.engines.forks import require_process
 from viscera.model.bundle import STAGES, Bundle, Stage
 
@@ -85,13 +85,13 @@ class TorchEngine:
         """Start reading both networks in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
-    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
-        """Raise MemoryBudgetError for what cannot fit; nothing is compiled, and `beside` lies on the host."""
+    def compile_ahead(self, stage: Stage, shape: tuple[int, ...], *, extra_bytes: int = 0) -> None:
+        """Raise MemoryBudgetError for what cannot fit; nothing is compiled, and `extra_bytes` lie on the host."""
         require_process(self._process, has="has loaded torch")
         self._planes(stage, shape)
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
-        """The network's answer to `image`; see `Engine.run`."""
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
+        """The network's output for `image`; see `Engine.run`."""
         import torch
 
         require_process(self._process, has="has loaded torch")
@@ -120,10 +120,10 @@ class TorchEngine:
         require_memory(doing, least_bytes(unet, shape, itemsize), self._memory_limit)
         return fitting_planes(unet, shape, self._memory_limit, itemsize)
 
-    def _infer(self, stage: Stage, image: Tensor, planes: int | None) -> Answer:
+    def _infer(self, stage: Stage, image: Tensor, planes: int | None) -> NetworkOutput:
         import torch
 
-        from viscera.engines.torch_tiled import streamed_answer
+        from viscera.engines.torch_tiled import streamed_output
 
         network = self._networks[stage]
         autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -131,9 +131,9 @@ class TorchEngine:
         with torch.inference_mode(), autocast, exact:
             on_device = image.to(self._device)
             if planes is not None:
-                return Answer(*(_array(values) for values in streamed_answer(network, on_device, planes)))
+                return NetworkOutput(*(_array(values) for values in streamed_output(network, on_device, planes)))
             output = network(on_device)
-            return Answer(*(_array(values) for values in answered(stage, output, self._bundle.card.model)))
+            return NetworkOutput(*(_array(values) for values in as_outputs(stage, output, self._bundle.card.model)))
 
     def _prepare(self) -> None:
         try:
@@ -152,7 +152,7 @@ class TorchEngine:
         return {stage: load_network(stage, model, self._bundle.weights(stage)).to(self._device) for stage in STAGES}
 
 
-def answered(stage: Stage, output: Any, model: ModelConfig) -> tuple[Tensor, ...]:
+def as_outputs(stage: Stage, output: Any, model: ModelConfig) -> tuple[Tensor, ...]:
     """What `Engine.run` gives of a stage's network's `output`: logits, or probabilities and disagreement."""
     from viscera.model.networks import disagreement
 
@@ -216,7 +216,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def import_torch() -> Any:
-    """The module `torch`, with `safetensors` beside it; raises MissingExtraError if one is not installed."""
+    """The module `torch`, after `safetensors`; raises MissingExtraError if one is not installed."""
     try:
         import safetensors  # noqa: F401
         import torch

@@ -37,8 +37,8 @@ _PLANES_KEPT = 16
 _CUBIC_REACH = 2
 
 
-def streamed_answer(network: nn.Module, image: Tensor, planes: int) -> tuple[Tensor, ...]:
-    """What the network answers to `image`, on the CPU: a U-Net's logits, or probabilities and disagreement of an SCN.
+def streamed_output(network: nn.Module, image: Tensor, planes: int) -> tuple[Tensor, ...]:
+    """The network's output for `image`, on the CPU: a U-Net's logits, or probabilities and disagreement of an SCN.
 
     All are (b, c, z, y, x), the disagreement coarser by the spatial factor.
 
