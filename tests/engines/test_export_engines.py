@@ -401,7 +401,7 @@ def test_cuda_without_a_gpu_is_refused(bundle: Bundle, monkeypatch: pytest.Monke
 
 def test_cuda_without_torch_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"viscera\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"viscera\[gpu\]"):
         make_engine(bundle, device="cuda")
 
 
@@ -471,8 +471,14 @@ def test_a_second_output_of_another_size_is_reported(bundle: Bundle, tmp_path: P
 
 
 def test_swapped_weights_are_reported(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="loading the weights"):
+    with pytest.raises(BundleError, match=r"loading the weights .* got no contracting\.0.* differences in all\."):
         load_network("localise", MODEL, bundle.weights("segment"))
+
+
+def test_weights_of_another_shape_are_reported_with_both_shapes(bundle: Bundle) -> None:
+    model = dataclasses.replace(MODEL, localiser=dataclasses.replace(MODEL.localiser, outputs=3))
+    with pytest.raises(BundleError, match=r"output\.bias of shape \(2,\) where the settings have \(3,\)"):
+        load_network("localise", model, bundle.weights("localise"))
 
 
 # Reporting home

@@ -30,22 +30,23 @@ from viscera.engines.engine import NetworkOutput
 from viscera.engines.openvino_import import import_openvino
 from viscera.engines.tiles import Slab, covering_slabs
 from viscera.model.bundle import Stage
-from viscera.model.onnx_graph import DISAGREEMENT
+from viscera.model.onnx_graph import DISAGREEMENT, INPUT, features_value, pooled_value
+from viscera.model.structure import BLOCK_HALO
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 # Compiles a graph for the processor.
 Compile = Callable[[Any], Any]
 
-# Planes on either side that two convolutions of three planes reach, and four; upsampling by two fits into the latter.
-_CONTRACT_REACH = 2
-_REACH = 4
-# Coarse planes that a cubic interpolation reaches on either side.
-_CUBIC_REACH = 2
+# Planes on either side that the blocks of the finest level read; upsampling by two fits into the latter.
+_CONTRACT_HALO = BLOCK_HALO
+_UNET_HALO = 2 * BLOCK_HALO
+# Coarse planes that a cubic interpolation reads on either side.
+_CUBIC_HALO = 2
 
 # What OpenVINO needs at its peak, fitted to measurements with openvino 2026.4 in both precisions on images from
 # 48x64x80 to 160x128x160, which it meets within a fifth: feature maps of the finest level held at once, outputs held
-# at once while nets are fused, and what compiled kernels take whatever the size.
+# at once while nets are fused, and what compiled kernels take at any size.
 _MAPS_HELD = 3.2
 _OUTPUTS_HELD = 8
 _KERNELS_BYTES = 110 * 10**6
@@ -86,21 +87,21 @@ class Partition:
     @property
     def halo(self) -> int:
         """The planes a slab of the U-Net reads on either side, whole blocks of them."""
-        return -(-_REACH // self.multiple) * self.multiple
+        return -(-_UNET_HALO // self.multiple) * self.multiple
 
 
 def partition_of(stage: Stage, model: ModelConfig) -> Partition:
     """The subgraphs of a stage's network."""
     prefix = "" if stage == "localise" else "local."
     unet = model.localiser if stage == "localise" else model.scn.local
-    pooled, below = f"{prefix}contracting.1.pool", f"{prefix}expanding.1.second.activation"
+    pooled, below = f"{prefix}{pooled_value(1)}", f"{prefix}{features_value(1)}"
     logits = f"{prefix}logits"
     maps = () if stage == "localise" else ("spatial.maps",)
     return Partition(
-        contract=Subgraph(inputs=("image",), outputs=(pooled,)),
+        contract=Subgraph(inputs=(INPUT,), outputs=(pooled,)),
         below=Subgraph(inputs=(pooled,), outputs=(below,)),
-        expand=Subgraph(inputs=("image", below), outputs=(logits, *maps)),
-        spatial=Subgraph(inputs=("image", *maps), outputs=("spatial.logits",)) if maps else None,
+        expand=Subgraph(inputs=(INPUT, below), outputs=(logits, *maps)),
+        spatial=Subgraph(inputs=(INPUT, *maps), outputs=("spatial.logits",)) if maps else None,
         fuse=Subgraph(inputs=(logits, "spatial.logits"), outputs=("probabilities", DISAGREEMENT)) if maps else None,
         unet=unet,
         factor=model.scn.spatial_factor if maps else 1,
@@ -123,7 +124,7 @@ def tiled_bytes(partition: Partition, shape: Shape, planes: int, itemsize: int) 
     expand += round(_MAPS_HELD * itemsize * _map_size(partition, slab))
     needed = max(expand, 2 * below + round(_MAPS_HELD * itemsize * _map_size(partition, shape)) // 8)
     if partition.fuse is not None:
-        slab = _slab(partition, shape, planes, _CUBIC_REACH * partition.factor)
+        slab = _slab(partition, shape, planes, _CUBIC_HALO * partition.factor)
         needed = max(needed, 2 * _output_bytes(partition, shape) + _OUTPUTS_HELD * _output_bytes(partition, slab))
     return _KERNELS_BYTES + needed
 
@@ -176,7 +177,7 @@ class TiledNetwork:
 
     def infer(self, image: Array) -> NetworkOutput:
         """The network's output for `image` (b, 1, z, y, x), as the whole network gives it."""
-        pieces = covering_slabs(image.shape[2], self._planes, _CONTRACT_REACH)
+        pieces = covering_slabs(image.shape[2], self._planes, _CONTRACT_HALO)
         (pooled,) = self._tiled(self._partition.contract, pieces, [(image, 1)], [2])
         (below,) = self._once(self._partition.below, [pooled])
         del pooled
@@ -188,7 +189,7 @@ class TiledNetwork:
         logits, maps = self._tiled(self._partition.expand, pieces, [(image, 1), (below, 2)], [1, factor])
         del below
         (spatial,) = self._once(self._partition.spatial, [image, maps])
-        pieces = covering_slabs(image.shape[2], self._planes, _CUBIC_REACH * factor)
+        pieces = covering_slabs(image.shape[2], self._planes, _CUBIC_HALO * factor)
         fuse = self._partition.fuse
         if DISAGREEMENT not in {node.get_friendly_name() for node in self._graph.get_ops()}:
             fuse = Subgraph(inputs=fuse.inputs, outputs=fuse.outputs[:1])  # a graph from before it was there

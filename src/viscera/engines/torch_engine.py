@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,13 @@ from viscera.engines.forks import require_process
 from viscera.model.bundle import STAGES, Bundle, Stage
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from viscera.model.networks import SpatialConfigurationNet, UNet
+
+    Network = UNet | SpatialConfigurationNet
+
+Shape = tuple[int, ...]
 
 
 class TorchEngine:
@@ -142,12 +148,12 @@ class TorchEngine:
             return  # the first `run` meets it again, where it can be reported
 
     @property
-    def _networks(self) -> dict[Stage, nn.Module]:
+    def _networks(self) -> dict[Stage, Network]:
         with self._loading:
             return self._read_networks
 
     @cached_property
-    def _read_networks(self) -> dict[Stage, nn.Module]:
+    def _read_networks(self) -> dict[Stage, Network]:
         model = self._bundle.card.model
         return {stage: load_network(stage, model, self._bundle.weights(stage)).to(self._device) for stage in STAGES}
 
@@ -166,7 +172,7 @@ def _array(values: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def load_network(stage: Stage, model: ModelConfig, weights: Path) -> nn.Module:
+def load_network(stage: Stage, model: ModelConfig, weights: Path) -> Network:
     """A stage's network in evaluation mode on the CPU, with its weights from a safetensors file.
 
     "localise" gives a `UNet`, "segment" a `SpatialConfigurationNet`.
@@ -178,19 +184,32 @@ def load_network(stage: Stage, model: ModelConfig, weights: Path) -> nn.Module:
     import_torch()
     from viscera.model.networks import SpatialConfigurationNet, UNet
 
-    network = UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
+    network: Network = UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
     tensors = read_weights(weights)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if different := sorted(name for name, _ in expected.items() ^ found.items()):
+    if different := sorted({name for name, _ in expected.items() ^ found.items()}):
         raise BundleError(
             f"loading the weights {weights}",
             expected=f"the weights of the network of stage {stage}",
-            got=f"others, missing ones or other shapes ({', '.join(different[:3])})",
+            got=_differences(different, expected, found),
             remedy="Use the weights and the settings of one and the same training",
         )
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def _differences(names: Sequence[str], expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
+    """How the first few of `names` differ, and how many there are."""
+    lines = []
+    for name in names[:3]:
+        if name not in found:
+            lines.append(f"no {name}")
+        elif name not in expected:
+            lines.append(f"{name}, which the settings do not have")
+        else:
+            lines.append(f"{name} of shape {found[name]} where the settings have {expected[name]}")
+    return "; ".join([*lines, *([f"{len(names)} differences in all"] if len(names) > 3 else [])])
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -225,6 +244,6 @@ def import_torch() -> Any:
             "loading torch",
             expected="the packages torch and safetensors",
             got=str(error),
-            remedy="Run: pip install 'viscera[train]'",
+            remedy="Run: pip install 'viscera[gpu]' to compute on a GPU, 'viscera[train]' to train",
         ) from error
     return torch
