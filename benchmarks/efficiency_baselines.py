@@ -134,14 +134,14 @@ class OnnxRuntimeEngine:
     def prepare(self) -> None:
         """Nothing to load."""
 
-    def announce(self, stage: str, shape: tuple[int, ...], *, beside: int = 0) -> None:
+    def compile_ahead(self, stage: str, shape: tuple[int, ...], *, extra_bytes: int = 0) -> None:
         """Nothing to compile."""
 
     def run(self, stage: str, image: NDArray[np.float32]) -> Any:
         """The network's answer."""
-        from viscera.engines.engine import Answer
+        from viscera.engines.engine import NetworkOutput
 
-        return Answer(*self._sessions[stage].run(None, {"image": image}))
+        return NetworkOutput(*self._sessions[stage].run(None, {"image": image}))
 
 
 def onnxruntime_engine(scan: Path, output: Path, folder: Path) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from viscera.core.config import ModelConfig
 from viscera.core.geometry import Grid, Reorientation
 from viscera.core.volume import Volume
-from viscera.engines.engine import Answer
+from viscera.engines.engine import NetworkOutput
 from viscera.pipeline import segment_volume
 
 STAGES = ("preprocess", "localise", "crop", "segment", "restore")
@@ -42,17 +42,17 @@ class StandIn:
     def prepare(self) -> None:
         """Nothing to load."""
 
-    def announce(self, stage: str, shape: tuple[int, ...], *, beside: int = 0) -> None:
+    def compile_ahead(self, stage: str, shape: tuple[int, ...], *, extra_bytes: int = 0) -> None:
         """Nothing to compile."""
 
-    def run(self, stage: str, image: NDArray[np.float32]) -> Answer:
+    def run(self, stage: str, image: NDArray[np.float32]) -> NetworkOutput:
         """Logits or probabilities in the middle of the image, whatever it shows."""
         shape = image.shape[2:]
         if stage == "localise":
             logits = np.zeros((1, 2, *shape), dtype=np.float32)
             z, y, x = (slice(count // 4, count - count // 4) for count in shape)
             logits[0, 1, z, y, x] = 1.0
-            return Answer(logits)
+            return NetworkOutput(logits)
         planes, rows, columns = np.ogrid[: shape[0], : shape[1], : shape[2]]
         probabilities = np.zeros((1, 5, *shape), dtype=np.float32)
         for label, (share, radius) in enumerate(((0.3, 32), (0.7, 20), (0.5, 20), (0.6, 12)), start=1):
@@ -64,7 +64,7 @@ class StandIn:
             probabilities[0, label] = 1 / (1 + np.exp(np.clip(distance - radius, -30, 30)))
         probabilities[0, 0] = np.clip(1 - probabilities[0].sum(axis=0), 0, 1)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return Answer(probabilities)
+        return NetworkOutput(probabilities)
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def test_a_network_announced_in_the_parent_is_enough_to_be_refused(tmp_path: Pat
     (refused,) = printed(
         """
         segmenter = Segmenter.load(threads=1)
-        segmenter.engine.announce("localise", (1, 1, 64, 64, 64))
+        segmenter.engine.compile_ahead("localise", (1, 1, 64, 64, 64))
         with multiprocessing.get_context("fork").Pool(1) as pool:
             print(pool.map_async(labelled, range(1)).get(60)[0])
         """

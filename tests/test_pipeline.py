@@ -12,7 +12,7 @@ from viscera.core.errors import BundleError, GeometryError, NothingFoundError
 from viscera.core.geometry import AIR_HU, Grid, Reorientation
 from viscera.core.organs import ORGANS
 from viscera.core.volume import Volume
-from viscera.engines.engine import Answer
+from viscera.engines.engine import NetworkOutput
 from viscera.pipeline import segment_volume
 from viscera.quality.mirroring import MirrorFinding
 
@@ -45,11 +45,11 @@ class ThresholdEngine:
         bright = np.clip(hu / 400.0, 0, 1)
         dark = np.where(hu > -800, np.clip(-hu / 400.0, 0, 1), 0)
         if stage == "localise":
-            return Answer(np.stack([np.full_like(hu, 0.5), np.maximum(bright, dark)], axis=1).astype(np.float32))
+            return NetworkOutput(np.stack([np.full_like(hu, 0.5), np.maximum(bright, dark)], axis=1).astype(np.float32))
         probabilities = np.zeros((len(hu), 5, *hu.shape[1:]), dtype=np.float32)
         probabilities[:, 1], probabilities[:, 3] = bright, dark
         probabilities[:, 0] = 1 - bright - dark
-        return Answer(probabilities)
+        return NetworkOutput(probabilities)
 
 
 class Altered(ThresholdEngine):

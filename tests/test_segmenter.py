@@ -11,7 +11,7 @@ import viscera
 from viscera.core.errors import ConfigError, ReadError
 from viscera.core.geometry import Grid
 from viscera.core.volume import Volume
-from viscera.engines.engine import Answer
+from viscera.engines.engine import NetworkOutput
 from viscera.formats.nifti_write import write_volume
 from viscera.model.bundle import Bundle, ModelCard
 from viscera.result import Segmentation
@@ -31,7 +31,7 @@ class BrightEngine:
     def prepare(self):
         pass
 
-    def announce(self, stage, shape, *, beside=0):
+    def compile_ahead(self, stage, shape, *, extra_bytes=0):
         self.announced = shape
 
     def run(self, stage, image):
@@ -39,11 +39,11 @@ class BrightEngine:
         bright = np.clip(hu / 400.0, 0, 1)
         dark = np.where(hu > -800, np.clip(-hu / 400.0, 0, 1), 0)
         if stage == "localise":
-            return Answer(np.stack([np.full_like(hu, 0.5), np.maximum(bright, dark)], axis=1).astype(np.float32))
+            return NetworkOutput(np.stack([np.full_like(hu, 0.5), np.maximum(bright, dark)], axis=1).astype(np.float32))
         output = np.zeros((len(hu), 5, *hu.shape[1:]), dtype=np.float32)
         output[:, 1], output[:, 3] = bright, dark
         output[:, 0] = 1 - bright - dark
-        return Answer(output)
+        return NetworkOutput(output)
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from gpu.pack import STAGES
 from gpu.train import config_of, initial_of
 from viscera.core.errors import VisceraError
 from viscera.core.files import write_bytes
-from viscera.engines.torch_engine import TorchEngine, answered, load_network
-from viscera.engines.torch_tiled import streamed_answer
+from viscera.engines.torch_engine import TorchEngine, as_outputs, load_network
+from viscera.engines.torch_tiled import streamed_output
 from viscera.model.bundle import Bundle, ModelCard, Stage
 from viscera.training.cache import UNKNOWN_LABEL
 from viscera.training.config import TrainConfig
@@ -170,16 +170,16 @@ def _write_weights(work: Path, configs: dict[Stage, TrainConfig]) -> None:
 @torch.inference_mode()
 def _network(work: Path, stage: Stage, config: TrainConfig, image: Tensor, device: torch.device) -> Iterator[Result]:
     network = load_network(stage, config.model, _weights(work, stage))
-    expected = answered(stage, network(image), config.model)
+    expected = as_outputs(stage, network(image), config.model)
     network.to(device)
     for name, values in {
-        "network": answered(stage, network(image.to(device)), config.model),
-        "network, streamed": streamed_answer(network, image.to(device), _PLANES),
+        "network": as_outputs(stage, network(image.to(device)), config.model),
+        "network, streamed": streamed_output(network, image.to(device), _PLANES),
     }.items():
         yield Result(f"{stage}: {name}", max(map(apart, values, expected)), _SINGLE)
     trained = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     with torch.autocast(device.type, torch.bfloat16):
-        values = answered(stage, trained(image.to(device)), config.model)
+        values = as_outputs(stage, trained(image.to(device)), config.model)
     yield Result(f"{stage}: network in bfloat16", apart(values[0], expected[0]), _HALF)
 
 

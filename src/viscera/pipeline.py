@@ -29,7 +29,7 @@ from viscera.result import Probabilities, Segmentation
 from viscera.segment import network_output, segmentation_output
 
 if TYPE_CHECKING:
-    from viscera.engines.engine import Answer, Engine
+    from viscera.engines.engine import Engine, NetworkOutput
 
 # A spacing that grew by less than this is not worth a note.
 _NOTED_GROWTH_MM = 0.01
@@ -138,7 +138,7 @@ def _segmented(
 def _finished(
     volume: Volume,
     labels: NDArray[np.uint8],
-    output: Answer,
+    output: NetworkOutput,
     organs: Sequence[Organ],
     model: ModelConfig,
     run: _Run,

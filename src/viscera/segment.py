@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.errors import BundleError
-from viscera.engines.engine import Answer
+from viscera.engines.engine import NetworkOutput
 
 if TYPE_CHECKING:
     from viscera.core.config import ScnConfig
@@ -33,7 +33,7 @@ def network_output(
     return _checked(output.output, stage, (1, channels, *image.shape))
 
 
-def segmentation_output(engine: Engine, image: NDArray[np.float32], config: ScnConfig) -> Answer:
+def segmentation_output(engine: Engine, image: NDArray[np.float32], config: ScnConfig) -> NetworkOutput:
     """Return the segmentation network's output for one image (z, y, x), without the batch axis, finite everywhere.
 
     Probabilities (labels, z, y, x), and the disagreement of its nets, coarser by `config.spatial_factor`, if the
@@ -45,9 +45,9 @@ def segmentation_output(engine: Engine, image: NDArray[np.float32], config: ScnC
     output = engine.run("segment", image[np.newaxis, np.newaxis])
     probabilities = _checked(output.output, "segment", (1, config.labels, *image.shape))
     if output.disagreement is None:
-        return Answer(probabilities)
+        return NetworkOutput(probabilities)
     coarse = (side // config.spatial_factor for side in image.shape)
-    return Answer(probabilities, _checked(output.disagreement, "segment", (1, config.labels, *coarse)))
+    return NetworkOutput(probabilities, _checked(output.disagreement, "segment", (1, config.labels, *coarse)))
 
 
 def _checked(values: NDArray[np.float32], stage: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

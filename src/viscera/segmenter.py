@@ -319,7 +319,7 @@ class Segmenter:
         """Have the localisation compiled while the scan on `grid` is read; refuses what exceeds the memory limit."""
         low_grid = low_resolution_grid(grid.to_canonical().apply_to_grid(grid), self.bundle.card.model)
         scan_bytes = np.dtype(np.int16).itemsize * math.prod(grid.shape_zyx)
-        self.engine.announce("localise", (1, 1, *low_grid.shape_zyx), beside=scan_bytes)
+        self.engine.compile_ahead("localise", (1, 1, *low_grid.shape_zyx), extra_bytes=scan_bytes)
 
     def _write_side_files(self, result: Segmentation, output: Path, options: CaseOptions) -> None:
         """Write what is asked for next to the labels."""

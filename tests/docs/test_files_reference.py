@@ -9,7 +9,7 @@ from viscera.batch.ledger import Entry
 from viscera.core.errors import VisceraError
 from viscera.model.bundle import CARD_FORMAT, FILES, ModelCard
 from viscera.quality.rules import OrganSignals, QcStatus, Reason
-from viscera.viewer.run_report import SCHEMA, CaseEntry, Machinery, RunReport
+from viscera.viewer.run_report import SCHEMA, CaseEntry, RunReport, Runtime
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
@@ -37,7 +37,7 @@ def test_the_reports_fields() -> None:
     named_of_cases = {name.removeprefix(".") for name in of_cases if name.startswith(".")}
     assert named_of_cases - {"quality_reasons", "quality_sentences"} == fields(CaseEntry)
     assert SCHEMA in section("files.md", "The report")
-    assert all(f"`{name}`" in section("files.md", "The report") for name in fields(Machinery))
+    assert all(f"`{name}`" in section("files.md", "The report") for name in fields(Runtime))
 
 
 def test_the_verdicts_fields() -> None:

@@ -21,11 +21,11 @@ from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, Mis
 from viscera.engines import choice as engines  # noqa: E402
 from viscera.engines import export  # noqa: E402
 from viscera.engines.choice import make_engine  # noqa: E402
-from viscera.engines.engine import Answer  # noqa: E402
+from viscera.engines.engine import NetworkOutput  # noqa: E402
 from viscera.engines.export import GRAPH_TOLERANCE, export_bundle, export_graph, graph_difference  # noqa: E402
 from viscera.engines.openvino_engine import OpenVinoEngine  # noqa: E402
 from viscera.engines.openvino_import import import_openvino  # noqa: E402
-from viscera.engines.openvino_tiled import WindowedNetwork, layout  # noqa: E402
+from viscera.engines.openvino_tiled import TiledNetwork, partition_of  # noqa: E402
 from viscera.engines.torch_engine import TorchEngine, load_network  # noqa: E402
 from viscera.engines.torch_tiled import streamed_bytes  # noqa: E402
 from viscera.model.bundle import Bundle, ModelCard, Stage, load_bundle  # noqa: E402
@@ -36,7 +36,7 @@ ENGINE_TOLERANCE = 1e-4
 # bf16 keeps 8 bits; the networks here have logits of about 1.
 BF16_TOLERANCE = 0.05
 # Float32 sums in another order.
-WINDOW_TOLERANCE = 1e-5
+SLAB_TOLERANCE = 1e-5
 
 STAGE = StageConfig(
     spacing_mm=6.0,
@@ -90,14 +90,14 @@ def image_of(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.random.default_rng(len(shape) + shape[2]).uniform(-1, 1, shape).astype(np.float32)
 
 
-def by_torch(bundle: Bundle, stage: Stage, image: NDArray[np.float32]) -> Answer:
+def by_torch(bundle: Bundle, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
     network = load_network(stage, bundle.card.model, bundle.weights(stage))
     with torch.inference_mode():
         output = network(torch.from_numpy(image))
     if stage == "localise":
-        return Answer(output.numpy())
+        return NetworkOutput(output.numpy())
     apart = np.abs(torch.sigmoid(output.local_logits).numpy() - torch.sigmoid(output.spatial_logits).numpy())
-    return Answer(output.probabilities.numpy(), block_means(apart, MODEL.scn.spatial_factor))
+    return NetworkOutput(output.probabilities.numpy(), block_means(apart, MODEL.scn.spatial_factor))
 
 
 def block_means(values: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ def block_means(values: NDArray[np.float32], factor: int) -> NDArray[np.float32]
     return means
 
 
-def assert_close(found: Answer, expected: Answer, tolerance: float) -> None:
+def assert_close(found: NetworkOutput, expected: NetworkOutput, tolerance: float) -> None:
     np.testing.assert_allclose(found.output, expected.output, atol=tolerance, rtol=0)
     assert (found.disagreement is None) == (expected.disagreement is None)
     if found.disagreement is not None and expected.disagreement is not None:
@@ -278,7 +278,7 @@ def test_batch_of_two_is_two_batches_of_one(bundle: Bundle) -> None:
     for item in range(2):
         alone = engine.run("segment", image[item : item + 1])
         assert both.disagreement is not None
-        assert_close(Answer(both.output[item : item + 1], both.disagreement[item : item + 1]), alone, 1e-5)
+        assert_close(NetworkOutput(both.output[item : item + 1], both.disagreement[item : item + 1]), alone, 1e-5)
 
 
 def test_a_graph_from_before_the_disagreement_still_runs(bundle: Bundle, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_runs_do_not_depend_on_runs_before(bundle: Bundle) -> None:
     engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
     first = engine.run("segment", image_of(SHAPES[0]))
     assert first.disagreement is not None
-    kept = Answer(first.output.copy(), first.disagreement.copy())
+    kept = NetworkOutput(first.output.copy(), first.disagreement.copy())
     for shape in (*reversed(SHAPES), SHAPES[0]):
         engine.run("localise", image_of(shape))
         last = engine.run("segment", image_of(shape))
@@ -401,7 +401,7 @@ def test_cuda_without_a_gpu_is_refused(bundle: Bundle, monkeypatch: pytest.Monke
 
 def test_cuda_without_torch_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"viscera\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"viscera\[gpu\]"):
         make_engine(bundle, device="cuda")
 
 
@@ -471,8 +471,14 @@ def test_a_second_output_of_another_size_is_reported(bundle: Bundle, tmp_path: P
 
 
 def test_swapped_weights_are_reported(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="loading the weights"):
+    with pytest.raises(BundleError, match=r"loading the weights .* got no contracting\.0.* differences in all\."):
         load_network("localise", MODEL, bundle.weights("segment"))
+
+
+def test_weights_of_another_shape_are_reported_with_both_shapes(bundle: Bundle) -> None:
+    model = dataclasses.replace(MODEL, localiser=dataclasses.replace(MODEL.localiser, outputs=3))
+    with pytest.raises(BundleError, match=r"output\.bias of shape \(2,\) where the settings have \(3,\)"):
+        load_network("localise", model, bundle.weights("localise"))
 
 
 # Reporting home
@@ -511,28 +517,28 @@ def test_a_program_that_has_openvino_keeps_it() -> None:
     assert import_openvino() is sys.modules["openvino"]
 
 
-# A network in windows, or plane by plane
+# A network in slabs, or plane by plane
 
 
 @pytest.mark.parametrize("planes", [4, 8, 12, 24])
 @pytest.mark.parametrize("stage", STAGES)
-def test_openvino_in_windows_is_the_whole_network(bundle: Bundle, stage: Stage, planes: int) -> None:
+def test_openvino_in_slabs_is_the_whole_network(bundle: Bundle, stage: Stage, planes: int) -> None:
     image = image_of((2, 1, 24, 16, 8))
     engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
     whole = engine.run(stage, image)
-    assert_close(in_windows(bundle, stage, planes).answer(image), whole, WINDOW_TOLERANCE)
+    assert_close(in_slabs(bundle, stage, planes).infer(image), whole, SLAB_TOLERANCE)
 
 
-def test_a_graph_from_before_the_disagreement_runs_in_windows(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_graph_from_before_the_disagreement_runs_in_slabs(bundle: Bundle, tmp_path: Path) -> None:
     older = without_disagreement(bundle, tmp_path)
     image = image_of((1, 1, 24, 16, 8))
-    found = in_windows(older, "segment", 4).answer(image)
+    found = in_slabs(older, "segment", 4).infer(image)
     assert found.disagreement is None
     expected = make_engine(older, device="cpu", precision="f32", threads=1).run("segment", image)
-    np.testing.assert_allclose(found.output, expected.output, atol=WINDOW_TOLERANCE, rtol=0)
+    np.testing.assert_allclose(found.output, expected.output, atol=SLAB_TOLERANCE, rtol=0)
 
 
-def test_a_graph_with_other_names_cannot_run_in_windows(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_graph_with_other_names_cannot_run_in_slabs(bundle: Bundle, tmp_path: Path) -> None:
     graph = onnx.load(bundle.graph("segment"))
     for node in graph.graph.node:
         for names in (node.input, node.output):
@@ -541,8 +547,8 @@ def test_a_graph_with_other_names_cannot_run_in_windows(bundle: Bundle, tmp_path
     renamed = tmp_path / "renamed"
     shutil.copytree(bundle.folder, renamed)
     onnx.save(graph, renamed / "segment.onnx")
-    with pytest.raises(BundleError, match=r"none called local\.contracting\.1\.pool\. Export the bundle anew"):
-        in_windows(dataclasses.replace(bundle, folder=renamed), "segment", 4).answer(image_of((1, 1, 24, 16, 8)))
+    with pytest.raises(BundleError, match=r"none called local\.contracting\.1\.pool\. Export the bundle again"):
+        in_slabs(dataclasses.replace(bundle, folder=renamed), "segment", 4).infer(image_of((1, 1, 24, 16, 8)))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -555,22 +561,22 @@ def test_the_torch_engine_streams_within_a_limit(bundle: Bundle, stage: Stage) -
     assert_close(limited.run(stage, image), by_torch(bundle, stage, image), 1e-5)
 
 
-def test_what_no_window_fits_is_refused_before_it_runs(bundle: Bundle) -> None:
+def test_what_no_slab_fits_is_refused_before_it_runs(bundle: Bundle) -> None:
     image = image_of((1, 1, 24, 16, 8))
     for engine in (
         TorchEngine(bundle, device="cpu", memory_limit=10_000),
         make_engine(bundle, device="cpu", memory_limit=10_000_000),
     ):
-        for act in (lambda e: e.announce("segment", image.shape), lambda e: e.run("segment", image)):
+        for act in (lambda e: e.compile_ahead("segment", image.shape), lambda e: e.run("segment", image)):
             with pytest.raises(MemoryBudgetError, match="expected a memory limit of at least"):
                 act(engine)
 
 
 def test_memory_that_will_be_in_use_counts(bundle: Bundle) -> None:
     engine = make_engine(bundle, device="cpu", memory_limit=10**10)
-    engine.announce("localise", SHAPES[0], beside=10**9)
+    engine.compile_ahead("localise", SHAPES[0], extra_bytes=10**9)
     with pytest.raises(MemoryBudgetError, match="expected a memory limit of at least"):
-        engine.announce("localise", SHAPES[0], beside=10**10)
+        engine.compile_ahead("localise", SHAPES[0], extra_bytes=10**10)
 
 
 def test_a_limit_is_at_least_one_byte(bundle: Bundle) -> None:
@@ -578,20 +584,20 @@ def test_a_limit_is_at_least_one_byte(bundle: Bundle) -> None:
         make_engine(bundle, device="cpu", memory_limit=0)
 
 
-def in_windows(bundle: Bundle, stage: Stage, planes: int) -> WindowedNetwork:
+def in_slabs(bundle: Bundle, stage: Stage, planes: int) -> TiledNetwork:
     core = import_openvino().Core()
     graph = core.read_model(bundle.graph(stage))
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    parts = layout(stage, MODEL)
-    return WindowedNetwork(
-        graph, bundle.graph(stage), parts, planes, lambda part: core.compile_model(part, "CPU", settings)
+    partition = partition_of(stage, MODEL)
+    return TiledNetwork(
+        graph, bundle.graph(stage), partition, planes, lambda cut: core.compile_model(cut, "CPU", settings)
     )
 
 
 # Compiled networks
 
 
-def test_a_cached_network_answers_alike(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_cached_network_gives_the_same(bundle: Bundle, tmp_path: Path) -> None:
     image = image_of(SHAPES[0])
     expected = make_engine(bundle, device="cpu", precision="f32", threads=1).run("segment", image)
     for _ in range(2):  # the second takes it from there

@@ -15,8 +15,8 @@ from viscera.core.config import ScnConfig, UNetConfig  # noqa: E402
 from viscera.engines.torch_tiled import (  # noqa: E402
     fitting_planes,
     least_bytes,
-    streamed_answer,
     streamed_bytes,
+    streamed_output,
     whole_bytes,
 )
 from viscera.model.networks import SpatialConfigurationNet, UNet, disagreement  # noqa: E402
@@ -60,26 +60,26 @@ def image_of(*shape: int) -> Any:
 @pytest.mark.parametrize("planes", [1, 2, 3, 4, 6, 10, 24, 100])
 def test_a_streamed_unet_is_the_unet(planes: int) -> None:
     network, image = unet(), image_of(1, 1, 24, 8, 12)
-    (found,) = streamed_answer(network, image, planes)
+    (found,) = streamed_output(network, image, planes)
     torch.testing.assert_close(found, network(image), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 4])
 def test_any_number_of_levels_streams(levels: int) -> None:
     network, image = unet(UNetConfig(inputs=1, outputs=3, filters=4, levels=levels)), image_of(1, 1, 16, 8, 24)
-    (found,) = streamed_answer(network, image, 4)
+    (found,) = streamed_output(network, image, 4)
     torch.testing.assert_close(found, network(image), atol=TOLERANCE, rtol=0)
 
 
 def test_a_batch_streams() -> None:
     network, image = unet(), image_of(3, 1, 16, 8, 12)
-    (found,) = streamed_answer(network, image, 4)
+    (found,) = streamed_output(network, image, 4)
     torch.testing.assert_close(found, network(image), atol=TOLERANCE, rtol=0)
 
 
 def test_the_fewest_planes_a_network_takes_stream() -> None:
     network, image = unet(), image_of(1, 1, 4, 4, 8)
-    (found,) = streamed_answer(network, image, 2)
+    (found,) = streamed_output(network, image, 2)
     torch.testing.assert_close(found, network(image), atol=TOLERANCE, rtol=0)
 
 
@@ -87,7 +87,7 @@ def test_the_fewest_planes_a_network_takes_stream() -> None:
 @pytest.mark.parametrize("planes", [2, 6, 16, 48])
 def test_a_streamed_scn_is_the_scn(planes: int, factor: int) -> None:
     network, image = scn(factor), image_of(1, 1, 48, 16, 24)
-    probabilities, apart = streamed_answer(network, image, planes)
+    probabilities, apart = streamed_output(network, image, planes)
     whole = network(image)
     torch.testing.assert_close(probabilities, whole.probabilities, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(apart, disagreement(whole, factor), atol=TOLERANCE, rtol=0)
@@ -126,11 +126,11 @@ class TensorPeak(TorchDispatchMode):
 
 
 def peak_bytes(network: Any, image: Any, planes: int | None) -> int:
-    """Of the tensors made for an answer, which itself is not counted, and of the image."""
+    """Of the tensors made for an output, which itself is not counted, and of the image."""
     with TensorPeak() as counted:
-        answer = network(image) if planes is None else streamed_answer(network, image, planes)[0]
-    of_answer = answer.untyped_storage().nbytes() if planes is not None else 0
-    return counted.peak - of_answer + image.untyped_storage().nbytes()
+        output = network(image) if planes is None else streamed_output(network, image, planes)[0]
+    output_bytes = output.untyped_storage().nbytes() if planes is not None else 0
+    return counted.peak - output_bytes + image.untyped_storage().nbytes()
 
 
 # As wide and deep as the published networks, on a slim image.

@@ -15,12 +15,12 @@ from viscera.model.networks import (  # noqa: E402
     ScnOutput,
     SpatialConfigurationNet,
     UNet,
-    cubic_phases,
     disagreement,
     fuse,
     parameter_count,
     salt_and_pepper,
 )
+from viscera.model.structure import cubic_phases  # noqa: E402
 
 SMALL = ScnConfig(local_filters=4, local_levels=3, spatial_filters=3, spatial_levels=2)
 SIZE = (8, 16, 24)

@@ -10,6 +10,7 @@ from viscera.core.geometry import Grid, Reorientation
 from viscera.core.volume import Volume
 from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
 from viscera.model.bundle import load_bundle
+from viscera.model.onnx_graph import localise_graph, segment_graph
 from viscera.read import read_label_map, read_volume
 from viscera.segmenter import Segmenter
 from viscera.synthesis.phantom import HEAD_Z_MM, PhantomConfig, make_phantom
@@ -90,7 +91,7 @@ def test_a_part_of_a_real_scan_is_never_refused_as_mirrored(segmenter, shared_da
 
 
 @pytest.mark.parametrize("case", ["amos_0018", "ts_slab"])
-def test_the_mirror_image_of_a_real_scan_is_told(segmenter, shared_data, case):
+def test_the_mirror_image_of_a_real_scan_is_reported(segmenter, shared_data, case):
     volume = read_volume(shared_data / "real" / f"{case}_ct.nii.gz")
     turn = volume.grid.to_canonical()
     hu = np.ascontiguousarray(np.flip(turn.apply(volume.hu), axis=2))
@@ -140,3 +141,14 @@ def test_the_card_says_how_good_it_is_and_where_it_ends():
     assert card.limits
     scored = " ".join(card.metrics["real CTs, DSC"])
     assert all(case in scored for case in ("amos_0018", "ts_example", "ts_slab", "ts_dicom", "ts_s0009"))
+
+
+@pytest.mark.parametrize("stage", ["localise", "segment"])
+def test_the_graphs_written_again_are_the_shipped_ones(stage):
+    """Byte for byte: what describes the networks' structure has not changed under the weights."""
+    pytest.importorskip("onnx")
+    weights = pytest.importorskip("safetensors.numpy")
+    bundle = load_bundle()
+    values, model = weights.load_file(bundle.weights(stage)), bundle.card.model
+    again = localise_graph(model.localiser, values) if stage == "localise" else segment_graph(model.scn, values)
+    assert again == bundle.graph(stage).read_bytes()

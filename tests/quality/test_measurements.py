@@ -8,7 +8,7 @@ import pytest
 from viscera.core.geometry import Grid, Reorientation
 from viscera.core.organs import ORGANS
 from viscera.core.volume import LabelMap
-from viscera.engines.engine import Answer
+from viscera.engines.engine import NetworkOutput
 from viscera.quality.measurements import network_signals, organ_signals
 from viscera.quality.rules import OrganSignals
 
@@ -79,7 +79,7 @@ def answer_of(organ, *, label=1, labels=5, disagreement=None):
     apart = None if disagreement is None else np.zeros((labels, *disagreement.shape), dtype=np.float32)
     if apart is not None:
         apart[label] = disagreement
-    return Answer(probabilities, apart)
+    return NetworkOutput(probabilities, apart)
 
 
 def test_expected_dice_worked_by_hand():
@@ -147,7 +147,7 @@ def test_an_answer_without_disagreement():
 def test_likeliest_is_the_lowest_of_equal_labels():
     probabilities = np.zeros((3, 1, 1, 4), dtype=np.float32)
     probabilities[:, 0, 0] = np.array([[0.4, 0.2, 0.3, 0.1], [0.4, 0.4, 0.3, 0.2], [0.2, 0.4, 0.4, 0.7]])
-    found = network_signals(Answer(probabilities), 1)
+    found = network_signals(NetworkOutput(probabilities), 1)
     # Background wins the first voxel, label 1 the second, label 2 the others.
     assert found[1].expected_dsc == pytest.approx(2 * 0.4 / (1 + 1.3))
     assert found[2].expected_dsc == pytest.approx(2 * 1.1 / (2 + 1.7))

@@ -5,7 +5,7 @@ import pytest
 
 from viscera.core.config import QualityConfig
 from viscera.core.organs import ORGANS
-from viscera.engines.engine import Answer
+from viscera.engines.engine import NetworkOutput
 from viscera.quality.measurements import expected_dsc, expected_dscs
 from viscera.quality.mirroring import SURE_DSC, mirror_finding
 
@@ -20,7 +20,7 @@ def answer(*organs):
     for number, share in enumerate(organs):
         probabilities[number + 1, 2 * number : 2 * number + 2] = share
     probabilities[0] = 1 - probabilities.sum(axis=0)
-    return Answer(probabilities)
+    return NetworkOutput(probabilities)
 
 
 def expected(share):

@@ -226,8 +226,8 @@ def test_samples_drawn_by_other_processes_are_the_same(pack, gpu, tmp_path):
 
 
 def streams(check, monkeypatch):
-    original = check.streamed_answer
-    monkeypatch.setattr(check, "streamed_answer", lambda *args: tuple(1.01 * one for one in original(*args)))
+    original = check.streamed_output
+    monkeypatch.setattr(check, "streamed_output", lambda *args: tuple(1.01 * one for one in original(*args)))
 
 
 def engines(check, monkeypatch):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gpu_stand_in import GPU, gpu_stand_in, place  # noqa: E402
 
 from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig  # noqa: E402
-from viscera.engines.torch_tiled import streamed_answer  # noqa: E402
+from viscera.engines.torch_tiled import streamed_output  # noqa: E402
 from viscera.training.config import TrainConfig  # noqa: E402
 from viscera.training.distributed import World  # noqa: E402
 from viscera.training.sampler import Sample  # noqa: E402
@@ -67,5 +67,5 @@ def test_steps_checkpoints_validation_and_streaming_stay_on_their_device(stage, 
         assert trainer.step(image, labels).loss != loss
         assert all(0 <= one <= 1 for one in validate(trainer, ["a"], lambda name: Sample(name, image, labels)))
         with torch.inference_mode():
-            streamed = streamed_answer(trainer.average, image, 2)
+            streamed = streamed_output(trainer.average, image, 2)
         assert streamed[0].device.type == "cpu"

@@ -7,7 +7,7 @@ from viscera.core.errors import ConfigError
 from viscera.core.geometry import Grid
 from viscera.core.organs import ORGANS
 from viscera.core.volume import Volume
-from viscera.engines.engine import Answer
+from viscera.engines.engine import NetworkOutput
 from viscera.model.bundle import ModelCard
 from viscera.training.cache import UNKNOWN_LABEL
 from viscera.training.pseudo_labels import PseudoLabelConfig, trusted_labels
@@ -29,19 +29,19 @@ class KnownEngine:
     def prepare(self):
         pass
 
-    def announce(self, stage, shape, **_):
+    def compile_ahead(self, stage, shape, **_):
         pass
 
     def run(self, stage, image):
         hu = image[0, 0] * 2048
         if stage == "localise":
-            return Answer(np.stack([np.zeros_like(hu), np.where(hu > 50, 1, -1)])[None].astype(np.float32))
+            return NetworkOutput(np.stack([np.zeros_like(hu), np.where(hu > 50, 1, -1)])[None].astype(np.float32))
         values = np.zeros((5, *hu.shape), np.float32)
         liver, spleen, doubtful = (np.abs(hu - middle) < 50 for middle in (LIVER, SPLEEN, DOUBTFUL))
         values[1] = np.where(liver, 0.99, np.where(doubtful, 0.55, 0.0))
         values[3] = np.where(spleen, self.spleen, 0.0)
         values[0] = 1 - values.sum(0)
-        return Answer(values[None])
+        return NetworkOutput(values[None])
 
 
 def ball(centre, radius=60.0):

@@ -25,7 +25,7 @@ from viscera.core.errors import BundleError, VisceraError
 from viscera.core.version import version
 from viscera.model.bundle import CARD
 from viscera.segmenter import OnStage, Segmenter, bundle_source
-from viscera.viewer.run_entries import machinery, organ_entries
+from viscera.viewer.run_entries import organ_entries, runtime
 from viscera.viewer.run_report import Failure, peak_memory_mib, utc_now
 
 CLAIMS = "claims"
@@ -202,7 +202,7 @@ def segmented(order: Order, identity: str, on_stage: OnStage | None = None) -> M
     grid = done.label_map.grid
     beside = side_paths(order.output, order.options)
     facts = {
-        "machinery": asdict(machinery(segmenter)),
+        "machinery": asdict(runtime(segmenter)),
         "seconds": done.seconds,
         "shape_zyx_vox": grid.shape_zyx,
         "spacing_zyx_mm": grid.spacing_zyx_mm,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from viscera.cli.console import Console
 from viscera.cli.interrupt import clean_end
-from viscera.cli.options import add_machinery, add_writing, cache_folder, positive
+from viscera.cli.options import add_runtime, add_writing, cache_folder, positive
 from viscera.core.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--list", metavar="FILE.csv", type=Path, help="write the list of cases, which can be an INPUT, and end"
     )
-    add_machinery(parser)
+    add_runtime(parser)
     parser.add_argument_group("reading").add_argument(
         "--hu-offset", metavar="HU", type=int, default=0, help="add this to every voxel, e.g. -1024 for a shifted scale"
     )

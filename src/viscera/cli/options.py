@@ -20,7 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "f32", "bf16")
 
 
-def add_machinery(parser: argparse.ArgumentParser) -> None:
+def add_runtime(parser: argparse.ArgumentParser) -> None:
     """Add what chooses model and hardware."""
     group = parser.add_argument_group("model and hardware")
     group.add_argument("--bundle", metavar="DIR_OR_NAME", help="another model bundle than the default")
@@ -41,7 +41,7 @@ def add_machinery(parser: argparse.ArgumentParser) -> None:
 
 
 def loaded_segmenter(args: argparse.Namespace) -> Segmenter:
-    """The segmenter that the arguments of `add_machinery` ask for; errors as `Segmenter.load` raises them."""
+    """The segmenter that the arguments of `add_runtime` ask for; errors as `Segmenter.load` raises them."""
     from viscera.segmenter import Segmenter
 
     return Segmenter.load(

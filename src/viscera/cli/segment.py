@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.options import add_machinery, add_writing, case_options, given_options, loaded_segmenter
+from viscera.cli.options import add_runtime, add_writing, case_options, given_options, loaded_segmenter
 
 HELP = "label the organs of one or many CTs"
 DESCRIPTION = """\
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a .nii or .nii.gz file for one CT, else a folder for NAME.nii.gz",
     )
-    add_machinery(parser)
+    add_runtime(parser)
     reading = parser.add_argument_group("reading")
     reading.add_argument(
         "--series", metavar="N_OR_UID", help="which of several DICOM series: its number or the beginning of its UID"

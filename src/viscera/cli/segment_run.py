@@ -20,7 +20,7 @@ from viscera.quality.statistics import OrganStatistics, organ_statistics
 from viscera.read import read_label_map, read_volume
 from viscera.result import Segmentation
 from viscera.segmenter import Segmenter
-from viscera.viewer.run_entries import machinery, organ_entries, organ_entry, quality_sentences
+from viscera.viewer.run_entries import organ_entries, organ_entry, quality_sentences, runtime
 from viscera.viewer.run_report import CaseEntry, Failure, RunReport, Status, peak_memory_mib, utc_now
 from viscera.write import LabelOutputs
 
@@ -112,7 +112,7 @@ class SegmentRun:
 
         try:
             done = segmenter.segment_file(case.source, case.output, options=self.request.options, on_stage=on_stage)
-            self._name_machinery(segmenter)
+            self._record_runtime(segmenter)
         except Exception as error:  # the one place where a case's unforeseen error must not end the others
             self._failed(index, error, progress)
         else:
@@ -199,10 +199,10 @@ class SegmentRun:
         self.report = self.report.with_case(index, **changes)
         self._save()
 
-    def _name_machinery(self, segmenter: Segmenter) -> None:
+    def _record_runtime(self, segmenter: Segmenter) -> None:
         # Not before the first case: asking an engine for its precision waits for its libraries, which load meanwhile.
         if self.report.machinery is None:
-            self.report = replace(self.report, machinery=machinery(segmenter))
+            self.report = replace(self.report, machinery=runtime(segmenter))
 
     def _end(self, *, interrupted: bool = False, error: VisceraError | None = None) -> None:
         self.report = self.report.ended(interrupted=interrupted, error=error)

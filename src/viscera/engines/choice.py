@@ -35,7 +35,7 @@ def make_engine(
         precision: "f32", "bf16", or "auto": bf16 where the device computes in it, else f32.
         threads: Of the CPU; None leaves the number to the library.
         memory_limit: Bytes: on the CPU of the whole process, on the GPU of the networks' tensors there. Networks that
-            would need more are computed in windows, with the same answer. None is no limit.
+            would need more are computed in slabs, with the same output. None is no limit.
         cache: Folder where the CPU engine keeps compiled networks; it may be deleted at any time. None keeps none.
 
     Raises:

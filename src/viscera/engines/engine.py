@@ -1,4 +1,4 @@
-"""What an engine is: it runs both networks of a bundle, whatever computes them."""
+"""What an engine is: it runs both networks of a bundle, on any device."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from viscera.model.bundle import Stage
 from viscera.model.flops import require_size
 
 
-class Answer(NamedTuple):
-    """What a stage's network answers to an image (b, 1, z, y, x), float32.
+class NetworkOutput(NamedTuple):
+    """A stage's network's output for an image (b, 1, z, y, x), float32.
 
     Attributes:
         output: Stage "localise" gives logits (b, 2, z, y, x), "segment" probabilities (b, labels, z, y, x) that sum
@@ -42,20 +42,20 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """Start loading libraries and networks in the background; optional, errors appear in the first `run`."""
 
-    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
+    def compile_ahead(self, stage: Stage, shape: tuple[int, ...], *, extra_bytes: int = 0) -> None:
         """Start compiling the stage's network for images of `shape` (b, 1, z, y, x) in the background; optional.
 
         Args:
             stage: The network.
             shape: Of the image it will be run on.
-            beside: Bytes that will be in use then beside those in use now.
+            extra_bytes: Bytes that will be in use then in addition to those in use now.
 
         Raises:
             MemoryBudgetError: If the network cannot run on it within the memory limit.
         """
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
-        """The network's answer to `image` (b, 1, z, y, x) in [-1, 1].
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
+        """The network's output for `image` (b, 1, z, y, x) in [-1, 1].
 
         Raises:
             ConfigError: For an image of another kind, or a side the network cannot halve often enough.

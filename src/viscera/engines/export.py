@@ -1,4 +1,4 @@
-"""Trained weights made into a bundle: graphs written, checked against torch, and put beside the weights with the card.
+"""Trained weights made into a bundle: graphs written, checked against torch, and stored with the weights and the card.
 
 Needs the extra `train`. Exporting the same weights and card gives the same bytes.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from viscera.core.config import ModelConfig, StageConfig
 from viscera.core.errors import BundleError, reason
 from viscera.engines.openvino_import import import_openvino
-from viscera.engines.torch_engine import answered, load_network, read_weights
+from viscera.engines.torch_engine import as_outputs, load_network, read_weights
 from viscera.model.bundle import GRAPHS, WEIGHTS, Bundle, ModelCard, Stage, write_bundle
 from viscera.model.onnx_graph import localise_graph, segment_graph
 
@@ -93,7 +93,7 @@ def graph_difference(stage: Stage, model: ModelConfig, weights: Path, graph: byt
     for shape in _check_shapes(model.localise if stage == "localise" else model.segment):
         image = random.uniform(-1, 1, size=shape).astype(np.float32)
         with torch.inference_mode():
-            expected = [values.numpy() for values in answered(stage, network(torch.from_numpy(image)), model)]
+            expected = [values.numpy() for values in as_outputs(stage, network(torch.from_numpy(image)), model)]
         found = list(compiled([image]).values())
         if [values.shape for values in found] != [values.shape for values in expected]:
             return math.inf

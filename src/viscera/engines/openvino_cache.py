@@ -6,17 +6,17 @@ import contextlib
 import logging
 from pathlib import Path
 
-# A network of one shape takes up to 6 MB, and people's scans come in a few dozen shapes.
+# A network of one shape takes up to 6 MB, and scans come in a few dozen shapes.
 LARGEST_BYTES = 256 << 20
 
 _log = logging.getLogger(__name__)
 
 
-def prepared_folder(folder: Path, *, largest_bytes: int = LARGEST_BYTES) -> Path | None:
+def prepare_folder(folder: Path, *, largest_bytes: int = LARGEST_BYTES) -> Path | None:
     """The folder, made if missing (for this user alone) and trimmed; None if that cannot be done.
 
     A cache only saves time, so what goes wrong with it is logged and nothing more. Of files beyond `largest_bytes` the
-    oldest are removed; another process that was about to read one compiles anew.
+    oldest are removed; another process that was about to read one compiles again.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

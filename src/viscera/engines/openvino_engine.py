@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, VisceraError, reason
 from viscera.core.memory import require_memory, resident_bytes
-from viscera.engines.engine import Answer, require_image
+from viscera.engines.engine import NetworkOutput, require_image
 from viscera.engines.forks import keep_in_forks, loading, require_process
-from viscera.engines.openvino_cache import prepared_folder
+from viscera.engines.openvino_cache import prepare_folder
 from viscera.engines.openvino_import import import_openvino
 from viscera.engines.openvino_tiled import (
     Shape,
-    WindowedNetwork,
+    TiledNetwork,
     fitting_planes,
-    layout,
     least_bytes,
+    partition_of,
     whole_bytes,
 )
 from viscera.model.bundle import STAGES, Bundle, Stage
 
-# Without a limit a network is computed at once up to this, and beyond it in windows that stay within: at most 0.6 of
+# Without a limit a network is computed at once up to this, and beyond it in slabs that stay within: at most 0.6 of
 # the memory for at most half as much time again.
 COMFORTABLE_BYTES = 512 * 10**6
 # A large scan leaves it less, as far as it can do with less.
@@ -53,8 +53,8 @@ class OpenVinoEngine:
 
     The graphs leave all sizes open, but a network is compiled for the size at hand: that takes 0.2 s, and spares a
     fifth of the time and of the memory of a network that adapts itself. The last one of each stage is kept, without
-    its working memory. A network that would need too much memory is computed in windows, with the same answer; see
-    `openvino_parts`.
+    its working memory. A network that would need too much memory is computed in slabs, with the same output; see
+    `openvino_partition`.
 
     A process forked before the first network is compiled can use it, one forked later cannot (see `forks`). A copy that
     pickle makes is as good as a new one.
@@ -85,7 +85,7 @@ class OpenVinoEngine:
         self._asked = precision
         self._threads = threads
         self._memory_limit = memory_limit
-        self._cache = None if cache is None else prepared_folder(cache)
+        self._cache = None if cache is None else prepare_folder(cache)
         self._running = threading.Lock()
         self._kept: dict[Stage, tuple[Shape, _Network]] = {}
         keep_in_forks(self)
@@ -120,19 +120,19 @@ class OpenVinoEngine:
         """Start loading OpenVINO and reading both graphs in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
-    def announce(self, stage: Stage, shape: Shape, *, beside: int = 0) -> None:
-        """Refuse what cannot fit, and starts compiling the stage's network for `shape`; see `Engine.announce`."""
+    def compile_ahead(self, stage: Stage, shape: Shape, *, extra_bytes: int = 0) -> None:
+        """Refuse what cannot fit, and start compiling the stage's network for `shape`; see `Engine.compile_ahead`."""
         _begin_compiling()
-        self._require_memory(stage, shape, beside)
-        threading.Thread(target=self._compile_ahead, args=(stage, shape), name="viscera-compile").start()
+        self._require_memory(stage, shape, extra_bytes)
+        threading.Thread(target=self._compile_quietly, args=(stage, shape), name="viscera-compile").start()
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
-        """The network's answer to `image`; see `Engine.run`."""
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
+        """The network's output for `image`; see `Engine.run`."""
         require_image(self._bundle.card.model, stage, image)
         _begin_compiling()
         with self._running:
             try:
-                return self._network_for(stage, image.shape).answer(np.ascontiguousarray(image))
+                return self._network_for(stage, image.shape).infer(np.ascontiguousarray(image))
             except (MemoryError, RuntimeError) as error:  # OpenVINO raises nothing narrower
                 self._kept.pop(stage, None)
                 raise _run_error(f"running the network of stage {stage} on {image.shape}", error) from error
@@ -141,20 +141,20 @@ class OpenVinoEngine:
         kept_shape, network = self._kept.pop(stage, (None, None))
         if network is None or kept_shape != shape:
             del network  # before the new one needs its place
-            network = self._made(stage, shape)
+            network = self._build(stage, shape)
         self._kept[stage] = (shape, network)
         return network
 
-    def _made(self, stage: Stage, shape: Shape) -> _Network:
-        """The stage's network for images of `shape`: whole if there is memory for it, else in windows."""
-        parts, graph = layout(stage, self._bundle.card.model), self._graphs[stage].clone()
+    def _build(self, stage: Stage, shape: Shape) -> _Network:
+        """The stage's network for images of `shape`: whole if there is memory for it, else in slabs."""
+        partition, graph = partition_of(stage, self._bundle.card.model), self._graphs[stage].clone()
         graph.reshape(list(shape))
         self._require_outputs(stage, graph, shape)
         budget = self._budget(stage, shape)
-        if whole_bytes(parts, shape, self._itemsize) <= budget:
+        if whole_bytes(partition, shape, self._itemsize) <= budget:
             return WholeNetwork(self._compiled(graph))
-        planes = fitting_planes(parts, shape, budget, self._itemsize) or parts.multiple
-        return WindowedNetwork(self._graphs[stage], self._bundle.graph(stage), parts, planes, self._compiled)
+        planes = fitting_planes(partition, shape, budget, self._itemsize) or partition.multiple
+        return TiledNetwork(self._graphs[stage], self._bundle.graph(stage), partition, planes, self._compiled)
 
     def _budget(self, stage: Stage, shape: Shape) -> int:
         """Bytes the network may take: what the limit leaves, else what is both fast and lean."""
@@ -164,13 +164,13 @@ class OpenVinoEngine:
         self._require_memory(stage, shape)
         return self._memory_limit - held
 
-    def _require_memory(self, stage: Stage, shape: Shape, beside: int = 0) -> None:
-        """Raise MemoryBudgetError if the network cannot run within the limit, with `beside` bytes more in use."""
+    def _require_memory(self, stage: Stage, shape: Shape, extra_bytes: int = 0) -> None:
+        """Raise MemoryBudgetError if the network cannot run within the limit, with `extra_bytes` more in use."""
         if self._memory_limit is not None:
-            parts = layout(stage, self._bundle.card.model)
-            needed = least_bytes(parts, shape, self._itemsize)
+            partition = partition_of(stage, self._bundle.card.model)
+            needed = least_bytes(partition, shape, self._itemsize)
             doing = f"running the {stage} network on an image of {shape[2:]} voxels (z, y, x)"
-            require_memory(doing, needed, self._memory_limit, held=(resident_bytes() or 0) + beside)
+            require_memory(doing, needed, self._memory_limit, held=(resident_bytes() or 0) + extra_bytes)
 
     @property
     def _itemsize(self) -> int:
@@ -179,7 +179,7 @@ class OpenVinoEngine:
     def _compiled(self, graph: Any) -> Any:
         if self._cache is not None:
             try:
-                # OpenVINO checks what it finds there, and compiles anew where it is damaged or from another version.
+                # OpenVINO checks what it finds there, and compiles again where it is damaged or from another version.
                 settings = self._settings() | {"CACHE_DIR": str(self._cache)}
                 return self._core.compile_model(graph, "CPU", settings)
             except RuntimeError as error:  # a full disk, a folder that is gone; a broken graph fails below as well
@@ -218,7 +218,7 @@ class OpenVinoEngine:
         except BundleError:
             return  # the first `run` meets it again, where it can be reported
 
-    def _compile_ahead(self, stage: Stage, shape: Shape) -> None:
+    def _compile_quietly(self, stage: Stage, shape: Shape) -> None:
         try:
             with self._running:
                 self._network_for(stage, shape)
@@ -246,7 +246,7 @@ class OpenVinoEngine:
 
     def _read_graph(self, path: Path) -> Any:
         try:
-            # From its bytes: beside a path, OpenVINO looks for files that the card has no checksum of.
+            # From its bytes: next to a path, OpenVINO looks for files that the card has no checksum of.
             content = path.read_bytes()
             if EXTERNAL_DATA in content:
                 raise _graph_error(path, "a graph that holds its weights", "one that has them in another file")
@@ -258,8 +258,8 @@ class OpenVinoEngine:
 class _Network(Protocol):
     """A stage's network for images of one shape."""
 
-    def answer(self, image: NDArray[np.float32]) -> Answer:
-        """The network's answer to `image`."""
+    def infer(self, image: NDArray[np.float32]) -> NetworkOutput:
+        """The network's output for `image`."""
 
 
 class WholeNetwork:
@@ -268,14 +268,16 @@ class WholeNetwork:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
 
-    def answer(self, image: NDArray[np.float32]) -> Answer:
-        """The network's answer to `image`."""
+    def infer(self, image: NDArray[np.float32]) -> NetworkOutput:
+        """The network's output for `image`."""
         request = self._compiled.create_infer_request()  # its own outputs, which the arrays below keep alive
         request.set_input_tensor(import_openvino().Tensor(image, shared_memory=True))
         request.infer(share_outputs=True)  # else it copies the outputs, too
-        answer = Answer(*(request.get_output_tensor(number).data for number in range(len(self._compiled.outputs))))
+        output = NetworkOutput(
+            *(request.get_output_tensor(number).data for number in range(len(self._compiled.outputs)))
+        )
         self._compiled.release_memory()
-        return answer
+        return output
 
 
 def _begin_compiling() -> None:
@@ -285,11 +287,11 @@ def _begin_compiling() -> None:
 
 
 def _graph_error(path: Path, expected: str, got: str) -> BundleError:
-    return BundleError(f"reading the graph {path}", expected=expected, got=got, remedy="Export the bundle anew")
+    return BundleError(f"reading the graph {path}", expected=expected, got=got, remedy="Export the bundle again")
 
 
 def _run_error(doing: str, error: Exception) -> VisceraError:
     if isinstance(error, MemoryError) or "alloc" in str(error).lower():
         remedy = "Close other programs, or use a machine with more memory"
         return MemoryBudgetError(doing, expected="enough free memory", got=str(error) or "none left", remedy=remedy)
-    return BundleError(doing, expected="a graph OpenVINO can run", got=str(error), remedy="Export the bundle anew")
+    return BundleError(doing, expected="a graph OpenVINO can run", got=str(error), remedy="Export the bundle again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 from viscera.core.config import ModelConfig
 from viscera.core.errors import BundleError, ConfigError, MemoryBudgetError, MissingExtraError, VisceraError
 from viscera.core.memory import require_memory
-from viscera.engines.engine import Answer, require_image
+from viscera.engines.engine import NetworkOutput, require_image
 from viscera.engines.forks import require_process
 from viscera.model.bundle import STAGES, Bundle, Stage
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from viscera.model.networks import SpatialConfigurationNet, UNet
+
+    Network = UNet | SpatialConfigurationNet
+
+Shape = tuple[int, ...]
 
 
 class TorchEngine:
@@ -85,13 +91,13 @@ class TorchEngine:
         """Start reading both networks in the background; errors appear in the first `run`."""
         threading.Thread(target=self._prepare, name="viscera-prepare").start()
 
-    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
-        """Raise MemoryBudgetError for what cannot fit; nothing is compiled, and `beside` lies on the host."""
+    def compile_ahead(self, stage: Stage, shape: tuple[int, ...], *, extra_bytes: int = 0) -> None:
+        """Raise MemoryBudgetError for what cannot fit; nothing is compiled, and `extra_bytes` lie on the host."""
         require_process(self._process, has="has loaded torch")
         self._planes(stage, shape)
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
-        """The network's answer to `image`; see `Engine.run`."""
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
+        """The network's output for `image`; see `Engine.run`."""
         import torch
 
         require_process(self._process, has="has loaded torch")
@@ -120,10 +126,10 @@ class TorchEngine:
         require_memory(doing, least_bytes(unet, shape, itemsize), self._memory_limit)
         return fitting_planes(unet, shape, self._memory_limit, itemsize)
 
-    def _infer(self, stage: Stage, image: Tensor, planes: int | None) -> Answer:
+    def _infer(self, stage: Stage, image: Tensor, planes: int | None) -> NetworkOutput:
         import torch
 
-        from viscera.engines.torch_tiled import streamed_answer
+        from viscera.engines.torch_tiled import streamed_output
 
         network = self._networks[stage]
         autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -131,9 +137,9 @@ class TorchEngine:
         with torch.inference_mode(), autocast, exact:
             on_device = image.to(self._device)
             if planes is not None:
-                return Answer(*(_array(values) for values in streamed_answer(network, on_device, planes)))
+                return NetworkOutput(*(_array(values) for values in streamed_output(network, on_device, planes)))
             output = network(on_device)
-            return Answer(*(_array(values) for values in answered(stage, output, self._bundle.card.model)))
+            return NetworkOutput(*(_array(values) for values in as_outputs(stage, output, self._bundle.card.model)))
 
     def _prepare(self) -> None:
         try:
@@ -142,17 +148,17 @@ class TorchEngine:
             return  # the first `run` meets it again, where it can be reported
 
     @property
-    def _networks(self) -> dict[Stage, nn.Module]:
+    def _networks(self) -> dict[Stage, Network]:
         with self._loading:
             return self._read_networks
 
     @cached_property
-    def _read_networks(self) -> dict[Stage, nn.Module]:
+    def _read_networks(self) -> dict[Stage, Network]:
         model = self._bundle.card.model
         return {stage: load_network(stage, model, self._bundle.weights(stage)).to(self._device) for stage in STAGES}
 
 
-def answered(stage: Stage, output: Any, model: ModelConfig) -> tuple[Tensor, ...]:
+def as_outputs(stage: Stage, output: Any, model: ModelConfig) -> tuple[Tensor, ...]:
     """What `Engine.run` gives of a stage's network's `output`: logits, or probabilities and disagreement."""
     from viscera.model.networks import disagreement
 
@@ -166,7 +172,7 @@ def _array(values: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def load_network(stage: Stage, model: ModelConfig, weights: Path) -> nn.Module:
+def load_network(stage: Stage, model: ModelConfig, weights: Path) -> Network:
     """A stage's network in evaluation mode on the CPU, with its weights from a safetensors file.
 
     "localise" gives a `UNet`, "segment" a `SpatialConfigurationNet`.
@@ -178,19 +184,32 @@ def load_network(stage: Stage, model: ModelConfig, weights: Path) -> nn.Module:
     import_torch()
     from viscera.model.networks import SpatialConfigurationNet, UNet
 
-    network = UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
+    network: Network = UNet(model.localiser) if stage == "localise" else SpatialConfigurationNet(model.scn)
     tensors = read_weights(weights)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if different := sorted(name for name, _ in expected.items() ^ found.items()):
+    if different := sorted({name for name, _ in expected.items() ^ found.items()}):
         raise BundleError(
             f"loading the weights {weights}",
             expected=f"the weights of the network of stage {stage}",
-            got=f"others, missing ones or other shapes ({', '.join(different[:3])})",
+            got=_differences(different, expected, found),
             remedy="Use the weights and the settings of one and the same training",
         )
     network.load_state_dict(tensors)
     return network.eval()
+
+
+def _differences(names: Sequence[str], expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
+    """How the first few of `names` differ, and how many there are."""
+    lines = []
+    for name in names[:3]:
+        if name not in found:
+            lines.append(f"no {name}")
+        elif name not in expected:
+            lines.append(f"{name}, which the settings do not have")
+        else:
+            lines.append(f"{name} of shape {found[name]} where the settings have {expected[name]}")
+    return "; ".join([*lines, *([f"{len(names)} differences in all"] if len(names) > 3 else [])])
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -216,7 +235,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def import_torch() -> Any:
-    """The module `torch`, with `safetensors` beside it; raises MissingExtraError if one is not installed."""
+    """The module `torch`, after `safetensors`; raises MissingExtraError if one is not installed."""
     try:
         import safetensors  # noqa: F401
         import torch
@@ -225,6 +244,6 @@ def import_torch() -> Any:
             "loading torch",
             expected="the packages torch and safetensors",
             got=str(error),
-            remedy="Run: pip install 'viscera[train]'",
+            remedy="Run: pip install 'viscera[gpu]' to compute on a GPU, 'viscera[train]' to train",
         ) from error
     return torch

@@ -17,28 +17,31 @@ Tensors are (batch, channel, z, y, x); a stream is an iterator over groups of ne
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viscera.core.config import UNetConfig
-from viscera.model.networks import Block, CubicUpsampling, ScnOutput, SpatialConfigurationNet, UNet, disagreement, fuse
+from viscera.model.networks import CubicUpsampling, ScnOutput, SpatialConfigurationNet, UNet, disagreement, fuse
+from viscera.model.structure import unet_features
 
 Stream = Iterator[Tensor]
 
 # Tensors held at the peak, counted in feature maps of the finest level (as a whole), and in planes of such a map for
-# each plane that flows at once and whatever flows (streamed); a test counts them.
-_WHOLE_MAPS = 6
+# each plane that flows at once and for any number of them (streamed); a test counts them.
+_WHOLE_MAPS = 5
 _PLANES_HELD = 7
 _PLANES_KEPT = 16
 # Coarse planes on either side that a cubic interpolation reads.
-_CUBIC_REACH = 2
+_CUBIC_HALO = 2
 
 
-def streamed_answer(network: nn.Module, image: Tensor, planes: int) -> tuple[Tensor, ...]:
-    """What the network answers to `image`, on the CPU: a U-Net's logits, or probabilities and disagreement of an SCN.
+def streamed_output(network: UNet | SpatialConfigurationNet, image: Tensor, planes: int) -> tuple[Tensor, ...]:
+    """The network's output for `image`, on the CPU: a U-Net's logits, or probabilities and disagreement of an SCN.
 
     All are (b, c, z, y, x), the disagreement coarser by the spatial factor.
 
@@ -49,7 +52,6 @@ def streamed_answer(network: nn.Module, image: Tensor, planes: int) -> tuple[Ten
     """
     if isinstance(network, SpatialConfigurationNet):
         return _streamed_scn(network, image, planes)
-    assert isinstance(network, UNet)
     return (torch.cat([logits.cpu() for logits in _logits(network, image, planes)], dim=2),)
 
 
@@ -80,9 +82,49 @@ def fitting_planes(unet: UNetConfig, shape: Sequence[int], budget: int, itemsize
     return next(fitting, 2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Planes:
+    """Features as streams: each call of `groups` computes them again, `depth` planes in order."""
+
+    depth: int
+    groups: Callable[[], Stream]
+
+
+class _StreamedUNet:
+    """A U-Net's operations on streams of `planes` planes of each level at once."""
+
+    def __init__(self, unet: UNet, planes: int) -> None:
+        self._unet = unet
+        self._planes = planes
+        self.levels = unet.levels
+
+    def read(self, x: Tensor) -> _Planes:
+        """The planes of a tensor that is there as a whole."""
+        return _Planes(depth=x.shape[2], groups=partial(_groups, x, self._planes))
+
+    def contract(self, level: int, image: _Planes) -> _Planes:
+        return _Planes(depth=image.depth, groups=lambda: self._block(self._unet.contracting[level], image.groups()))
+
+    def pool(self, level: int, features: _Planes) -> _Planes:
+        pooled = (self._unet.pool(level, group) for group in _regrouped(features.groups(), 2))
+        return self.read(_gathered(pooled, features.depth // 2))  # (f, n) -> (f, n/2)
+
+    def join(self, level: int, skip: _Planes, below: _Planes) -> _Planes:
+        coarse = _gathered(below.groups(), below.depth)  # what it is computed from goes with `below`
+        return _Planes(depth=skip.depth, groups=lambda: _joined(skip.groups(), coarse))
+
+    def expand(self, level: int, features: _Planes) -> _Planes:
+        return _Planes(depth=features.depth, groups=lambda: self._block(self._unet.expanding[level], features.groups()))
+
+    def _block(self, block: nn.Module, groups: Stream) -> Stream:
+        first, second, slope = (getattr(block, name) for name in ("first", "second", "slope"))
+        return _convolved(second, slope, _convolved(first, slope, groups))
+
+
 def _logits(unet: UNet, image: Tensor, planes: int) -> Stream:
     """The logits (b, outputs, *, y, x) of `image` (b, inputs, z, y, x)."""
-    for group in _features(unet, image, 0, planes):
+    streamed = _StreamedUNet(unet, planes)
+    for group in unet_features(streamed, streamed.read(image)).groups():
         yield unet.output(group)  # (f, n) -> (outputs, n)
 
 
@@ -120,24 +162,6 @@ def _local_pass(
     return kept, (torch.cat(images, dim=2), torch.cat(maps, dim=2))
 
 
-def _features(unet: UNet, x: Tensor, level: int, planes: int) -> Stream:
-    """What the expanding block of `level` gives, of what its contracting block reads, `x`."""
-    if level == unet.config.levels - 1:
-        yield unet.features(x, level)
-    else:
-        below = _features_below(unet, x, level, planes)
-        skips = _block(unet.contracting[level], _groups(x, planes))
-        yield from _block(unet.expanding[level], _joined(skips, below))
-
-
-def _features_below(unet: UNet, x: Tensor, level: int, planes: int) -> Tensor:
-    """What the expanding block of the level below `level` gives as a whole, (b, f, z/2, y/2, x/2)."""
-    skips = _regrouped(_block(unet.contracting[level], _groups(x, planes)), 2)
-    depth = x.shape[2] // 2
-    pooled = _gathered((F.avg_pool3d(skip, 2) for skip in skips), depth)  # (f, n) -> (f, n/2)
-    return _gathered(_features(unet, pooled, level + 1, planes), depth)
-
-
 def _joined(skips: Stream, below: Tensor) -> Stream:
     """The skips, each joined with the same planes of what came up from below."""
     start = 0
@@ -147,26 +171,23 @@ def _joined(skips: Stream, below: Tensor) -> Stream:
         start = stop
 
 
-def _block(block: nn.Module, groups: Stream) -> Stream:
-    assert isinstance(block, Block)
-    return _convolved(block.second, block.slope, _convolved(block.first, block.slope, groups))
-
-
 def _convolved(convolution: nn.Conv3d, slope: float, groups: Stream) -> Stream:
     """Each group through a 3x3x3 convolution and a leaky ReLU; what comes out lags one plane behind.
 
     Beyond both ends lies one plane of zeros, as in the whole network, whose convolutions are padded with zeros.
     """
-    rows: Tensor | None = None
-    for group in groups:
-        rows = F.pad(group, (0, 0, 0, 0, 1, 0)) if rows is None else torch.cat((rows, group), dim=2)
-        del group  # nothing but the last two planes is held while the result is worked on
+    rows = F.pad(next(groups), (0, 0, 0, 0, 1, 0))
+    while True:
         if rows.shape[2] > 2:
             x = _activated(convolution, slope, rows)
             rows = rows[:, :, -2:].clone()
             yield x
             del x
-    assert rows is not None, "a stream has at least one plane"
+        group = next(groups, None)
+        if group is None:
+            break
+        rows = torch.cat((rows, group), dim=2)
+        del group  # nothing but the last two planes is held while the result is worked on
     yield _activated(convolution, slope, F.pad(rows, (0, 0, 0, 0, 0, 1)))
 
 
@@ -177,15 +198,15 @@ def _activated(convolution: nn.Conv3d, slope: float, rows: Tensor) -> Tensor:
 
 def _gathered(groups: Stream, depth: int) -> Tensor:
     """All groups of a stream of `depth` planes as one tensor, which is made before they come."""
-    whole: Tensor | None = None
+    group: Tensor | None = (first := next(groups))
+    whole = first.new_empty((*first.shape[:2], depth, *first.shape[3:]))
+    del first
     start = 0
-    for group in groups:
-        if whole is None:
-            whole = group.new_empty((*group.shape[:2], depth, *group.shape[3:]))
+    while group is not None:
         stop = start + group.shape[2]
         whole[:, :, start:stop] = group
         start = stop
-    assert whole is not None, "a stream has at least one plane"
+        group = next(groups, None)
     return whole
 
 
@@ -203,7 +224,8 @@ def _regrouped(groups: Stream, multiple: int) -> Stream:
         if whole:
             yield waiting[:, :, :whole]
             waiting = waiting[:, :, whole:] if whole < waiting.shape[2] else None
-    assert waiting is None, f"the planes do not make groups of {multiple}"
+    if waiting is not None:
+        raise ValueError(f"the planes do not make groups of {multiple}")
 
 
 def _doubled(coarse: Tensor, start: int, stop: int) -> Tensor:
@@ -215,6 +237,6 @@ def _doubled(coarse: Tensor, start: int, stop: int) -> Tensor:
 
 def _upsampled(upsample: CubicUpsampling, coarse: Tensor, start: int, stop: int) -> Tensor:
     """The fine planes of the coarse ones from `start` to `stop`, as the whole of them would have them."""
-    low, high = max(start - _CUBIC_REACH, 0), min(stop + _CUBIC_REACH, coarse.shape[2])
+    low, high = max(start - _CUBIC_HALO, 0), min(stop + _CUBIC_HALO, coarse.shape[2])
     fine: Tensor = upsample(coarse[:, :, low:high])
     return fine[:, :, (start - low) * upsample.factor : (stop - low) * upsample.factor]

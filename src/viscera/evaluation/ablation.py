@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from viscera.core.config import ModelConfig
 from viscera.core.geometry import Box, Grid
-from viscera.engines.engine import Answer, Engine, require_image
+from viscera.engines.engine import Engine, NetworkOutput, require_image
 from viscera.model.bundle import Bundle, Stage
 from viscera.preprocess import fitted_grid
 
@@ -24,7 +24,7 @@ class NetworkPair:
         localiser: A `UNet`; its mode (training or evaluation) is kept.
         segmenter: A `SpatialConfigurationNet`, on the same device; likewise.
         model: What both were made from.
-        local_only: Answer with the local net's sigmoid maps, one per label, instead of the fused probabilities.
+        local_only: Give the local net's sigmoid maps, one per label, instead of the fused probabilities.
     """
 
     precision = "f32"
@@ -41,10 +41,10 @@ class NetworkPair:
     def prepare(self) -> None:
         """Load nothing: the networks are in memory."""
 
-    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
+    def compile_ahead(self, stage: Stage, shape: tuple[int, ...], *, extra_bytes: int = 0) -> None:
         """Compile nothing: torch runs any size."""
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
         """The network's answer to `image`; see `Engine.run`. Sigmoid maps of the local net do not sum to 1."""
         import torch
 
@@ -60,7 +60,7 @@ class NetworkPair:
                 values: NDArray[np.float32] = output.float().cpu().numpy()
         finally:
             network.train(was_training)
-        return Answer(values)
+        return NetworkOutput(values)
 
 
 class KnownBox:
@@ -89,14 +89,14 @@ class KnownBox:
         """As the other engine does."""
         self._engine.prepare()
 
-    def announce(self, stage: Stage, shape: tuple[int, ...], *, beside: int = 0) -> None:
+    def compile_ahead(self, stage: Stage, shape: tuple[int, ...], *, extra_bytes: int = 0) -> None:
         """As the other engine does, for the network it runs."""
         if stage == "segment":
-            self._engine.announce(stage, shape, beside=beside)
+            self._engine.compile_ahead(stage, shape, extra_bytes=extra_bytes)
 
-    def run(self, stage: Stage, image: NDArray[np.float32]) -> Answer:
+    def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
         """The known box for "localise", whatever the image shows; the other engine's answer for "segment"."""
-        return Answer(self._logits) if stage == "localise" else self._engine.run(stage, image)
+        return NetworkOutput(self._logits) if stage == "localise" else self._engine.run(stage, image)
 
 
 def torch_pair(bundle: Bundle, *, device: str = "cpu", local_only: bool = False) -> NetworkPair:

@@ -15,6 +15,15 @@ from dataclasses import dataclass, replace
 from viscera.core.config import ScnConfig, UNetConfig
 from viscera.core.errors import ConfigError
 from viscera.core.geometry import Size
+from viscera.model.structure import (
+    BLOCK_CONVOLUTIONS,
+    KERNEL_SIDE,
+    contracting_name,
+    expanding_name,
+    pool_name,
+    unet_features,
+    upsample_name,
+)
 
 LINEAR_FLOPS_PER_OUTPUT = 3
 CUBIC_FLOPS_PER_OUTPUT = 7
@@ -92,24 +101,44 @@ def require_size(size_zyx_vox: Sequence[int], multiple: int) -> None:
         )
 
 
-def _unet_layers(config: UNetConfig, size: Size) -> Iterator[Layer]:
-    filters = config.filters
-    for level in range(config.levels):
-        coarse = _coarser(size, 2**level)
-        if level > 0:
-            yield Layer(name=f"contracting.{level}.pool", channels=filters, size_zyx_vox=coarse)
-        inputs = config.inputs if level == 0 else filters
-        yield _convolution(f"contracting.{level}.first", inputs, filters, coarse)
-        yield _convolution(f"contracting.{level}.second", filters, filters, coarse)
-    for level in reversed(range(config.levels)):
-        coarse = _coarser(size, 2**level)
-        inputs = filters
-        if level < config.levels - 1:
-            yield _upsampling(f"expanding.{level}.upsample", filters, coarse, 2, LINEAR_FLOPS_PER_OUTPUT)
-            inputs = 2 * filters
-        yield _convolution(f"expanding.{level}.first", inputs, filters, coarse)
-        yield _convolution(f"expanding.{level}.second", filters, filters, coarse)
-    yield _convolution("output", filters, config.outputs, size, kernel=1)
+class _Counter:
+    """A U-Net's operations on layers: each is listed with its size, its parameters and its FLOPs."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        self._filters = config.filters
+        self.levels = config.levels
+        self.layers: list[Layer] = []
+
+    def contract(self, level: int, image: Layer) -> Layer:
+        return self._block(contracting_name(level), image)
+
+    def pool(self, level: int, features: Layer) -> Layer:
+        coarse = _coarser(features.size_zyx_vox, 2)
+        return self.add(Layer(name=pool_name(level), channels=features.channels, size_zyx_vox=coarse))
+
+    def join(self, level: int, skip: Layer, below: Layer) -> Layer:
+        name, size = upsample_name(level), skip.size_zyx_vox
+        upsampled = self.add(_upsampling(name, below.channels, size, 2, LINEAR_FLOPS_PER_OUTPUT))
+        return replace(upsampled, channels=skip.channels + upsampled.channels)
+
+    def expand(self, level: int, features: Layer) -> Layer:
+        return self._block(expanding_name(level), features)
+
+    def add(self, layer: Layer) -> Layer:
+        self.layers.append(layer)
+        return layer
+
+    def _block(self, name: str, layer: Layer) -> Layer:
+        for convolution in BLOCK_CONVOLUTIONS:
+            layer = self.add(_convolution(f"{name}.{convolution}", layer, self._filters, KERNEL_SIDE))
+        return layer
+
+
+def _unet_layers(config: UNetConfig, size: Size) -> list[Layer]:
+    counter = _Counter(config)
+    features = unet_features(counter, Layer(name="image", channels=config.inputs, size_zyx_vox=size))
+    counter.add(_convolution("output", features, config.outputs, 1))
+    return counter.layers
 
 
 def _scn_layers(config: ScnConfig, size: Size) -> Iterator[Layer]:
@@ -124,8 +153,9 @@ def _scn_layers(config: ScnConfig, size: Size) -> Iterator[Layer]:
     yield Layer(name="fuse", channels=config.labels, size_zyx_vox=size)
 
 
-def _convolution(name: str, inputs: int, outputs: int, size: Size, kernel: int = 3) -> Layer:
-    weights = inputs * kernel**3 * outputs
+def _convolution(name: str, source: Layer, outputs: int, kernel_side: int) -> Layer:
+    size = source.size_zyx_vox
+    weights = source.channels * kernel_side**3 * outputs
     flops = (2 * weights + outputs) * math.prod(size)
     return Layer(name=name, channels=outputs, size_zyx_vox=size, parameters=weights + outputs, flops=flops)
 

@@ -16,14 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from viscera.core.config import ScnConfig, UNetConfig
+from viscera.model.structure import KERNEL_SIDE, NORMALISATION_EPSILON, cubic_phases, unet_features
 
 # Standard deviation of a standard normal distribution cut off at +-2: sampling with 1/0.8796 of the wanted deviation
 # leaves the wanted one after the cut.
 TRUNCATED_NORMAL_STD = 0.87962566103423978
-# Keeps the normalised probabilities finite where every fused value is zero (authors' release).
-NORMALISATION_EPSILON = 1e-8
-# A Catmull-Rom spline is the cubic convolution with this coefficient.
-CATMULL_ROM_A = -0.5
 
 
 class Layers(NamedTuple):
@@ -58,8 +55,8 @@ class Block(nn.Module):
         self.slope = config.slope
         self.dropout = config.dropout
         self.layers = PLAIN_LAYERS
-        self.first = nn.Conv3d(inputs, config.filters, kernel_size=3, padding=1)
-        self.second = nn.Conv3d(config.filters, config.filters, kernel_size=3, padding=1)
+        self.first = nn.Conv3d(inputs, config.filters, KERNEL_SIDE, padding=KERNEL_SIDE // 2)
+        self.second = nn.Conv3d(config.filters, config.filters, KERNEL_SIDE, padding=KERNEL_SIDE // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """The features (b, f, z, y, x) of `x` (b, inputs, z, y, x)."""
@@ -70,9 +67,8 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net with `levels` resolutions of `filters` filters each and no normalisation.
+    """A U-Net with `levels` resolutions of `filters` filters each and no normalisation, as `structure` has it.
 
-    Every level has a contracting and an expanding block, the deepest one included, which has no skip to concatenate.
     The last layer is linear. Sides of the input must be divisible by `config.size_multiple_vox`.
     """
 
@@ -100,14 +96,30 @@ class UNet(nn.Module):
         for block in (*self.contracting, *self.expanding):
             block.layers = layers
 
-    def features(self, x: Tensor, level: int = 0) -> Tensor:
-        """What the expanding block of `level` gives, (b, f, z, y, x), from what the contracting one reads."""
-        x = self.contracting[level](x)  # (inputs or f, n) -> (f, n)
-        if level < self.config.levels - 1:
-            below = self.features(self.layers.halve(x), level + 1)  # (f, n) -> (f, n/2)
-            below = self.layers.double(below)  # (f, n/2) -> (f, n)
-            x = torch.cat((x, below), dim=1)  # -> (2f, n)
-        return self.expanding[level](x)  # type: ignore[no-any-return]  # (f or 2f, n) -> (f, n)
+    def features(self, x: Tensor) -> Tensor:
+        """The features (b, f, z, y, x) that the last layer reads, of `x` (b, inputs, z, y, x)."""
+        return unet_features(self, x)
+
+    @property
+    def levels(self) -> int:
+        """How many resolutions there are."""
+        return self.config.levels
+
+    def contract(self, level: int, x: Tensor) -> Tensor:
+        """The features (b, f, z, y, x) of a level's contracting block."""
+        return self.contracting[level](x)  # type: ignore[no-any-return]
+
+    def pool(self, level: int, x: Tensor) -> Tensor:
+        """The features halved, (b, f, z/2, y/2, x/2)."""
+        return self.layers.halve(x)
+
+    def join(self, level: int, skip: Tensor, below: Tensor) -> Tensor:
+        """The skip and what came up from below, doubled, (b, 2f, z, y, x)."""
+        return torch.cat((skip, self.layers.double(below)), dim=1)
+
+    def expand(self, level: int, x: Tensor) -> Tensor:
+        """The features (b, f, z, y, x) of a level's expanding block."""
+        return self.expanding[level](x)  # type: ignore[no-any-return]
 
 
 class ScnOutput(NamedTuple):
@@ -217,7 +229,7 @@ class CubicUpsampling(nn.Module):
     def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
-        self.register_buffer("weights", cubic_phases(factor), persistent=False)  # (factor, 5)
+        self.register_buffer("weights", torch.from_numpy(cubic_phases(factor)), persistent=False)  # (factor, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         """The finer (b, c, f * z, f * y, f * x) of `x` (b, c, z, y, x)."""
@@ -235,21 +247,6 @@ class CubicUpsampling(nn.Module):
         x = F.conv3d(x, self.weights.to(x.dtype).reshape(kernel))  # (1, n + 4) -> (factor, n)
         x = x.movedim(1, axis).flatten(axis - 1, axis)  # (factor, n) -> factor * n along the axis, without channel
         return x.reshape(batch, channels, *x.shape[1:])
-
-
-def cubic_phases(factor: int) -> Tensor:
-    """The weights (factor, 5) of input voxels k-2 .. k+2 in the outputs factor * k + phase, by phase; rows sum to 1.
-
-    The cubic convolution kernel is R. Keys', "Cubic convolution interpolation for digital image processing", 1981.
-    """
-    phase = torch.arange(factor, dtype=torch.float64)
-    offset = (phase + 0.5) / factor - 0.5
-    distance = (torch.arange(-2, 3, dtype=torch.float64) - offset[:, None]).abs()
-    a = CATMULL_ROM_A
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    weights = torch.where(distance <= 1, near, torch.where(distance < 2, far, 0.0))
-    return weights.float()
 
 
 def salt_and_pepper(maps: Tensor, ratio: float, scale: int) -> Tensor:

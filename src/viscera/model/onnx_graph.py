@@ -19,6 +19,17 @@ from numpy.typing import NDArray
 from viscera.core.config import ScnConfig, UNetConfig
 from viscera.core.errors import BundleError
 from viscera.core.extras import needs
+from viscera.model.structure import (
+    BLOCK_CONVOLUTIONS,
+    KERNEL_SIDE,
+    NORMALISATION_EPSILON,
+    contracting_name,
+    cubic_phases,
+    expanding_name,
+    pool_name,
+    unet_features,
+    upsample_name,
+)
 
 Weights = Mapping[str, NDArray[np.float32]]
 # A graph's input or output: its name, its channels and what its sizes are called.
@@ -28,7 +39,7 @@ _End = tuple[str, int, tuple[str, str, str]]
 OPSET = 17
 IR_VERSION = 8
 INPUT = "image"
-# The segmentation's second answer; graphs written before it was there have the probabilities only.
+# The segmentation's second output; graphs written before it was there have the probabilities only.
 DISAGREEMENT = "disagreement"
 _SIZES = ("z", "y", "x")
 _COARSE_SIZES = ("coarse_z", "coarse_y", "coarse_x")
@@ -65,6 +76,16 @@ def segment_graph(config: ScnConfig, weights: Weights) -> bytes:
     _write_disagreement(writer, config, (local, spatial), DISAGREEMENT)
     outputs = ("probabilities", config.labels, _SIZES), (DISAGREEMENT, config.labels, _COARSE_SIZES)
     return writer.file("segment", (INPUT, 1, _SIZES), *outputs)
+
+
+def pooled_value(level: int) -> str:
+    """The value of a U-Net's graph that the blocks of `level` and below read."""
+    return pool_name(level)
+
+
+def features_value(level: int) -> str:
+    """The value of a U-Net's graph that the blocks of `level` and below give."""
+    return f"{expanding_name(level)}.{BLOCK_CONVOLUTIONS[-1]}.activation"
 
 
 class _GraphWriter:
@@ -121,63 +142,68 @@ class _GraphWriter:
         return content
 
 
+class _UNetWriter:
+    """A U-Net's operations on the names of a graph's values, several where their channels follow one another."""
+
+    def __init__(self, writer: _GraphWriter, config: UNetConfig, prefix: str) -> None:
+        self._writer = writer
+        self._config = config
+        self._prefix = prefix
+        self.levels = config.levels
+
+    def contract(self, level: int, image: tuple[str, ...]) -> tuple[str, ...]:
+        return self._block(contracting_name(level), image, self._config.inputs if level == 0 else self._config.filters)
+
+    def pool(self, level: int, features: tuple[str, ...]) -> tuple[str, ...]:
+        (name,) = features
+        return (_write_pooling(self._writer, name, 2, self._prefix + pool_name(level)),)
+
+    def join(self, level: int, skip: tuple[str, ...], below: tuple[str, ...]) -> tuple[str, ...]:
+        (name,) = below
+        inputs = [name, "", f"{self._prefix}scales"]
+        output = self._prefix + upsample_name(level)
+        linear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        return (*skip, self._writer.node("Resize", inputs, output, **linear))
+
+    def expand(self, level: int, features: tuple[str, ...]) -> tuple[str, ...]:
+        if level == self.levels - 1:  # where the upsampling begins; another place would give other bytes
+            self._writer.constant(f"{self._prefix}scales", [1, 1, 2, 2, 2])
+        return self._block(expanding_name(level), features, self._config.filters)
+
+    def _block(self, block: str, sources: tuple[str, ...], channels: int) -> tuple[str, ...]:
+        for convolution in BLOCK_CONVOLUTIONS:
+            name = f"{self._prefix}{block}.{convolution}"
+            shape = channels, self._config.filters, KERNEL_SIDE
+            features = _write_convolution(self._writer, name, sources, shape, name)
+            sources = (self._writer.node("LeakyRelu", [features], f"{name}.activation", alpha=self._config.slope),)
+            channels = self._config.filters
+        return sources
+
+
 def _write_unet(writer: _GraphWriter, config: UNetConfig, prefix: str, image: str, output: str) -> None:
-    features, skips = image, []
-    for level in range(config.levels):
-        name = f"{prefix}contracting.{level}"
-        if level > 0:
-            features = _write_pooling(writer, features, 2, f"{name}.pool")  # (f, n) -> (f, n/2)
-        features = _write_first(writer, config, name, [features], config.inputs if level == 0 else config.filters)
-        features = _write_second(writer, config, name, features)
-        skips.append(features)
-    scales = writer.constant(f"{prefix}scales", [1, 1, 2, 2, 2])
-    for level in reversed(range(config.levels)):
-        name = f"{prefix}expanding.{level}"
-        parts = [skips.pop()]
-        if level < config.levels - 1:
-            parts.append(_write_linear_upsampling(writer, features, scales, f"{name}.upsample"))  # n/2 -> n
-        features = _write_first(writer, config, name, parts, config.filters)
-        features = _write_second(writer, config, name, features)
-    _write_convolution(writer, f"{prefix}output", [features], (config.filters, config.outputs, 1), output)
-
-
-def _write_first(writer: _GraphWriter, config: UNetConfig, block: str, parts: list[str], inputs: int) -> str:
-    name = f"{block}.first"
-    features = _write_convolution(writer, name, parts, (inputs, config.filters, 3), name)
-    return writer.node("LeakyRelu", [features], f"{name}.activation", alpha=config.slope)
-
-
-def _write_second(writer: _GraphWriter, config: UNetConfig, block: str, features: str) -> str:
-    name = f"{block}.second"
-    features = _write_convolution(writer, name, [features], (config.filters, config.filters, 3), name)
-    return writer.node("LeakyRelu", [features], f"{name}.activation", alpha=config.slope)
+    features = unet_features(_UNetWriter(writer, config, prefix), (image,))
+    _write_convolution(writer, f"{prefix}output", features, (config.filters, config.outputs, 1), output)
 
 
 def _write_convolution(
-    writer: _GraphWriter, name: str, parts: list[str], shape: tuple[int, int, int], output: str
+    writer: _GraphWriter, name: str, sources: Sequence[str], shape: tuple[int, int, int], output: str
 ) -> str:
-    """A convolution over `parts` as if concatenated; `shape` is (inputs of one part, outputs, kernel side)."""
+    """A convolution over `sources` as if concatenated; `shape` is (inputs of each, outputs, kernel side)."""
     inputs, outputs, side = shape
-    kernel = writer.weight(f"{name}.weight", (outputs, inputs * len(parts), side, side, side))
+    kernel = writer.weight(f"{name}.weight", (outputs, inputs * len(sources), side, side, side))
     bias = writer.constant(f"{name}.bias", writer.weight(f"{name}.bias", (outputs,)))
     geometry = {"kernel_shape": [side] * 3, "pads": [side // 2] * 6}
     sums = []
-    for number, part in enumerate(parts):
-        suffix = f".part{number}" if len(parts) > 1 else ""
+    for number, source in enumerate(sources):
+        suffix = f".part{number}" if len(sources) > 1 else ""
         weight = writer.constant(f"{name}.weight{suffix}", kernel[:, number * inputs : (number + 1) * inputs])
-        operands = [part, weight, bias] if number == 0 else [part, weight]
+        operands = [source, weight, bias] if number == 0 else [source, weight]
         sums.append(writer.node("Conv", operands, f"{output}{suffix}", **geometry))
     return writer.node("Add", sums, output) if len(sums) > 1 else sums[0]
 
 
 def _write_pooling(writer: _GraphWriter, features: str, factor: int, output: str) -> str:
     return writer.node("AveragePool", [features], output, kernel_shape=[factor] * 3, strides=[factor] * 3)
-
-
-def _write_linear_upsampling(writer: _GraphWriter, features: str, scales: str, output: str) -> str:
-    return writer.node(
-        "Resize", [features, "", scales], output, mode="linear", coordinate_transformation_mode="half_pixel"
-    )
 
 
 def _write_spatial(writer: _GraphWriter, config: ScnConfig, local_maps: str) -> str:
@@ -196,10 +222,8 @@ def _write_spatial(writer: _GraphWriter, config: ScnConfig, local_maps: str) -> 
 
 def _write_cubic_upsampling(writer: _GraphWriter, config: ScnConfig, coarse: str) -> str:
     """Catmull-Rom interpolation, one axis after the other, as `networks.CubicUpsampling` does it."""
-    from viscera.model.networks import cubic_phases
-
     factor = config.spatial_factor
-    phases = cubic_phases(factor).numpy()
+    phases = cubic_phases(factor)
     to_batch = writer.constant("upsample.to_batch", [-1, 1, 0, 0, 0], np.int64)
     fine = writer.node("Reshape", [coarse, to_batch], "upsample.input")  # (b, s) -> (b * s, 1)
     for axis in (4, 3, 2):
@@ -222,8 +246,6 @@ def _write_cubic_upsampling(writer: _GraphWriter, config: ScnConfig, coarse: str
 
 def _write_fusion(writer: _GraphWriter, maps: tuple[str, str], logits: str, output: str) -> None:
     """The fusion of `networks.fuse`: s + (l - s) * H(s) / ln 2, divided by the sum over the labels."""
-    from viscera.model.networks import NORMALISATION_EPSILON
-
     local, spatial = maps
     negative = writer.node("Neg", [writer.node("Abs", [logits], "fuse.certainty")], "fuse.negative")  # -a
     rest = writer.node("Sigmoid", [negative], "fuse.rest")

@@ -16,7 +16,7 @@ from viscera.core.volume import LabelMap
 from viscera.quality.rules import OrganSignals
 
 if TYPE_CHECKING:
-    from viscera.engines.engine import Answer
+    from viscera.engines.engine import NetworkOutput
 
 # Enough for any plausible number of components.
 COMPONENTS_KEPT = 4
@@ -28,7 +28,7 @@ _CERTAIN = 1e-6
 
 
 def organ_signals(
-    label_map: LabelMap, organs: Sequence[Organ], output: Answer | None = None, *, factor: int = 1
+    label_map: LabelMap, organs: Sequence[Organ], output: NetworkOutput | None = None, *, factor: int = 1
 ) -> tuple[OrganSignals, ...]:
     """The signals of each of `organs`, in order.
 
@@ -79,7 +79,7 @@ class NetworkSignals:
     disagreement: float | None
 
 
-def network_signals(output: Answer, factor: int) -> dict[int, NetworkSignals]:
+def network_signals(output: NetworkOutput, factor: int) -> dict[int, NetworkSignals]:
     """Measure each label but 0 that is the likeliest of some voxel of the ROI, by label.
 
     Args:

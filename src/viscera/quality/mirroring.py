@@ -23,7 +23,7 @@ from viscera.core.organs import Organ
 from viscera.quality.measurements import ExpectedDsc, expected_dsc, expected_dscs
 
 if TYPE_CHECKING:
-    from viscera.engines.engine import Answer
+    from viscera.engines.engine import NetworkOutput
 
 # The organ that weighs more on one side than all others on the other.
 _SIDED = "liver"
@@ -59,9 +59,9 @@ class MirrorFinding:
 
 def mirror_finding(
     image: NDArray[np.float32],
-    output: Answer,
+    output: NetworkOutput,
     organs: Sequence[Organ],
-    segment: Callable[[NDArray[np.float32]], Answer],
+    segment: Callable[[NDArray[np.float32]], NetworkOutput],
     *,
     voxel_ml: float,
     quality: QualityConfig,

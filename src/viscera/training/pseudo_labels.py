@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from viscera.core.errors import ConfigError
 from viscera.core.volume import LabelMap, Volume
 from viscera.crop import roi_grid
-from viscera.engines.engine import Answer, Engine
+from viscera.engines.engine import Engine, NetworkOutput
 from viscera.localise import organ_box
 from viscera.model.bundle import ModelCard
 from viscera.pipeline import low_resolution_grid
@@ -104,7 +104,7 @@ def trusted_labels(
     return PseudoLabels(label_map=LabelMap(labels=labels, grid=volume.grid), expected_dsc=expected, doubted=doubted)
 
 
-def _doubtful(answer: Answer, doubted: list[int], config: PseudoLabelConfig) -> NDArray[np.bool_]:
+def _doubtful(answer: NetworkOutput, doubted: list[int], config: PseudoLabelConfig) -> NDArray[np.bool_]:
     """Return the voxels (z, y, x) of the region of interest whose label is not to be trusted."""
     doubtful: NDArray[np.bool_] = answer.output.max(axis=0) < config.least_probability
     for index in doubted:

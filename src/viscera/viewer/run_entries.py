@@ -12,7 +12,7 @@ from viscera.quality.rules import OrganQuality
 from viscera.quality.statistics import OrganStatistics
 from viscera.result import Segmentation
 from viscera.segmenter import Segmenter
-from viscera.viewer.run_report import Machinery
+from viscera.viewer.run_report import Runtime
 
 
 def organ_entry(organ: OrganStatistics) -> dict[str, Any]:
@@ -39,10 +39,10 @@ def quality_sentences(quality: Sequence[OrganQuality]) -> tuple[str, ...]:
     return tuple(f"{organ.organ}: {sentence}" for organ in quality for sentence in organ.sentences)
 
 
-def machinery(segmenter: Segmenter) -> Machinery:
+def runtime(segmenter: Segmenter) -> Runtime:
     """What the report says of a segmenter."""
     card = segmenter.bundle.card
-    return Machinery(
+    return Runtime(
         bundle=card.name,
         bundle_version=card.version,
         card_sha256=hashlib.sha256((segmenter.bundle.folder / CARD).read_bytes()).hexdigest(),

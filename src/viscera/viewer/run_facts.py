@@ -17,8 +17,8 @@ from viscera.viewer.run_report import SCHEMA
 
 # Far above the report of ten thousand cases.
 _LIMIT_BYTES = 256 << 20
-# What is said of the machinery, and how.
-_MACHINERY = {
+# What is said of the runtime, and how.
+_RUNTIME = {
     "bundle": "bundle",
     "bundle_version": "bundle version",
     "card_sha256": "bundle's card, sha256",
@@ -101,7 +101,7 @@ def _facts(report: Mapping[str, Any], case: Mapping[str, Any]) -> RunFacts:
     }
     machinery = report["machinery"] or {}
     provenance = [("labels made by", f"viscera {report['viscera']}"), ("labels made on", str(report["started"]))]
-    provenance += [(words, str(machinery[name])) for name, words in _MACHINERY.items() if machinery.get(name)]
+    provenance += [(words, str(machinery[name])) for name, words in _RUNTIME.items() if machinery.get(name)]
     return RunFacts(verdicts=verdicts, notes=tuple(map(str, case["notes"])), provenance=tuple(provenance))
 
 

@@ -83,7 +83,7 @@ class CaseEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machinery:
+class Runtime:
     """What computed the labels: the bundle's name, version and the sha256 of its card, and the engine."""
 
     bundle: str
@@ -113,7 +113,7 @@ class RunReport:
     started: str
     finished: str | None = None
     status: Status = Status.RUNNING
-    machinery: Machinery | None = None
+    machinery: Runtime | None = None
     error: Failure | None = None
     cases: tuple[CaseEntry, ...] = ()
 
