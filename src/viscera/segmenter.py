@@ -257,7 +257,7 @@ class Segmenter:
         from viscera.drawing.overlay import preview_png
 
         path = preview_path(output)
-        write_bytes(preview_png(volume, segmentation.label_map, self.bundle.card.organs), path)
+        write_bytes(preview_png(volume, segmentation.label_map, self.bundle.card.organs, segmentation.quality), path)
         return path
 
 

@@ -20,7 +20,7 @@ def organ_entry(organ: OrganStatistics) -> dict[str, Any]:
 
 
 def organ_entries(done: SegmentedCase) -> tuple[dict[str, Any], ...]:
-    """All of a case's organs as the report shows them: statistics, what was removed, and what the verdict rests on."""
+    """All of a case's organs as the report shows them: statistics, what was removed, what the QC status rests on."""
     removed = None if done.segmentation.removed is None else {one.organ: one for one in done.segmentation.removed}
     return tuple(
         {
