@@ -12,8 +12,8 @@ from viscera.core.errors import ConfigError, MissingExtraError
 
 HELP = "write synthetic CTs of anatomies, and a picture of them"
 DESCRIPTION = """\
-Draws CTs of new people from the anatomies that `viscera anatomies` wrote to ANATOMIES, as training does: images/ and
-labels/ in a folder, and with --sheet a picture of all of them. Needs viscera[train]."""
+Draws CTs of virtual patients from the anatomies that `viscera anatomies` wrote to ANATOMIES, as training does: images/
+and labels/ in a folder, and with --sheet a picture of all of them. Needs viscera[train]."""
 EXAMPLE = "viscera synthesise anatomies/ -o examples/ --count 24 --sheet examples/sheet.png"
 
 

@@ -16,7 +16,7 @@ from viscera.synthesis.anatomy import Anatomy
 from viscera.synthesis.config import SynthesisConfig
 from viscera.synthesis.fields import smooth_maps
 from viscera.synthesis.patient import as_vector
-from viscera.synthesis.scan import Scan, box_in, draw_scan, scan_image
+from viscera.synthesis.scan import SyntheticScan, box_in, draw_scan, scan_image
 from viscera.training.augment import jitter_intensity
 from viscera.training.config import TrainConfig
 from viscera.training.patches import Sample
@@ -62,14 +62,14 @@ def synthetic_sample(
     return image[None, None].contiguous(), labels[None].contiguous()
 
 
-def _frame(scan: Scan) -> Grid:
+def _frame(scan: SyntheticScan) -> Grid:
     """An upright grid of 1 mm over the whole field of view, in whose mm boxes are given."""
     extent = np.maximum(1, np.rint(np.array(scan.upper_zyx_mm) - scan.lower_zyx_mm)).astype(int)
     z, y, x = (value + 0.5 for value in scan.lower_zyx_mm)
     return upright_grid((int(extent[0]), int(extent[1]), int(extent[2])), (1.0, 1.0, 1.0), (z, y, x))
 
 
-def _jittered(scan: Scan, frame: Grid, config: SynthesisConfig, rng: np.random.Generator) -> Box:
+def _jittered(scan: SyntheticScan, frame: Grid, config: SynthesisConfig, rng: np.random.Generator) -> Box:
     assert scan.organs is not None
     lower, upper = (np.array(side) + rng.standard_normal(3) * config.box_jitter_mm for side in scan.organs)
     if rng.uniform() < config.box_stretch_probability:
