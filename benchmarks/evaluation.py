@@ -1,12 +1,13 @@
 """Scoring against the package surface-distance: seconds for the same masks, and whether the scores are the same.
 
 Run `python benchmarks/evaluation.py [--repeats N]`; it needs `viscera[dev]`. References are labels of phantoms;
-predictions are the same labels bent by a few millimetres, with a false piece of liver far off. In the row "exchanged"
-the organs' numbers are exchanged, so that surfaces lie far apart: the worst case for either program.
+predictions are the same labels deformed by a few millimetres, with a false piece of liver far off. In the row
+"exchanged" the organs' numbers are exchanged, so that surfaces lie far apart: the worst case for either program.
 
 Both work on one thread, on masks in memory, in the same process, in turn; the fastest of N runs counts. The package
 gives, of four organs, surface Dice at 1 and 2 mm, HD95, mean distances and Dice; viscera gives these, the volumes, and
-false and missed parts. "surfaces" are viscera's scores of each organ's whole masks, without parts.
+false-positive and false-negative components. "surfaces" are viscera's scores of each organ's whole masks, without
+components.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SCANS: dict[str, tuple[Size, Vector]] = {
     "small": ((48, 88, 112), (6.0, 4.0, 4.0)),
 }
 TOLERANCES_MM = (1.0, 2.0)
-BEND_MM = 3.0
+DEFORMATION_MM = 3.0
 FALSE_MM = 8.0
 # Each organ takes the number of the next: liver, kidney, spleen, pancreas.
 EXCHANGED = np.array([0, 3, 4, 1, 2], dtype=np.uint8)
@@ -50,7 +51,7 @@ def main() -> None:
     print("case        voxels z, y, x    viscera   surfaces    package   ratio   largest difference")
     for name, (shape, spacing) in SCANS.items():
         reference = make_phantom(options.seed, config=PhantomConfig(shape_zyx=shape, spacing_zyx_mm=spacing)).label_map
-        print_row(name, reference, bent(reference, options.seed), options.repeats)
+        print_row(name, reference, deformed(reference, options.seed), options.repeats)
         if name != "small":
             exchanged = LabelMap(labels=EXCHANGED[reference.labels], grid=reference.grid)
             print_row("exchanged", reference, exchanged, options.repeats)
@@ -111,8 +112,8 @@ def difference(reference: LabelMap, prediction: LabelMap) -> float:
     return float(np.abs(np.array(found) - np.array(theirs(reference, prediction))).max())
 
 
-def bent(label_map: LabelMap, seed: int) -> LabelMap:
-    """The labels seen through a smooth bend of a few millimetres, and a false cube of liver in a corner."""
+def deformed(label_map: LabelMap, seed: int) -> LabelMap:
+    """The labels seen through a smooth deformation of a few millimetres, and a false cube of liver in a corner."""
     labels, spacing = label_map.labels, label_map.grid.spacing_zyx_mm
     rng = np.random.default_rng(seed)
     places = [np.arange(count) * step for count, step in zip(labels.shape, spacing, strict=True)]
@@ -123,7 +124,7 @@ def bent(label_map: LabelMap, seed: int) -> LabelMap:
     ]
     found = np.empty_like(labels)
     for z in range(labels.shape[0]):
-        shifts_mm: list[NDArray[np.float64]] = [BEND_MM * (a[z] + b[:, np.newaxis] + c) / 3 for a, b, c in waves]
+        shifts_mm: list[NDArray[np.float64]] = [DEFORMATION_MM * (a[z] + b[:, np.newaxis] + c) / 3 for a, b, c in waves]
         starts = (np.full(labels.shape[1:], z), *np.indices(labels.shape[1:]))
         indices = [
             np.clip(start + np.rint(shift / step).astype(int), 0, count - 1)

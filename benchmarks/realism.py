@@ -44,7 +44,7 @@ from viscera.synthesis.acquisition import upright_grid
 from viscera.synthesis.anatomy import Anatomy
 from viscera.synthesis.build import donor_map, trunk_map
 from viscera.synthesis.config import SynthesisConfig
-from viscera.synthesis.scan import Scan, draw_scan, scan_image
+from viscera.synthesis.scan import SyntheticScan, draw_scan, scan_image
 from viscera.synthesis.tissues import ORGAN_LABELS, Tissue
 from viscera.training.config import read_train_config
 from viscera.training.data_sources import SyntheticData
@@ -172,18 +172,22 @@ def synthetic_scan(files: Sequence[Path], config: SynthesisConfig, seed: int) ->
     near = painted(scan, lower - reach, upper + reach, fine, rng)
     whole = painted(scan, np.array(scan.lower_zyx_mm), np.array(scan.upper_zyx_mm), coarse, rng)
     values = body_figures(*whole) | tissue_figures(uncut_tissues(scan), BODY.spacing_mm)
-    return with_organs(Measured(name=str(seed), kind=scan.look.phase, figures=values), near, whole)
+    return with_organs(Measured(name=str(seed), kind=scan.appearance.phase, figures=values), near, whole)
 
 
 def painted(
-    scan: Scan, lower: NDArray[np.float64], upper: NDArray[np.float64], voxel_mm: float, rng: np.random.Generator
+    scan: SyntheticScan,
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    voxel_mm: float,
+    rng: np.random.Generator,
 ) -> tuple[Volume, LabelMap]:
     sides = [(float(z), float(y), float(x)) for z, y, x in (lower, upper)]
     hu, labels, grid = scan_image(scan, sides[0], sides[1], voxel_mm, rng)
     return Volume(hu=hu.numpy().astype(np.int16), grid=grid), LabelMap(labels=labels.numpy(), grid=grid)
 
 
-def uncut_tissues(scan: Scan) -> Array:
+def uncut_tissues(scan: SyntheticScan) -> Array:
     """The whole person at `BODY`'s spacing, as far as the anatomy reaches."""
     low, high = scan.patient.covered_z_mm()
     step = BODY.spacing_mm

@@ -53,7 +53,7 @@ BROAD_EXCEPT_ALLOWED = {
 REVERSALS = {
     "core.resample": 1,  # the columns of a matrix
     "formats.nifti_header": 2,  # the header's order, x first
-    "drawing.overlay": 1,  # rows of a picture run downwards
+    "drawing.panel": 1,  # rows of a picture run downwards
     "synthesis.build": 1,  # the mirror image of a kidney
     "synthesis.phantom": 1,  # the unit matrix over (z, y, x)
 }

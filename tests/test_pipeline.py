@@ -388,7 +388,7 @@ def test_quality_does_not_depend_on_how_the_scan_is_stored():
     turned = ALL_48[29].apply_to_grid(SCAN)
     one, other = (segment_volume(ball_volume(grid), ThresholdEngine(), MODEL).quality for grid in (SCAN, turned))
     for here, there in zip(one, other, strict=True):
-        assert (here.verdict, here.reasons) == (there.verdict, there.reasons)
+        assert (here.status, here.reasons) == (there.status, there.reasons)
         assert here.signals.centre_xyz_mm == (
             None if there.signals.centre_xyz_mm is None else pytest.approx(there.signals.centre_xyz_mm, abs=0.5)
         )

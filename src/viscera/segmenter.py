@@ -383,7 +383,7 @@ def _write_preview(volume: Volume, result: Segmentation, output: Path) -> Path:
     from viscera.drawing.overlay import preview_png
 
     path = preview_path(output)
-    write_bytes(preview_png(volume, result.label_map, result.organ_table), path)
+    write_bytes(preview_png(volume, result.label_map, result.organ_table, result.quality), path)
     return path
 
 

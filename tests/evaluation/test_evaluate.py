@@ -12,7 +12,7 @@ from viscera.core.geometry import Grid, Reorientation
 from viscera.core.organs import ORGANS, named_organ
 from viscera.core.volume import LabelMap
 from viscera.evaluation import evaluate
-from viscera.evaluation.evaluate import Outcome, evaluate_cases, evaluate_label_maps, stored_along
+from viscera.evaluation.evaluate import CaseOutcome, evaluate_cases, evaluate_label_maps, stored_along
 from viscera.evaluation.scores import FLARE22, ScoringConfig, Tolerance
 from viscera.formats.inputs import case_name
 from viscera.read import read_label_map, read_volume
@@ -66,7 +66,7 @@ class TestInMemory:
         with pytest.raises(ConfigError, match="tolerance"):
             Tolerance(mm=mm)
 
-    def test_false_and_missed_parts_and_their_volume(self):
+    def test_false_positive_and_false_negative_components_and_their_volume(self):
         labels = label_map().labels.copy()
         labels[0, 0, 0:3] = 1  # a false piece of liver of 3 voxels of 6 mm3
         labels[8, 9, 10] = 0  # the kidney is missed
@@ -208,12 +208,12 @@ def test_case_names(tmp_path, name, case):
 # A case whose process dies, as the system ends one that takes too much memory.
 FRAGILE = """
 import os, signal
-from viscera.evaluation.evaluate import Outcome
+from viscera.evaluation.evaluate import CaseOutcome
 
 def work(case, reference, prediction):
     if case == "b":
         os.kill(os.getpid(), signal.SIGKILL)
-    return Outcome(case=case)
+    return CaseOutcome(case=case)
 """
 
 
@@ -260,7 +260,7 @@ class TestFiles:
             evaluate_cases(tmp_path / "empty", folders[1])
 
     def test_progress(self, folders):
-        seen: list[tuple[Outcome, int]] = []
+        seen: list[tuple[CaseOutcome, int]] = []
         evaluation = evaluate_cases(*folders, on_outcome=lambda *done: seen.append(done))
         assert [(outcome.case, count) for outcome, count in seen] == [("a", 2), ("b", 2)]
         assert evaluation.scores == (*seen[0][0].scores, *seen[1][0].scores)

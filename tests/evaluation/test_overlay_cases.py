@@ -10,6 +10,7 @@ from PIL import Image
 from viscera.core.geometry import Grid, Reorientation
 from viscera.core.organs import ORGANS
 from viscera.core.volume import LabelMap, Volume
+from viscera.drawing.panel import SIDE_PX, TOP_PX, panel_size_px
 from viscera.evaluation import overlay_cases as case_figure
 from viscera.evaluation.overlay_cases import CaseRow, case_png
 from viscera.evaluation.scores import CaseScore
@@ -46,10 +47,11 @@ def pixels(data):
 
 
 def panels(picture):
-    """The three panels of the first row, without their marks at the edges: 330 px are the 90 mm from front to back."""
+    """The three slices of the first row, without their edges: 330 px are the 90 mm from front to back."""
     width = round(80 * 330 / 90)
-    lefts = [STRIP_PX + GAP_PX + column * (width + GAP_PX) for column in range(3)]
-    return [picture[HEADER_PX + 60 : HEADER_PX + 250, left + 40 : left + width - 40] for left in lefts]
+    lefts = [STRIP_PX + GAP_PX + SIDE_PX + column * (width + 2 * SIDE_PX + GAP_PX) for column in range(3)]
+    top = HEADER_PX + TOP_PX
+    return [picture[top + 60 : top + 250, left + 40 : left + width - 40] for left in lefts]
 
 
 def middle_mm(panel, colour):
@@ -92,7 +94,7 @@ def test_slices_follow_the_reference_and_not_what_was_found_elsewhere(monkeypatc
 def test_a_thin_scan_has_no_coronal_slice():
     assert case_figure._THINNEST_PX > 2 * 5 * 330 / 90
     thin, thick = (pixels(case_png(case(shape=(count, 30, 40)))) for count in (2, 20))
-    three_rows = HEADER_PX + 3 * (330 + GAP_PX)
+    three_rows = HEADER_PX + 3 * (panel_size_px(293, 330)[1] + GAP_PX)
     assert thin.shape[0] == three_rows < thick.shape[0]
 
 

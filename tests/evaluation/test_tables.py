@@ -9,7 +9,7 @@ import pytest
 
 from viscera.core.errors import ConfigError
 from viscera.evaluation.results import FORMS, Results
-from viscera.evaluation.scores import FLARE22, CaseScore, Evaluation, Failure, Tolerance
+from viscera.evaluation.scores import FLARE22, CaseScore, Evaluation, Tolerance, UnscoredCase
 from viscera.evaluation.tables import Table, case_line, cases_text, p_text, scores_csv, summary_table, summary_text
 
 
@@ -79,15 +79,15 @@ class TestText:
         assert "only one label map shows the organ: pancreas in 1 of 2 cases." in text
         assert "inf" not in text.replace("infinite", "")
 
-    def test_false_and_missed_parts_are_said(self):
+    def test_false_positive_and_false_negative_components_are_said(self):
         scores = (*SCORES[:3], score("b", "pancreas", 0.7, 0.2, false_parts=2, false_ml=3.25, missed_parts=1))
         text = summary_text(Evaluation(scores=scores))
-        assert "False parts: pancreas 2 in 1 case (3.2 ml)." in text
-        assert "Missed parts: pancreas 1 in 1 case (0.0 ml)." in text
+        assert "False-positive components: pancreas 2 in 1 case (3.2 ml)." in text
+        assert "False-negative components: pancreas 1 in 1 case (0.0 ml)." in text
 
     def test_what_was_not_scored_is_said(self):
         text = summary_text(
-            Evaluation(scores=SCORES, without_reference=("x", "y"), failures=(Failure(case="z", message="bad"),))
+            Evaluation(scores=SCORES, without_reference=("x", "y"), failures=(UnscoredCase(case="z", message="bad"),))
         )
         assert "no reference: x, y." in text
         assert "something is wrong: z." in text

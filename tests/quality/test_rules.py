@@ -51,10 +51,10 @@ def test_a_plausible_scan_is_ok():
 def test_a_reason_makes_a_check_with_a_sentence_and_the_signals():
     found = judged(spleen={"volume_ml": 30.0, "parts_ml": (30.0,)})
     spleen = found["spleen"]
-    assert (spleen.verdict, spleen.reasons) == ("check", ("too_small",))
+    assert (spleen.status, spleen.reasons) == ("check", ("too_small",))
     assert spleen.sentences == ("Its volume of 30 ml is less than an adult's, at least 50 ml.",)
     assert spleen.signals.volume_ml == 30.0
-    assert found["liver"].verdict == "ok"
+    assert found["liver"].status == "ok"
 
 
 # What the networks say
@@ -203,7 +203,7 @@ def test_a_kidney_may_be_beyond_the_border():
 
 def test_an_absent_organ_among_whole_ones_was_expected():
     spleen = judged(spleen=None)["spleen"]
-    assert (spleen.verdict, spleen.reasons) == ("absent", ("missing",))
+    assert (spleen.status, spleen.reasons) == ("absent", ("missing",))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_an_absent_organ_among_whole_ones_was_expected():
 )
 def test_whether_the_scan_reaches_an_absent_organ(absent, cut, face, reason):
     found = judged(**{absent: None, cut: {"border_faces": (face,)}})[absent]
-    assert (found.verdict, found.reasons) == ("absent", (reason,))
+    assert (found.status, found.reasons) == ("absent", (reason,))
 
 
 def test_the_organ_in_which_the_scan_ends_is_named():

@@ -1,4 +1,4 @@
-"""What is laid over a bent anatomy: capsules where they belong, over nothing else, and labels that go with them."""
+"""What is laid over a deformed anatomy: capsules where they belong, over nothing else, and labels that go with them."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from viscera.synthesis.config import (
     BodyConfig,
     SynthesisConfig,
 )
-from viscera.synthesis.lesions import Lesion, draw_lesions, paint_lesion
+from viscera.synthesis.lesions import SyntheticLesion, draw_lesions, paint_lesion
 from viscera.synthesis.patient import Patient, Tissues
 from viscera.synthesis.scan import draw_scan, scan_image
 from viscera.synthesis.tissues import Tissue
@@ -203,7 +203,7 @@ def test_deposits_lie_in_the_liver_and_metal_anywhere(small_anatomy):
     assert deposits
     assert all(one.tissue == Tissue.LIVER and 100 <= one.hu <= 1200 for one in deposits)
     hu = torch.zeros(GRID.shape_zyx)
-    metal = Lesion(tissue=None, centre_zyx_mm=(0.0, 0.0, 0.0), radius_mm=6.0, hu=2000.0, added=False)
+    metal = SyntheticLesion(tissue=None, centre_zyx_mm=(0.0, 0.0, 0.0), radius_mm=6.0, hu=2000.0, added=False)
     tissue = torch.from_numpy(rng().integers(0, len(Tissue), GRID.shape_zyx))
     paint_lesion(hu, tissue, metal, (GRID, torch.zeros_like(hu)))
     assert float(hu.max()) == 2000

@@ -8,11 +8,11 @@ import torch
 
 from viscera.core.errors import ConfigError
 from viscera.synthesis.acquisition import upright_grid
-from viscera.synthesis.appearance import Effusion, draw_look, painted, with_table
+from viscera.synthesis.appearance import Effusion, draw_appearance, painted, with_table
 from viscera.synthesis.config import AppearanceConfig, BodyConfig
 from viscera.synthesis.densities import HU, PHASES
-from viscera.synthesis.kidneys import KidneyLook, paint_kidneys, sinus_mask
-from viscera.synthesis.lesions import Lesion, draw_lesions, paint_lesion
+from viscera.synthesis.kidneys import KidneyAppearance, paint_kidneys, sinus_mask
+from viscera.synthesis.lesions import SyntheticLesion, draw_lesions, paint_lesion
 from viscera.synthesis.patient import Patient, Tissues, corners_zyx_mm
 from viscera.synthesis.tissues import HOLLOW, ORGAN_LABELS, ORGANS, Tissue
 
@@ -44,8 +44,8 @@ def only_phase(phase, config=PLAIN):
     return dataclasses.replace(config, phase_weights=weights)
 
 
-def a_look(phase="portal", seed=0, body=STILL, config=PLAIN, lesions=()):
-    return draw_look(body, only_phase(phase, config), lesions, rng(seed))
+def an_appearance(phase="portal", seed=0, body=STILL, config=PLAIN, lesions=()):
+    return draw_appearance(body, only_phase(phase, config), lesions, rng(seed))
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,12 @@ def is_organ(seen):
 @pytest.mark.parametrize("number", range(len(PHASES)))
 def test_means_lie_in_the_range_of_their_phase(number):
     for seed in range(30):
-        look = a_look(PHASES[number], seed)
-        assert look.phase == PHASES[number]
+        appearance = an_appearance(PHASES[number], seed)
+        assert appearance.phase == PHASES[number]
         for tissue, ranges in HU.items():
             low, high = ranges[number]
-            assert low - 1e-3 <= look.means[tissue] <= high + 1e-3, tissue.name
-        assert look.means[Tissue.KIDNEY_LEFT] == look.means[Tissue.KIDNEY_RIGHT]
+            assert low - 1e-3 <= appearance.means[tissue] <= high + 1e-3, tissue.name
+        assert appearance.means[Tissue.KIDNEY_LEFT] == appearance.means[Tissue.KIDNEY_RIGHT]
 
 
 def test_every_tissue_has_a_range():
@@ -91,7 +91,7 @@ def test_contrast_makes_vessels_and_organs_brighter():
 
 def test_phases_come_as_often_as_weighted():
     config = dataclasses.replace(PLAIN, phase_weights=(1.0, 0.0, 3.0, 0.0, 0.0))
-    phases = [draw_look(STILL, config, (), rng(seed)).phase for seed in range(200)]
+    phases = [draw_appearance(STILL, config, (), rng(seed)).phase for seed in range(200)]
     assert set(phases) == {"native", "portal"}
     assert phases.count("portal") == pytest.approx(150, abs=25)
 
@@ -99,7 +99,7 @@ def test_phases_come_as_often_as_weighted():
 def test_a_fatty_liver_is_darker_by_what_fat_takes():
     fatty = dataclasses.replace(PLAIN, fatty_liver_probability=1.0, fatty_liver_hu=(40.0, 40.0))
     for seed in range(5):
-        usual, dark = a_look(seed=seed), a_look(seed=seed, config=fatty)
+        usual, dark = an_appearance(seed=seed), an_appearance(seed=seed, config=fatty)
         assert dark.means[Tissue.LIVER] == pytest.approx(usual.means[Tissue.LIVER] - 40)
         assert dark.means[Tissue.SPLEEN] == usual.means[Tissue.SPLEEN]
 
@@ -109,7 +109,7 @@ def test_a_fatty_pancreas_is_darker_and_less_even_by_what_fat_takes():
         PLAIN, fatty_pancreas_probability=1.0, fatty_pancreas_hu=(30.0, 30.0), fatty_pancreas_texture_hu=(12.0, 12.0)
     )
     for seed in range(5):
-        usual, dark = a_look(seed=seed), a_look(seed=seed, config=fatty)
+        usual, dark = an_appearance(seed=seed), an_appearance(seed=seed, config=fatty)
         assert dark.means[Tissue.PANCREAS] == pytest.approx(usual.means[Tissue.PANCREAS] - 30)
         assert dark.textures[Tissue.PANCREAS] == pytest.approx(12)
         assert dark.textures[Tissue.SPLEEN] == 0
@@ -118,19 +118,19 @@ def test_a_fatty_pancreas_is_darker_and_less_even_by_what_fat_takes():
 @pytest.mark.parametrize("phase", PHASES)
 def test_painted_organs_measure_what_was_drawn(scene, phase):
     seen, grid = scene
-    look = a_look(phase)
-    hu = painted(seen, grid, look, rng())
+    appearance = an_appearance(phase)
+    hu = painted(seen, grid, appearance, rng())
     for tissue in (
         Tissue.PANCREAS,
         Tissue.ARTERY,
         *([Tissue.SPLEEN] if phase != "arterial" else []),
     ):
         there = seen.tissue == tissue
-        torch.testing.assert_close(hu[there], torch.full((int(there.sum()),), float(look.means[tissue])))
+        torch.testing.assert_close(hu[there], torch.full((int(there.sum()),), float(appearance.means[tissue])))
     liver = hu[seen.tissue == Tissue.LIVER]  # with its vessels
-    assert float(liver.median()) == pytest.approx(float(look.means[Tissue.LIVER]), abs=2)
+    assert float(liver.median()) == pytest.approx(float(appearance.means[Tissue.LIVER]), abs=2)
     cortex = (seen.tissue == Tissue.KIDNEY_LEFT) & (seen.depth_mm <= 2)
-    assert float(hu[cortex].median()) == pytest.approx(float(look.means[Tissue.KIDNEY_LEFT]), rel=0.02)
+    assert float(hu[cortex].median()) == pytest.approx(float(appearance.means[Tissue.KIDNEY_LEFT]), rel=0.02)
 
 
 def a_ball_of_kidney(tissue=Tissue.KIDNEY_RIGHT):
@@ -145,7 +145,9 @@ def a_ball_of_kidney(tissue=Tissue.KIDNEY_RIGHT):
 def test_the_medulla_lies_deeper_than_the_cortex_and_measures_its_share():
     seen, grid, fields = a_ball_of_kidney()
     hu = torch.full(grid.shape_zyx, 200.0)
-    paint_kidneys(hu, seen, grid, KidneyLook(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0), fields)
+    paint_kidneys(
+        hu, seen, grid, KidneyAppearance(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0), fields
+    )
     kidney = seen.tissue == Tissue.KIDNEY_RIGHT
     assert hu[kidney & (seen.depth_mm <= 7)].unique().tolist() == [200.0]
     assert hu[kidney & (seen.depth_mm >= 10)].unique().tolist() == pytest.approx([80.0])
@@ -155,8 +157,8 @@ def test_the_medulla_lies_deeper_than_the_cortex_and_measures_its_share():
 def test_between_the_pyramids_lie_columns_of_cortex():
     seen, grid, (flat, _) = a_ball_of_kidney()
     hu = torch.full(grid.shape_zyx, 200.0)
-    look = KidneyLook(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0)
-    paint_kidneys(hu, seen, grid, look, (flat, torch.full(grid.shape_zyx, 1.0)))
+    appearance = KidneyAppearance(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0)
+    paint_kidneys(hu, seen, grid, appearance, (flat, torch.full(grid.shape_zyx, 1.0)))
     assert hu[20, 20, 20] == 200
 
 
@@ -165,7 +167,7 @@ def test_the_sinus_lies_towards_the_middle_and_the_front_and_holds_the_pelvis(ti
     seen, grid, fields = a_ball_of_kidney(tissue)
     hu = torch.full(grid.shape_zyx, 200.0)
     paint_kidneys(
-        hu, seen, grid, KidneyLook(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0), fields
+        hu, seen, grid, KidneyAppearance(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0), fields
     )
     bright, dark = ((hu == value).nonzero().double().mean(0).numpy() - 20 for value in (500, -75))
     for place in (bright, dark):
@@ -178,7 +180,7 @@ def test_the_sinus_lies_towards_the_middle_and_the_front_and_holds_the_pelvis(ti
 def test_what_is_painted_as_sinus_is_its_mask():
     seen, grid, fields = a_ball_of_kidney()
     hu = torch.full(grid.shape_zyx, 200.0)
-    look = KidneyLook(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0)
+    look = KidneyAppearance(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0)
     paint_kidneys(hu, seen, grid, look, fields)
     mask = sinus_mask(seen, grid, look)
     assert mask[(hu == 500) | (hu == -75)].all()
@@ -188,7 +190,7 @@ def test_what_is_painted_as_sinus_is_its_mask():
 
 def test_contrast_leaves_the_kidney_by_its_pelvis():
     for phase, low, high in (("native", -5, 20), ("excretory", 100, 900)):
-        values = [a_look(phase, seed).kidney.pelvis_hu for seed in range(20)]
+        values = [an_appearance(phase, seed).kidney.pelvis_hu for seed in range(20)]
         assert low <= min(values) <= max(values) <= high
 
 
@@ -196,7 +198,7 @@ def test_the_arterial_spleen_is_striped(scene):
     seen, grid = scene
     striped = dataclasses.replace(PLAIN, spleen_bands_hu=(30.0, 30.0))
     deviations = [
-        float(painted(seen, grid, a_look(phase, config=striped), rng())[seen.tissue == Tissue.SPLEEN].std())
+        float(painted(seen, grid, an_appearance(phase, config=striped), rng())[seen.tissue == Tissue.SPLEEN].std())
         for phase in ("arterial", "portal")
     ]
     assert 10 < deviations[0] < 30  # of a wave 30 / sqrt(2), of less than a wavelength less
@@ -205,25 +207,25 @@ def test_the_arterial_spleen_is_striped(scene):
 
 def test_texture_is_as_strong_as_asked(scene):
     seen, grid = scene
-    look = a_look(config=dataclasses.replace(PLAIN, texture_hu=(6.0, 6.0)))
-    spleen = painted(seen, grid, look, rng())[seen.tissue == Tissue.SPLEEN]
+    appearance = an_appearance(config=dataclasses.replace(PLAIN, texture_hu=(6.0, 6.0)))
+    spleen = painted(seen, grid, appearance, rng())[seen.tissue == Tissue.SPLEEN]
     assert 3 < float(spleen.std()) < 9
 
 
 def test_liver_vessels_are_thin(scene):
     seen, grid = scene
-    look = a_look()
-    liver = painted(seen, grid, look, rng())[seen.tissue == Tissue.LIVER]
-    changed = (liver - float(look.means[Tissue.LIVER])).abs() > 5
+    appearance = an_appearance()
+    liver = painted(seen, grid, appearance, rng())[seen.tissue == Tissue.LIVER]
+    changed = (liver - float(appearance.means[Tissue.LIVER])).abs() > 5
     assert 0.005 < changed.float().mean() < 0.25
 
 
 def test_liver_vessels_are_those_of_the_portal_and_of_the_hepatic_veins(scene):
     seen, grid = scene
-    look = a_look("arterial")
-    means = look.means.copy()
+    appearance = an_appearance("arterial")
+    means = appearance.means.copy()
     means[[Tissue.LIVER, Tissue.PORTAL_VEIN, Tissue.VEIN]] = (60.0, 160.0, 20.0)
-    liver = painted(seen, grid, dataclasses.replace(look, means=means), rng())[seen.tissue == Tissue.LIVER]
+    liver = painted(seen, grid, dataclasses.replace(appearance, means=means), rng())[seen.tissue == Tissue.LIVER]
     assert float(liver.max()) > 130
     assert float(liver.min()) < 40
     assert 20 <= float(liver.min()) <= float(liver.max()) <= 160
@@ -231,20 +233,20 @@ def test_liver_vessels_are_those_of_the_portal_and_of_the_hepatic_veins(scene):
 
 def test_bile_fills_the_gallbladder_within_its_wall(scene):
     seen, grid = scene
-    look = a_look()
+    appearance = an_appearance()
     walls = np.full(len(Tissue), 2.0, dtype=np.float32)
-    hu = painted(seen, grid, dataclasses.replace(look, walls_mm=walls), rng())
+    hu = painted(seen, grid, dataclasses.replace(appearance, walls_mm=walls), rng())
     bladder = seen.tissue == Tissue.GALLBLADDER
-    assert hu[bladder & (seen.depth_mm <= 2)].unique().tolist() == [look.means[Tissue.GALLBLADDER]]
-    assert hu[bladder & (seen.depth_mm > 2)].unique().tolist() == [look.lumen[Tissue.GALLBLADDER]]
-    assert look.lumen[Tissue.GALLBLADDER] < 24
+    assert hu[bladder & (seen.depth_mm <= 2)].unique().tolist() == [appearance.means[Tissue.GALLBLADDER]]
+    assert hu[bladder & (seen.depth_mm > 2)].unique().tolist() == [appearance.lumen[Tissue.GALLBLADDER]]
+    assert appearance.lumen[Tissue.GALLBLADDER] < 24
 
 
 def test_an_effusion_lies_behind_in_the_lungs_of_its_side(scene):
     seen, grid = scene
-    look = a_look()
+    appearance = an_appearance()
     one = Effusion(sides=(True, False), depth_mm=10.0, hu=5.0, collapsed_mm=6.0, collapsed_hu=70.0)
-    dry, wet = (painted(seen, grid, dataclasses.replace(look, effusion=which), rng()) for which in (None, one))
+    dry, wet = (painted(seen, grid, dataclasses.replace(appearance, effusion=which), rng()) for which in (None, one))
     changed = wet != dry
     assert (seen.tissue[changed] == Tissue.LUNG).all()
     assert sorted(wet[changed].unique().tolist()) == [5.0, 70.0]
@@ -259,7 +261,8 @@ def test_sheets_and_strands_cross_the_fat_of_the_kidneys(scene):
     seen, grid = scene
     fat = seen.tissue == Tissue.FAT
     clean, crossed = (
-        painted(seen, grid, dataclasses.replace(a_look(), strands_hu=strands), rng())[fat] for strands in (0.0, 60.0)
+        painted(seen, grid, dataclasses.replace(an_appearance(), strands_hu=strands), rng())[fat]
+        for strands in (0.0, 60.0)
     )
     assert ((crossed - clean) >= 0).all()
     assert 5 < float((crossed - clean).mean()) < 40
@@ -267,11 +270,11 @@ def test_sheets_and_strands_cross_the_fat_of_the_kidneys(scene):
 
 def test_gas_lies_in_hollow_organs_only(scene):
     seen, grid = scene
-    look = a_look()
-    gas = look.gas.copy()
+    appearance = an_appearance()
+    gas = appearance.gas.copy()
     gas[list(HOLLOW)] = 0.9
     walls = np.full(len(Tissue), 3.0, dtype=np.float32)
-    hu = painted(seen, grid, dataclasses.replace(look, gas=gas, walls_mm=walls), rng())
+    hu = painted(seen, grid, dataclasses.replace(appearance, gas=gas, walls_mm=walls), rng())
     hollow = torch.zeros(len(Tissue), dtype=torch.bool)
     hollow[list(HOLLOW)] = True
     inner = seen.tissue != Tissue.OUTSIDE
@@ -283,33 +286,33 @@ def test_gas_lies_in_hollow_organs_only(scene):
 
 def test_without_gas_there_is_none(scene):
     seen, grid = scene
-    look = a_look()
-    hu = painted(seen, grid, dataclasses.replace(look, gas=np.zeros_like(look.gas)), rng())
+    appearance = an_appearance()
+    hu = painted(seen, grid, dataclasses.replace(appearance, gas=np.zeros_like(appearance.gas)), rng())
     assert not ((hu < -500) & (seen.tissue != Tissue.OUTSIDE) & (seen.tissue != Tissue.LUNG)).any()
 
 
 def test_oral_contrast_fills_the_lumen_and_leaves_the_wall(scene):
     seen, grid = scene
-    look = a_look()
-    lumen = look.lumen.copy()
+    appearance = an_appearance()
+    lumen = appearance.lumen.copy()
     lumen[Tissue.STOMACH] = 300
     walls = np.full(len(Tissue), 3.0, dtype=np.float32)
     walls[Tissue.STOMACH] = 5.0
-    look = dataclasses.replace(look, lumen=lumen, gas=np.zeros_like(look.gas), walls_mm=walls)
-    hu = painted(seen, grid, look, rng())
+    appearance = dataclasses.replace(appearance, lumen=lumen, gas=np.zeros_like(appearance.gas), walls_mm=walls)
+    hu = painted(seen, grid, appearance, rng())
     stomach = seen.tissue == Tissue.STOMACH
     wall = stomach & (seen.depth_mm <= 5)
     inside = hu[stomach & ~wall]
     assert float(inside.median()) == pytest.approx(300, abs=40)
-    torch.testing.assert_close(hu[wall], torch.full((int(wall.sum()),), float(look.means[Tissue.STOMACH])))
+    torch.testing.assert_close(hu[wall], torch.full((int(wall.sum()),), float(appearance.means[Tissue.STOMACH])))
 
 
 def test_from_the_core_outwards_come_muscle_fat_skin_and_air(scene):
     seen, grid = scene
-    look = dataclasses.replace(a_look(), muscle_mm=8.0, fat_mm=20.0, skin_mm=3.0, fat_unevenness=0.0)
-    hu = painted(seen, grid, look, rng())
+    appearance = dataclasses.replace(an_appearance(), muscle_mm=8.0, fat_mm=20.0, skin_mm=3.0, fat_unevenness=0.0)
+    hu = painted(seen, grid, appearance, rng())
     outside = seen.tissue == Tissue.OUTSIDE
-    muscle, fat = float(look.means[Tissue.MUSCLE]), float(look.means[Tissue.OUTSIDE])
+    muscle, fat = float(appearance.means[Tissue.MUSCLE]), float(appearance.means[Tissue.OUTSIDE])
 
     def median(low, high):
         return float(hu[outside & (seen.depth_mm >= low) & (seen.depth_mm <= high)].median())
@@ -323,9 +326,9 @@ def test_from_the_core_outwards_come_muscle_fat_skin_and_air(scene):
 
 def test_ascites_is_fluid_between_the_organs(scene):
     seen, grid = scene
-    look = dataclasses.replace(a_look(), soft_share=0.0, strands_hu=0.0)
+    appearance = dataclasses.replace(an_appearance(), soft_share=0.0, strands_hu=0.0)
     interior = seen.tissue == Tissue.INTERIOR
-    dry, wet = (painted(seen, grid, dataclasses.replace(look, ascites=one), rng()) for one in (0.0, 1.0))
+    dry, wet = (painted(seen, grid, dataclasses.replace(appearance, ascites=one), rng()) for one in (0.0, 1.0))
     assert float(dry[interior].median()) < -70
     assert ((wet[interior] - 8).abs() < 3).float().mean() > 0.1
     assert torch.equal(wet[~interior], dry[~interior])
@@ -336,16 +339,18 @@ def test_ascites_is_fluid_between_the_organs(scene):
 )
 def test_what_lies_around_changes_no_organ(scene, changes):
     seen, grid = scene
-    look = a_look()
-    before, after = (painted(seen, grid, one, rng()) for one in (look, dataclasses.replace(look, **changes)))
+    appearance = an_appearance()
+    before, after = (
+        painted(seen, grid, one, rng()) for one in (appearance, dataclasses.replace(appearance, **changes))
+    )
     assert not torch.equal(before, after)
     assert torch.equal(before[is_organ(seen)], after[is_organ(seen)])
 
 
 def test_arms_lie_in_the_air_beside_the_body(scene):
     seen, grid = scene
-    look = dataclasses.replace(a_look(), fat_mm=4.0, muscle_mm=3.0)
-    without, arms = (painted(seen, grid, dataclasses.replace(look, arms=one), rng()) for one in (False, True))
+    appearance = dataclasses.replace(an_appearance(), fat_mm=4.0, muscle_mm=3.0)
+    without, arms = (painted(seen, grid, dataclasses.replace(appearance, arms=one), rng()) for one in (False, True))
     changed = arms != without
     assert changed.any()
     assert (without[changed] < -500).all()
@@ -357,8 +362,8 @@ def test_arms_lie_in_the_air_beside_the_body(scene):
 
 def test_the_table_lies_behind_the_body_in_the_air(scene):
     seen, grid = scene
-    look = dataclasses.replace(a_look(), fat_mm=4.0, muscle_mm=3.0)
-    body = painted(seen, grid, look, rng())
+    appearance = dataclasses.replace(an_appearance(), fat_mm=4.0, muscle_mm=3.0)
+    body = painted(seen, grid, appearance, rng())
     for seed in range(8):
         hu = with_table(body, grid, rng(seed))
         changed = hu != body
@@ -375,22 +380,22 @@ def test_in_air_alone_there_is_no_table_and_there_are_no_arms():
     air = torch.full(grid.shape_zyx, AIR)
     assert torch.equal(with_table(air, grid, rng()), air)
     nothing = Tissues(torch.zeros(grid.shape_zyx, dtype=torch.int64), torch.full(grid.shape_zyx, 127.5))
-    assert (painted(nothing, grid, dataclasses.replace(a_look(), arms=True), rng()) == AIR).all()
+    assert (painted(nothing, grid, dataclasses.replace(an_appearance(), arms=True), rng()) == AIR).all()
 
 
 def ball(scene, radius_mm=8.0, hu=-40.0, added=True, tissue=Tissue.LIVER):
     seen, grid = scene
     places = (seen.tissue == tissue).nonzero().double().mean(0).numpy()
     z, y, x = (float(value) for value in np.array(corners_zyx_mm(grid)[0]) + 2.0 * places)
-    return Lesion(tissue=tissue, centre_zyx_mm=(z, y, x), radius_mm=radius_mm, hu=hu, added=added)
+    return SyntheticLesion(tissue=tissue, centre_zyx_mm=(z, y, x), radius_mm=radius_mm, hu=hu, added=added)
 
 
 def test_a_lesion_is_painted_in_its_organ_only(scene):
     seen, grid = scene
-    look = a_look()
+    appearance = an_appearance()
     lesion = ball(scene, radius_mm=30.0)  # wider than the organ
-    healthy = painted(seen, grid, look, rng())
-    ill = painted(seen, grid, dataclasses.replace(look, lesions=(lesion,)), rng())
+    healthy = painted(seen, grid, appearance, rng())
+    ill = painted(seen, grid, dataclasses.replace(appearance, lesions=(lesion,)), rng())
     liver = seen.tissue == Tissue.LIVER
     assert torch.equal(ill[~liver], healthy[~liver])
     difference = (ill - healthy)[liver]
@@ -452,14 +457,14 @@ def test_organs_that_are_not_there_have_no_lesions(scene, patient):
 
 def test_an_inflated_lesion_lies_where_the_organ_bulges(small_anatomy, scene):
     body = dataclasses.replace(STILL, inflation_probability=1.0)
-    people = (Patient.draw(small_anatomy, body, rng(seed)) for seed in range(50))
-    person = next(one for one in people if len(one.inflations) == 1)  # two that overlap move each other's middle
-    lesions = draw_lesions(person, scene, PLAIN, rng())
-    assert len(lesions) == len(person.inflations)
-    for lesion, inflation in zip(lesions, person.inflations, strict=True):
+    patients = (Patient.draw(small_anatomy, body, rng(seed)) for seed in range(50))
+    patient = next(one for one in patients if len(one.inflations) == 1)  # two that overlap move each other's middle
+    lesions = draw_lesions(patient, scene, PLAIN, rng())
+    assert len(lesions) == len(patient.inflations)
+    for lesion, inflation in zip(lesions, patient.inflations, strict=True):
         assert (lesion.tissue, lesion.radius_mm) == (inflation.tissue, inflation.radius_mm)
         # The middle of an inflation stays where it is.
-        expected = (inflation.centre - person.centre) * 2
+        expected = (inflation.centre - patient.centre) * 2
         np.testing.assert_allclose(lesion.centre_zyx_mm, expected, atol=6)
 
 

@@ -173,11 +173,11 @@ def test_a_donor_is_scaled_by_a_quarter_at_most(small_tissues):
 
 
 def test_the_height_of_a_cut_liver_does_not_squeeze_the_donor(small_tissues):
-    trunk = small_tissues[:23]  # cut through the liver
-    assert (trunk[-1] == Tissue.LIVER).any()
-    result = with_donor(trunk, as_donor(small_tissues), mirror_kidney=False)
-    assert result.shape == trunk.shape
-    assert height(result, Tissue.PANCREAS) == pytest.approx(height(trunk, Tissue.PANCREAS), abs=1)
+    host = small_tissues[:23]  # cut through the liver
+    assert (host[-1] == Tissue.LIVER).any()
+    result = with_donor(host, as_donor(small_tissues), mirror_kidney=False)
+    assert result.shape == host.shape
+    assert height(result, Tissue.PANCREAS) == pytest.approx(height(host, Tissue.PANCREAS), abs=1)
     assert (result[-1] == Tissue.LIVER).any()
 
 
@@ -198,36 +198,36 @@ def test_the_trunks_own_organs_go(small_tissues):
 
 
 def test_lung_takes_the_place_of_an_organ_beside_it(small_tissues):
-    trunk = small_tissues.copy()
-    trunk[34, 22, 51] = Tissue.SPLEEN  # within the lung
-    result = with_donor(trunk, as_donor(small_tissues), mirror_kidney=False)
+    host = small_tissues.copy()
+    host[34, 22, 51] = Tissue.SPLEEN  # within the lung
+    result = with_donor(host, as_donor(small_tissues), mirror_kidney=False)
     assert result[34, 22, 51] == Tissue.LUNG
 
 
 def test_the_mirrored_left_kidney_takes_the_place_of_the_right_one(small_tissues):
-    trunk = small_tissues.copy()
-    trunk[12:18, 28:33, 54:60][trunk[12:18, 28:33, 54:60] == Tissue.KIDNEY_LEFT] = 0  # its hilum, on one side
-    result = with_donor(trunk, as_donor(trunk), mirror_kidney=True)
+    host = small_tissues.copy()
+    host[12:18, 28:33, 54:60][host[12:18, 28:33, 54:60] == Tissue.KIDNEY_LEFT] = 0  # its hilum, on one side
+    result = with_donor(host, as_donor(host), mirror_kidney=True)
     right, left = (np.argwhere(result == tissue) for tissue in (Tissue.KIDNEY_RIGHT, Tissue.KIDNEY_LEFT))
-    np.testing.assert_allclose(right.mean(0), middle(trunk, Tissue.KIDNEY_RIGHT), atol=0.6)
+    np.testing.assert_allclose(right.mean(0), middle(host, Tissue.KIDNEY_RIGHT), atol=0.6)
     own, mirrored, same = (part - part.min(0) for part in (right, left * (1, 1, -1), left))
     np.testing.assert_array_equal(sorted(map(tuple, own)), sorted(map(tuple, mirrored)))
     assert sorted(map(tuple, own)) != sorted(map(tuple, same))
 
 
 def test_without_a_right_kidney_none_is_mirrored(small_tissues):
-    trunk = np.where(small_tissues == Tissue.KIDNEY_RIGHT, 0, small_tissues).astype(np.uint8)
-    assert not (with_donor(trunk, as_donor(small_tissues), mirror_kidney=True) == Tissue.KIDNEY_RIGHT).any()
+    host = np.where(small_tissues == Tissue.KIDNEY_RIGHT, 0, small_tissues).astype(np.uint8)
+    assert not (with_donor(host, as_donor(small_tissues), mirror_kidney=True) == Tissue.KIDNEY_RIGHT).any()
 
 
 @pytest.mark.parametrize("organ", [Tissue.PANCREAS, Tissue.KIDNEY_LEFT])
-@pytest.mark.parametrize("whose", ["trunk", "donor"])
+@pytest.mark.parametrize("whose", ["host", "donor"])
 def test_a_map_without_what_donors_are_laid_by_is_refused_before_any_work(organ, whose, small_tissues, tmp_path):
     lacking = np.where(small_tissues == organ, 0, small_tissues).astype(np.uint8)
-    trunks = {"whole": small_tissues, **({"lacking": lacking} if whose == "trunk" else {})}
+    hosts = {"whole": small_tissues, **({"lacking": lacking} if whose == "host" else {})}
     donors = {"other": small_tissues, **({"lacking": lacking} if whose == "donor" else {})}
     with pytest.raises(VisceraError, match=f"lacking: .* no {organ.name.lower().replace('_', ' ')}"):
-        next(write_anatomies(trunks, donors, tmp_path / "out"))
+        next(write_anatomies(hosts, donors, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""People bent from anatomies: unbent they are the anatomy itself, and every bend does only what it is for."""
+"""Virtual patients: undeformed they are the anatomy itself, and every deformation does only what it is for."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ STILL = BodyConfig(
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def bent(anatomy, seed=0, **changes):
+def deformed(anatomy, seed=0, **changes):
     return Patient.draw(anatomy, dataclasses.replace(STILL, **changes), np.random.default_rng(seed))
 
 
@@ -50,7 +50,7 @@ def middle(patient, seen, tissue):
 
 
 def test_unbent_the_anatomy_comes_back_exactly(small_anatomy):
-    patient = bent(small_anatomy)
+    patient = deformed(small_anatomy)
     seen = patient.tissues(own_grid(patient))
     np.testing.assert_array_equal(seen.tissue.numpy(), small_anatomy.tissues)
     np.testing.assert_array_equal(seen.depth_mm.numpy() * 2, small_anatomy.depth)
@@ -58,16 +58,16 @@ def test_unbent_the_anatomy_comes_back_exactly(small_anatomy):
 
 def test_the_origin_is_the_middle_of_the_organs(small_anatomy):
     middles = [centre for centre, _ in small_anatomy.organs.values()]
-    np.testing.assert_allclose(bent(small_anatomy).centre, np.mean(middles, axis=0))
+    np.testing.assert_allclose(deformed(small_anatomy).centre, np.mean(middles, axis=0))
 
 
 def test_without_organs_the_origin_is_the_middle_of_the_array(small_anatomy):
-    patient = bent(dataclasses.replace(small_anatomy, organs={}))
+    patient = deformed(dataclasses.replace(small_anatomy, organs={}))
     np.testing.assert_allclose(patient.centre, (19.5, 23.5, 37.5))
 
 
 def test_beyond_its_sides_the_anatomy_goes_on_as_outside_of_growing_depth(small_anatomy):
-    patient = bent(small_anatomy)
+    patient = deformed(small_anatomy)
     seen = patient.tissues(own_grid(patient, rim=3))
     inner = patient.tissues(own_grid(patient))
     assert (seen.tissue[:, :3] == Tissue.OUTSIDE).all()
@@ -77,7 +77,7 @@ def test_beyond_its_sides_the_anatomy_goes_on_as_outside_of_growing_depth(small_
 
 
 def test_above_and_below_the_last_slices_go_on(small_anatomy):
-    patient = bent(small_anatomy)
+    patient = deformed(small_anatomy)
     own = own_grid(patient)
     z, y, x = corners_zyx_mm(own)[0]
     long = upright_grid((46, *own.shape_zyx[1:]), (2.0, 2.0, 2.0), (z - 6, y, x))
@@ -87,16 +87,16 @@ def test_above_and_below_the_last_slices_go_on(small_anatomy):
 
 
 def test_the_covered_height_is_that_of_the_slices(small_anatomy):
-    low, high = bent(small_anatomy).covered_z_mm()
+    low, high = deformed(small_anatomy).covered_z_mm()
     assert high - low == pytest.approx(80.0)
-    assert low == pytest.approx(-2 * (bent(small_anatomy).centre[0] + 0.5))
-    low, high = bent(small_anatomy, scale=(1.25, 1.25)).covered_z_mm()
+    assert low == pytest.approx(-2 * (deformed(small_anatomy).centre[0] + 0.5))
+    low, high = deformed(small_anatomy, scale=(1.25, 1.25)).covered_z_mm()
     assert high - low == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize("scale", [0.8, 1.25])
 def test_scaled_by_a_factor_volumes_grow_by_its_cube(small_anatomy, scale):
-    patient = bent(small_anatomy, scale=(scale, scale))
+    patient = deformed(small_anatomy, scale=(scale, scale))
     grid = upright_grid((120, 120, 120), (1.5, 1.5, 1.5), (-89.25, -89.25, -89.25))
     volume = int((patient.tissues(grid).tissue == Tissue.LIVER).sum()) * 1.5**3
     expected = int((small_anatomy.tissues == Tissue.LIVER).sum()) * 2.0**3 * scale**3
@@ -115,7 +115,7 @@ def test_rotations_keep_lengths_and_handedness():
 
 
 def test_a_body_that_turns_moves_its_organs_about_the_origin(small_anatomy):
-    still, turned = bent(small_anatomy), bent(small_anatomy, turn_rad=0.6)
+    still, turned = deformed(small_anatomy), deformed(small_anatomy, turn_rad=0.6)
     angle = np.arctan2(turned.matrix[1, 2], turned.matrix[1, 1])
     assert abs(angle) > 0.1
     before, after = (middle(still, patient.tissues(own_grid(still)), Tissue.KIDNEY_LEFT) for patient in (still, turned))
@@ -133,7 +133,7 @@ def test_spline_weights_sum_to_one_and_are_symmetric():
 
 
 def test_equal_nodes_shift_everything_alike(small_anatomy):
-    still = bent(small_anatomy)
+    still = deformed(small_anatomy)
     nodes = tuple((spacing, np.full_like(values, 6.0)) for spacing, values in still.nodes_mm[:1])
     shifted = dataclasses.replace(still, nodes_mm=nodes)
     for before, after in zip(still.positions(own_grid(still)), shifted.positions(own_grid(still)), strict=True):
@@ -141,10 +141,10 @@ def test_equal_nodes_shift_everything_alike(small_anatomy):
 
 
 def test_elastic_displacements_are_as_large_as_asked(small_anatomy):
-    still = bent(small_anatomy)
+    still = deformed(small_anatomy)
     grid = upright_grid((60, 60, 60), (10.0, 10.0, 10.0), (-295.0, -295.0, -295.0))
     before = torch.stack(still.positions(grid))
-    elastic = bent(small_anatomy, elastic_mm=(4.0, 8.0))
+    elastic = deformed(small_anatomy, elastic_mm=(4.0, 8.0))
     both = []
     for nodes in elastic.nodes_mm:
         moved = torch.stack(dataclasses.replace(elastic, nodes_mm=(nodes,)).positions(grid))
@@ -165,7 +165,7 @@ def only_change(patient, tissue, matrix=None, shift=(0.0, 0.0, 0.0)):
 
 
 def test_an_organs_own_shift_moves_what_is_near_and_nothing_far(small_anatomy):
-    still = bent(small_anatomy)
+    still = deformed(small_anatomy)
     moved = only_change(still, Tissue.KIDNEY_RIGHT, shift=(0.0, 0.0, 3.0))
     grid = own_grid(still)
     z, y, x = (float(value) for value in (small_anatomy.organs[Tissue.KIDNEY_RIGHT][0] - still.centre) * 2)
@@ -183,7 +183,7 @@ def test_an_organs_own_shift_moves_what_is_near_and_nothing_far(small_anatomy):
 
 
 def test_an_organ_grows_by_itself(small_anatomy):
-    still = bent(small_anatomy)
+    still = deformed(small_anatomy)
     grown = only_change(still, Tissue.SPLEEN, matrix=np.eye(3) * (1 / 1.3 - 1))
     grid = own_grid(still)
     sizes = [
@@ -195,8 +195,8 @@ def test_an_organ_grows_by_itself(small_anatomy):
 
 
 def test_organs_change_by_themselves_only_where_that_is_drawn(small_anatomy):
-    assert bent(small_anatomy).changes == ()
-    changes = bent(small_anatomy, organ_probability=1.0).changes
+    assert deformed(small_anatomy).changes == ()
+    changes = deformed(small_anatomy, organ_probability=1.0).changes
     assert len(changes) == len(small_anatomy.organs)
     for change, (centre, radius) in zip(changes, small_anatomy.organs.values(), strict=True):
         np.testing.assert_array_equal(change.centre, centre)
@@ -213,7 +213,7 @@ def test_an_organs_drawn_factors_stay_in_range(small_anatomy):
     factors = [
         1 / np.diag(change.matrix + np.eye(3))
         for seed in range(20)
-        for change in bent(small_anatomy, seed, **config).changes
+        for change in deformed(small_anatomy, seed, **config).changes
     ]
     # Twice at most, per axis the root of the root of it more.
     assert 2**-1.25 <= np.min(factors) < 0.6
@@ -223,7 +223,9 @@ def test_an_organs_drawn_factors_stay_in_range(small_anatomy):
 def test_kidneys_move_apart_from_each_other_and_as_far_as_asked(small_anatomy):
     asked = {"organ_probability": 1.0, "kidney_shift_mm": (12.0, 0.0, 4.0), "organ_shift_mm": 1.0}
     organs = list(small_anatomy.organs)
-    shifts = np.array([[one.shift * 2 for one in bent(small_anatomy, seed, **asked).changes] for seed in range(300)])
+    shifts = np.array(
+        [[one.shift * 2 for one in deformed(small_anatomy, seed, **asked).changes] for seed in range(300)]
+    )
     right, left, spleen = (
         shifts[:, organs.index(organ)] for organ in (Tissue.KIDNEY_RIGHT, Tissue.KIDNEY_LEFT, Tissue.SPLEEN)
     )
@@ -233,13 +235,15 @@ def test_kidneys_move_apart_from_each_other_and_as_far_as_asked(small_anatomy):
 
 
 def test_a_shallow_body_is_shorter_from_front_to_back_alone(small_anatomy):
-    np.testing.assert_allclose(np.diag(bent(small_anatomy, depth_scale=(0.8, 0.8)).matrix), (1, 1.25, 1))
+    np.testing.assert_allclose(np.diag(deformed(small_anatomy, depth_scale=(0.8, 0.8)).matrix), (1, 1.25, 1))
 
 
 @pytest.mark.parametrize(("organ", "neighbour"), [(Tissue.SPLEEN, Tissue.KIDNEY_LEFT), (Tissue.LIVER, Tissue.STOMACH)])
 def test_an_enlarged_organ_grows_and_keeps_its_neighbours(small_anatomy, organ, neighbour):
-    still = bent(small_anatomy)
-    grown = bent(small_anatomy, enlarged_probability=1.0, enlargement_liver=(1.6, 1.6), enlargement_spleen=(1.6, 1.6))
+    still = deformed(small_anatomy)
+    grown = deformed(
+        small_anatomy, enlarged_probability=1.0, enlargement_liver=(1.6, 1.6), enlargement_spleen=(1.6, 1.6)
+    )
     own = [
         change for change in grown.changes if np.allclose(change.centre - still.anatomy.organs[organ][0], 0, atol=20)
     ]
@@ -251,7 +255,7 @@ def test_an_enlarged_organ_grows_and_keeps_its_neighbours(small_anatomy, organ, 
 
 
 def test_of_a_resected_liver_what_lies_beyond_the_plane_is_gone(small_anatomy):
-    still = bent(small_anatomy)
+    still = deformed(small_anatomy)
     middle, _ = small_anatomy.organs[Tissue.LIVER]
     cut = dataclasses.replace(still, resection=Resection(point=middle, normal=np.array([0.0, 0.0, -1.0])))
     before, after = (one.tissues(own_grid(still)).tissue.numpy() for one in (still, cut))
@@ -262,8 +266,8 @@ def test_of_a_resected_liver_what_lies_beyond_the_plane_is_gone(small_anatomy):
 
 
 def test_livers_are_resected_as_often_as_asked(small_anatomy):
-    assert bent(small_anatomy).resection is None
-    cut = [bent(small_anatomy, seed, resection_probability=0.4).resection is not None for seed in range(60)]
+    assert deformed(small_anatomy).resection is None
+    cut = [deformed(small_anatomy, seed, resection_probability=0.4).resection is not None for seed in range(60)]
     assert np.mean(cut) == pytest.approx(0.4, abs=0.2)
 
 
@@ -276,7 +280,7 @@ def test_livers_are_resected_as_often_as_asked(small_anatomy):
     ],
 )
 def test_what_is_missing_is_drawn_as_what_lies_around(small_anatomy, name, gone):
-    patient = bent(small_anatomy, **{name: 1.0})
+    patient = deformed(small_anatomy, **{name: 1.0})
     seen = patient.tissues(own_grid(patient)).tissue.numpy()
     missing = np.isin(small_anatomy.tissues, list(gone))
     assert (seen[missing] == Tissue.INTERIOR).all()
@@ -286,10 +290,10 @@ def test_what_is_missing_is_drawn_as_what_lies_around(small_anatomy, name, gone)
 def test_an_inflated_lesion_stretches_its_organ(small_anatomy):
     asked = {"inflation_probability": 1.0, "inflation_mm": (10.0, 10.0), "inflation": (0.5, 0.5)}
     patient = next(
-        one for one in (bent(small_anatomy, seed, **asked) for seed in range(50)) if len(one.inflations) == 1
+        one for one in (deformed(small_anatomy, seed, **asked) for seed in range(50)) if len(one.inflations) == 1
     )
     (inflation,) = patient.inflations
-    still = bent(small_anatomy)
+    still = deformed(small_anatomy)
     grid = own_grid(still)
     before, after = (int((one.tissues(grid).tissue == inflation.tissue).sum()) for one in (still, patient))
     assert after > 1.02 * before

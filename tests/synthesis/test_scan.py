@@ -243,7 +243,7 @@ def test_labels_are_those_of_the_tissues_at_the_slices(small_anatomy):
     _, labels, slices = whole_image(scan)
     seen = scan.patient.tissues(slices)
     expected = torch.tensor(ORGAN_LABELS)[seen.tissue]
-    expected[sinus_mask(seen, slices, scan.look.kidney)] = 0
+    expected[sinus_mask(seen, slices, scan.appearance.kidney)] = 0
     # Slices lie up to half a plane from the nearest plane that was painted.
     assert (labels != expected).float().mean() < 0.03
     assert set(labels.unique().tolist()) == {0, 1, 2, 3, 4}
@@ -262,7 +262,7 @@ def test_labels_lie_where_the_image_shows_the_organ(small_anatomy):
     scan = draw_scan(small_anatomy, config, rng())
     image, labels, _ = whole_image(scan, 2.0)
     spleen = image[labels == 3]
-    assert float(spleen.median()) == pytest.approx(float(scan.look.means[Tissue.SPLEEN]), abs=1)
+    assert float(spleen.median()) == pytest.approx(float(scan.appearance.means[Tissue.SPLEEN]), abs=1)
     assert (spleen.round() == spleen).all()
 
 
@@ -336,7 +336,7 @@ def test_the_margin_beside_the_organs_is_as_asked(small_anatomy):
     config = synthesis(whole_probability=0.0, organs_margin_mm=(-6.0, -6.0))
     scan = draw_scan(small_anatomy, config, rng())
     whole = draw_scan(small_anatomy, WHOLE, rng())
-    # Both people are the same, as nothing that was drawn before differs.
+    # Both patients are the same, as nothing that was drawn before differs.
     assert scan.lower_zyx_mm[0] == pytest.approx(whole.organs[0][0] + 6)
     assert scan.upper_zyx_mm[0] == pytest.approx(whole.organs[1][0] - 6)
 

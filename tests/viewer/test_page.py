@@ -23,7 +23,7 @@ from viscera.viewer.organs import OrganRow, organ_rows
 from viscera.viewer.page import ASSETS, NIIVUE, NOTICES, notes_section, organs_section, script_data
 from viscera.viewer.pictures import Picture
 from viscera.viewer.provenance import digest_words
-from viscera.viewer.run_facts import OrganVerdict, read_run_facts
+from viscera.viewer.run_facts import OrganQC, read_run_facts
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&<!--"
 
@@ -67,8 +67,8 @@ def content(size: int = 12, **changes: Any) -> ReportContent:
 
 
 def judged(rows: tuple[OrganRow, ...], sentence: str) -> tuple[OrganRow, ...]:
-    verdict = OrganVerdict(verdict=QcStatus.CHECK, sentences=(sentence,))
-    return tuple(replace(row, verdict=verdict) for row in rows)
+    qc = OrganQC(status=QcStatus.CHECK, sentences=(sentence,))
+    return tuple(replace(row, qc=qc) for row in rows)
 
 
 def test_niivue_is_the_file_its_notice_describes() -> None:
@@ -165,9 +165,9 @@ def test_names_in_the_pages_data_survive_it() -> None:
     assert values["labels"] is None
 
 
-def test_verdicts_and_their_reasons_stand_beside_the_organs() -> None:
+def test_qc_status_and_reasons_stand_beside_the_organs() -> None:
     table = organs_section(judged(tuple(content().rows), "Only one kidney was found."))
-    assert table.count('class="verdict-check">check<') == len(ORGANS)
+    assert table.count('class="status status-check">\u25b2 check<') == len(ORGANS)
     assert "Only one kidney was found." in table
 
 
@@ -229,10 +229,10 @@ def written(tmp_path: Path) -> Callable[[Any], Path]:
     return write
 
 
-def test_a_run_report_gives_verdicts_notes_and_machinery(written: Callable[[Any], Path]) -> None:
+def test_a_run_report_gives_qc_status_notes_and_machinery(written: Callable[[Any], Path]) -> None:
     facts = read_run_facts(written(run_report()), [row.statistics for row in content().rows])
-    assert facts.verdicts["liver"] == OrganVerdict(verdict=QcStatus.CHECK, sentences=("In pieces.",))
-    assert set(facts.verdicts) == {"liver", "kidney", "spleen"}
+    assert facts.qc["liver"] == OrganQC(status=QcStatus.CHECK, sentences=("In pieces.",))
+    assert set(facts.qc) == {"liver", "kidney", "spleen"}
     assert facts.notes == ("Series 2 of 3.",)
     assert ("bundle", "fast") in facts.provenance
     assert ("labels made by", "viscera 1.2") in facts.provenance
@@ -247,7 +247,7 @@ def test_a_run_that_told_kidneys_apart_fits_labels_of_both(written: Callable[[An
     rows = [row.statistics for row in content().rows]
     both = [replace(row, voxels=64) if row.organ == "kidney" else row for row in rows]
     facts = read_run_facts(written(report), both)
-    assert facts.verdicts["kidney"].verdict == QcStatus.CHECK
+    assert facts.qc["kidney"].status == QcStatus.CHECK
     assert "left kidney" not in facts.verdicts
 
 
@@ -276,7 +276,7 @@ def test_a_run_report_of_other_labels_is_refused(written: Callable[[Any], Path])
         read_run_facts(written(run_report(cases=cases[:1])), [row.statistics for row in content().rows])
 
 
-def test_a_run_report_with_two_such_cases_of_other_verdicts_is_refused(written: Callable[[Any], Path]) -> None:
+def test_a_run_report_with_two_such_cases_of_another_qc_status_is_refused(written: Callable[[Any], Path]) -> None:
     case = run_report()["cases"][1]
     report = run_report(cases=[case, {**case, "notes": ["Other."]}])
     with pytest.raises(ReadError, match="got 2 of 2"):

@@ -41,7 +41,7 @@ FLAGS = (
     "--ignore-gpu-blocklist",
     "--remote-debugging-pipe",
 )
-WIDE, NARROW = (1600, 800), (400, 800)
+WIDE, MIDDLE, NARROW = (1600, 800), (1024, 800), (400, 800)
 PATIENCE_SECONDS = 90
 # A folder to put the screenshots into, to look at them.
 SHOTS = Path(os.environ["VISCERA_SHOTS"]) if "VISCERA_SHOTS" in os.environ else None
@@ -244,7 +244,9 @@ def expected_slice(browser: Browser, label_map: LabelMap) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size"), [("report", WIDE), ("report", NARROW), ("view", WIDE), ("view", NARROW)], ids=str
+    ("kind", "size"),
+    [("report", WIDE), ("report", MIDDLE), ("report", NARROW), ("view", WIDE), ("view", NARROW)],
+    ids=str,
 )
 def test_organs_are_coloured_where_they_are_and_nothing_overlaps(
     kind: str, size: tuple[int, int], browser: Browser, case: Case
@@ -252,6 +254,9 @@ def test_organs_are_coloured_where_they_are_and_nothing_overlaps(
     opened(browser, case, kind, size)
     assert browser.value("document.documentElement.scrollWidth") <= size[0]
     assert browser.value(OVERLAPS) == []
+    assert browser.value(BROKEN_WORDS) == []
+    if size != NARROW:
+        assert_no_quarter_is_empty(browser)
     overlay_only(browser, "spleen")
     shown = canvas(browser)
     expected = expected_slice(browser, case.label_map)
@@ -289,12 +294,47 @@ OVERLAPS = """(() => {
     const [a, b] = [boxes[i], boxes[j]];
     const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
     const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-    if (wide > 1 && high > 1 && !one.contains(other) && !other.contains(one)) {
+    const frames = one.matches(".grid .frame") && other.matches(".grid .frame");
+    if (wide > 1 && high > 1 && !frames && !one.contains(other) && !other.contains(one)) {
       found.push(one.outerHTML.slice(0, 60) + " | " + other.outerHTML.slice(0, 60));
     }
   }));
   return found;
 })()"""
+
+# Words that are broken into several lines, but for the long sums of the provenance.
+BROKEN_WORDS = """(() => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  const range = document.createRange();
+  while (texts.nextNode()) {
+    const node = texts.currentNode;
+    if (!node.parentElement.checkVisibility() || node.parentElement.closest(".facts, pre, script")) continue;
+    for (const word of node.textContent.matchAll(/[^\\s]+/g)) {
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (lines.size > 1 && !word[0].includes("-")) found.push(word[0]);
+    }
+  }
+  return found;
+})()"""
+
+
+def assert_no_quarter_is_empty(browser: Browser) -> None:
+    """Three planes take three quarters of their frame, and the organs in space all of the fourth."""
+    planes, solid = (
+        browser.value(f"document.getElementById('{name}-frame').getBoundingClientRect().toJSON()")
+        for name in ("planes", "solid")
+    )
+    tiles = browser.value("visceraViewer.planes.screenSlices.map((one) => [...one.leftTopWidthHeight])")
+    assert len(tiles) == 3
+    left, top = solid["left"] - planes["left"], solid["top"] - planes["top"]
+    for x, y, width, height in tiles:
+        assert x + width <= left + 2 or y + height <= top + 2, "the organs in space cover a plane"
+    covered = sum(width * height for *_, width, height in tiles) + solid["width"] * solid["height"]
+    assert covered > 0.9 * planes["width"] * planes["height"]
+
 
 FOCUSED = """(() => {
   const one = document.activeElement;
@@ -321,7 +361,7 @@ def test_everything_is_reached_and_worked_with_the_keyboard(browser: Browser, ca
         "INPUT opacity",
         "DIV planes-frame",
         "DIV solid-frame",
-        "SUMMARY Keyboard and mouse",
+        "SUMMARY All keys, and the mouse",
         *itertools.chain.from_iterable((f"INPUT show {organ}", f"BUTTON {organ}") for organ in organs),
         "SUMMARY Third-party software in this file",
     ]

@@ -14,15 +14,15 @@ from viscera.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from viscera.evaluation.evaluate import Outcome
+    from viscera.evaluation.evaluate import CaseOutcome
     from viscera.evaluation.scores import Evaluation, ScoringConfig, Tolerance
 
 HELP = "score label maps against references"
 DESCRIPTION = """\
 Scores predicted label maps against references, per organ: Dice (DSC), surface Dice (NSD), distances (HD95, ASSD),
-volumes, false and missed parts, as in FLARE 2021 if nothing else is said. Two files are one case; two folders are
-paired by file name. Files may store the same voxels along other axes. Other methods' folders are compared with
---versus (tests of the difference) or --method (ranking)."""
+volumes, false-positive and false-negative components, as in FLARE 2021 if nothing else is said. Two files are one case;
+two folders are paired by file name. Files may store the same voxels along other axes. Other methods' folders are
+compared with --versus (tests of the difference) or --method (ranking)."""
 EXAMPLE = "viscera evaluate truth/ labels/ --csv scores.csv -o table.md --plots plots/"
 
 
@@ -170,7 +170,7 @@ def _evaluated(
     with console.progress() as progress:
         done = 0
 
-        def on_outcome(outcome: Outcome, count: int) -> None:
+        def on_outcome(outcome: CaseOutcome, count: int) -> None:
             nonlocal done
             done += 1
             progress.pause()

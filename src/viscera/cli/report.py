@@ -10,7 +10,7 @@ from viscera.cli.view_inputs import add_reading, read_inputs
 
 HELP = "write a page about a CT and its organs, one HTML file"
 DESCRIPTION = """\
-Writes one HTML file of at most 8 MB with pictures, volumes, mean HU, verdicts, notes and provenance, and with a viewer
+Writes one HTML file of at most 8 MB with pictures, volumes, mean HU, QC status, notes and provenance, and with a viewer
 where the browser has WebGL 2. It opens without a network and asks nothing of any. It names no input file, as such a
 name may be a patient's."""
 EXAMPLE = "viscera report ct.nii.gz organs.nii.gz -o report.html --run run.json"
@@ -45,19 +45,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
             remedy="Change the ending",
         )
     refuse_overwriting([args.output], [args.ct, args.labels, *([args.run] if args.run else [])])
-    looked = read_inputs(args)
-    assert looked.label_map is not None  # a report has labels
-    provenance = provenance_facts(args.ct, args.labels, looked.volume.grid)
+    inputs = read_inputs(args)
+    label_map = inputs.given_labels()
+    provenance = provenance_facts(args.ct, args.labels, inputs.volume.grid)
     content = ReportContent(
         title=args.title,
-        volume=looked.volume,
-        label_map=looked.label_map,
-        rows=looked.rows,
-        pictures=organ_pictures(looked.volume, looked.label_map, looked.organs),
-        notes=looked.notes,
-        provenance=[*provenance, *(looked.run.provenance if looked.run else ())],
+        volume=inputs.volume,
+        label_map=label_map,
+        rows=inputs.rows,
+        pictures=organ_pictures(inputs.volume, label_map, inputs.rows),
+        notes=inputs.notes,
+        provenance=[*provenance, *(inputs.run.provenance if inputs.run else ())],
     )
-    for note in looked.notes:
+    for note in inputs.notes:
         console.note(note)
     write_text(report_html(content), args.output)
     console.say(f"wrote {args.output}")

@@ -36,14 +36,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from viscera.viewer.served_page import served_items
     from viscera.viewer.server import ViewerServer
 
-    looked = read_inputs(args)
-    shown = fitted(looked.volume, looked.label_map, MOST_VOXELS)
-    notes = looked.notes
+    inputs = read_inputs(args)
+    shown = fitted(inputs.volume, inputs.label_map, MOST_VOXELS)
+    notes = inputs.notes
     if shown.coarsened:
         notes = (*notes, "The pictures are coarser than the scan, which is too large for a browser; the table is not.")
     for note in notes:
         console.note(note)
-    with clean_end(), ViewerServer(served_items(shown, looked.rows, notes), args.port) as server:
+    with clean_end(), ViewerServer(served_items(shown, inputs.rows, notes), args.port) as server:
         console.say(f"{server.url}\nCtrl-C ends it")
         if not args.no_browser:
             # A browser in a terminal would keep the server from answering it.

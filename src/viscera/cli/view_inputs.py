@@ -25,14 +25,14 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looked:
-    """Inputs to be looked at.
+class ViewInputs:
+    """The inputs of a page.
 
     Attributes:
         volume: The CT.
         label_map: Its labels, None if not given.
         organs: What they mean.
-        rows: The organs as measured, with their verdicts; none without labels.
+        rows: The organs as measured, with their QC status; none without labels.
         notes: What a reader should know, one sentence each.
         run: What the run report says, None if not given.
     """
@@ -44,9 +44,21 @@ class Looked:
     notes: tuple[str, ...]
     run: RunFacts | None
 
+    def given_labels(self) -> LabelMap:
+        """Return the label map.
 
-def read_inputs(args: argparse.Namespace) -> Looked:
-    """The inputs of `args`: the CT, its labels if there are any, and the run report if there is one.
+        Raises:
+            ConfigError: If there is none.
+        """
+        from viscera.core.errors import ConfigError
+
+        if self.label_map is None:
+            raise ConfigError("reading the inputs", expected="a label map", got="none", remedy="Give the labels, too")
+        return self.label_map
+
+
+def read_inputs(args: argparse.Namespace) -> ViewInputs:
+    """Return the inputs of `args`: the CT, its labels if there are any, and the run report if there is one.
 
     Raises:
         ReadError: If one of them cannot be read, or the run report is not of these labels.
@@ -68,15 +80,15 @@ def read_inputs(args: argparse.Namespace) -> Looked:
     volume = read_volume(args.ct, series=args.series, hu_offset=args.hu_offset)
     notes = (*volume.notes, *shape_notes(volume.grid))
     if args.labels is None:
-        return Looked(volume=volume, label_map=None, organs=organs, rows=(), notes=notes, run=None)
+        return ViewInputs(volume=volume, label_map=None, organs=organs, rows=(), notes=notes, run=None)
     labels = read_label_map(args.labels, organs, within=volume.grid)
     label_map, unknown = known_labels(on_grid(labels, volume.grid), organs)
     rows = organ_rows(volume, label_map, organs)
     run = None if args.run is None else read_run_facts(args.run, [row.statistics for row in rows])
     if run is not None:
-        rows = tuple(replace(row, verdict=run.verdicts.get(row.organ.name)) for row in rows)
+        rows = tuple(replace(row, qc=run.qc.get(row.organ.name)) for row in rows)
         notes = (*notes, *run.notes)
     if unknown is not None:
         notes = (*notes, unknown)
     notes = (*notes, *labels.notes)
-    return Looked(volume=volume, label_map=label_map, organs=organs, rows=rows, notes=notes, run=run)
+    return ViewInputs(volume=volume, label_map=label_map, organs=organs, rows=rows, notes=notes, run=run)

@@ -21,10 +21,10 @@ from viscera.core.errors import GeometryError, MemoryBudgetError, ReadError, Vis
 from viscera.core.geometry import Grid, Ranges
 from viscera.core.organs import BACKGROUND, Organ
 from viscera.core.volume import LabelMap
-from viscera.evaluation.false_components import parts_apart
+from viscera.evaluation.false_components import components_apart
 from viscera.evaluation.metrics import header_spacing, mask_agreement
 from viscera.evaluation.pairing import Files, Pairs, pair_files
-from viscera.evaluation.scores import CaseScore, Evaluation, Failure, ScoringConfig
+from viscera.evaluation.scores import CaseScore, Evaluation, ScoringConfig, UnscoredCase
 from viscera.formats.label_grids import ORIENTATIONS, joint_grid
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _Pair = tuple[Path, Path | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class CaseOutcome:
     """What became of a case: its scores, one per organ, or the error that kept it from being scored.
 
     Attributes:
@@ -88,7 +88,7 @@ def evaluate_cases(
     config: ScoringConfig | None = None,
     workers: int = 1,
     keep_going: bool = False,
-    on_outcome: Callable[[Outcome, int], None] | None = None,
+    on_outcome: Callable[[CaseOutcome, int], None] | None = None,
 ) -> Evaluation:
     """The scores of every reference's prediction, cases sorted by name.
 
@@ -115,12 +115,12 @@ def evaluate_cases(
     if pairs.without_reference:
         _LOGGER.warning("%d predictions have no reference and are not scored", len(pairs.without_reference))
     scores: list[CaseScore] = []
-    failures: list[Failure] = []
+    failures: list[UnscoredCase] = []
     for outcome in _outcomes(pairs, config, min(workers, len(pairs.files))):
         if outcome.error is not None:
             if not keep_going:
                 raise outcome.error
-            failures.append(Failure(case=outcome.case, message=str(outcome.error)))
+            failures.append(UnscoredCase(case=outcome.case, message=str(outcome.error)))
         scores += outcome.scores
         if on_outcome is not None:
             on_outcome(outcome, len(pairs.files))
@@ -134,7 +134,7 @@ def evaluate_cases(
     )
 
 
-def _outcomes(pairs: Pairs, config: ScoringConfig, workers: int) -> Iterator[Outcome]:
+def _outcomes(pairs: Pairs, config: ScoringConfig, workers: int) -> Iterator[CaseOutcome]:
     """Every case's outcome in order, each as soon as it and all before it are known."""
     score = partial(_scored_files, config=config)
     if workers == 1:
@@ -143,7 +143,7 @@ def _outcomes(pairs: Pairs, config: ScoringConfig, workers: int) -> Iterator[Out
         yield from _recovered(score, pairs.files, workers)
 
 
-def _recovered(score: Callable[..., Outcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[Outcome]:
+def _recovered(score: Callable[..., CaseOutcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[CaseOutcome]:
     """The outcomes in order, of several processes, whatever becomes of these."""
     left = dict(cases)
     while left:
@@ -159,10 +159,10 @@ def _recovered(score: Callable[..., Outcome], cases: Mapping[str, _Pair], worker
             try:
                 yield from _pooled(score, alone, 1)
             except BrokenProcessPool:
-                yield Outcome(case=case, error=_worker_lost(case))
+                yield CaseOutcome(case=case, error=_worker_lost(case))
 
 
-def _pooled(score: Callable[..., Outcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[Outcome]:
+def _pooled(score: Callable[..., CaseOutcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[CaseOutcome]:
     """The outcomes in order, of new processes; raises BrokenProcessPool if one of them is ended from outside."""
     # Processes begun afresh: a copy of this one could hold a lock of one of its threads for ever.
     executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
@@ -174,7 +174,7 @@ def _pooled(score: Callable[..., Outcome], cases: Mapping[str, _Pair], workers: 
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _scored_files(case: str, reference: Path, prediction: Path | None, *, config: ScoringConfig) -> Outcome:
+def _scored_files(case: str, reference: Path, prediction: Path | None, *, config: ScoringConfig) -> CaseOutcome:
     try:
         if prediction is None:
             raise _missing((case,), 1)
@@ -184,9 +184,9 @@ def _scored_files(case: str, reference: Path, prediction: Path | None, *, config
         own = replace(config, reference_labels=None, prediction_labels=None)
         notes = [*(f"Reference: {note}" for note in expected.notes), *(f"Prediction: {note}" for note in found.notes)]
         scores = evaluate_label_maps(expected, found, case=case, config=own)
-        return Outcome(case=case, scores=scores, notes=tuple(notes))
+        return CaseOutcome(case=case, scores=scores, notes=tuple(notes))
     except VisceraError as error:
-        return Outcome(case=case, error=error)
+        return CaseOutcome(case=case, error=error)
 
 
 def _read_pair(reference: Path, prediction: Path, config: ScoringConfig) -> tuple[LabelFile, LabelFile]:
@@ -220,7 +220,7 @@ def _organ_score(
     reference, prediction = masks
     tolerances_mm = [tolerance.of(organ.name) for tolerance in config.tolerances]
     agreement = mask_agreement(reference, prediction, header_spacing(grid), tolerances_mm, empty=config.empty)
-    false, missed = parts_apart(prediction, reference), parts_apart(reference, prediction)
+    false, missed = components_apart(prediction, reference), components_apart(reference, prediction)
     return CaseScore(
         case=case,
         organ=organ.name,

@@ -1,4 +1,4 @@
-"""Connected parts of an organ that only one of two label maps has: false organs and missed pieces, counted."""
+"""Connected components of an organ that only one of two label maps has: false organs and missed pieces, counted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from viscera.core.components import connected_components
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """How many parts there are, and of how many voxels together."""
+class ComponentCount:
+    """How many components there are, and of how many voxels together."""
 
     count: int = 0
     voxels: int = 0
 
 
-def parts_apart(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> Parts:
-    """The connected parts of `mask` that share no voxel with `other`; voxels that touch at a corner are connected.
+def components_apart(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> ComponentCount:
+    """Count the connected components of `mask` that share no voxel with `other`; voxels may touch at a corner.
 
     Args:
         mask: (z, y, x).
@@ -27,11 +27,11 @@ def parts_apart(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> Parts:
     """
     components = connected_components(mask)
     if not components.count:
-        return Parts()
+        return ComponentCount()
     shared = np.flatnonzero(mask & other)
     # A run holds a shared voxel if more of them lie before its end than before its start.
     stops = components.starts_vox + components.lengths_vox
     meets = np.searchsorted(shared, stops) > np.searchsorted(shared, components.starts_vox)
     apart = np.ones(components.count, dtype=bool)
     apart[components.parts[meets]] = False
-    return Parts(count=int(apart.sum()), voxels=int(components.sizes_vox[apart].sum()))
+    return ComponentCount(count=int(apart.sum()), voxels=int(components.sizes_vox[apart].sum()))

@@ -11,23 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.core.errors import ConfigError, GeometryError, MissingExtraError
+from viscera.core.errors import ConfigError, GeometryError
 from viscera.core.organs import BACKGROUND, ORGANS, Organ
 from viscera.core.volume import LabelMap, Volume
-from viscera.drawing.overlay import (
-    BACK,
-    FAINT,
-    GAP_PX,
-    TEXT,
-    Cut,
-    Scene,
-    best_index,
-    draw_panel,
-    draw_text,
-    organ_cuts,
-    organ_profiles,
-    scene_of,
-)
+from viscera.drawing.panel import BACK, FAINT, GAP_PX, TEXT, draw_panel, draw_text, panel_size_px, require_pillow
+from viscera.drawing.scene import Cut, Scene, best_index, organ_cuts, organ_profiles, scene_of
 from viscera.evaluation.scores import CaseScore
 from viscera.evaluation.statistics import spread
 
@@ -38,13 +26,13 @@ _Plane = Literal["axial", "coronal"]
 
 COLUMNS = ("CT", "reference", "prediction")
 
-# Each column's room for a panel, and the strip to the left with the case's scores, in pixels.
+# Each column's room for a slice, and the strip to the left with the case's scores, in pixels.
 _CELL_PX: dict[str, tuple[int, int]] = {"axial": (420, 330), "coronal": (420, 420)}
 _STRIP_PX = 250
 _HEADER_PX = 40
 _LINE_PX = 26
 _TITLE_LENGTH = 25
-# A panel lower than this has no room for its letters.
+# A coronal slice lower than this shows nothing.
 _THINNEST_PX = 60
 
 
@@ -115,9 +103,9 @@ def cases_png(rows: Sequence[CaseRow], *, plane: _Plane = "axial", organs: Seque
     """
     if not rows:
         raise ConfigError("drawing cases", expected="at least one case", got="none", remedy="Score some cases first")
-    _require_pillow()
+    require_pillow("drawing cases")
     cases = [(_strip(row, organs, volumes=False), [_panels(row, plane, organs)]) for row in rows]
-    return _png(COLUMNS, cases, _CELL_PX[plane][0])
+    return _png(COLUMNS, cases, panel_size_px(*_CELL_PX[plane])[0])
 
 
 def case_png(row: CaseRow, organs: Sequence[Organ] = ORGANS) -> bytes:
@@ -131,7 +119,7 @@ def case_png(row: CaseRow, organs: Sequence[Organ] = ORGANS) -> bytes:
         GeometryError: If a label map lies on another grid than its volume.
         MissingExtraError: If Pillow is not installed.
     """
-    _require_pillow()
+    require_pillow("drawing cases")
     scene, (reference, prediction) = _scene(row, ("axial", "coronal"), organs)
     plain, truth = replace(scene, labels=np.zeros_like(scene.labels)), replace(scene, labels=reference)
     thin = scene.size_px(0) < _THINNEST_PX
@@ -146,18 +134,6 @@ def case_png(row: CaseRow, organs: Sequence[Organ] = ORGANS) -> bytes:
     ]
     columns = (*COLUMNS[:2], f"{COLUMNS[2]} (white: reference)")
     return _png(columns, [(_strip(row, organs, volumes=True), panels)], panels[0][0].width)
-
-
-def _require_pillow() -> None:
-    try:
-        import PIL.Image  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "drawing cases",
-            expected="the package pillow",
-            got="none installed",
-            remedy="Install it with: pip install pillow",
-        ) from error
 
 
 def _png(columns: Sequence[str], cases: Sequence[_Case], cell_px: int) -> bytes:

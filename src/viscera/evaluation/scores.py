@@ -143,9 +143,9 @@ class CaseScore:
         hd95_mm: 95th percentile of the distance between the surfaces; infinite if one of them is missing.
         assd_mm: Mean distance of the surfaces; likewise.
         difference_percent: Predicted minus reference volume in percent of the latter; infinite if that is 0.
-        false_parts, false_ml: How many connected parts of the prediction share no voxel with the reference, and their
-            volume.
-        missed_parts, missed_ml: The same of the reference's parts that the prediction nowhere meets.
+        false_parts, false_ml: How many connected components of the prediction share no voxel with the reference, and
+            their volume.
+        missed_parts, missed_ml: The same of components of the reference that the prediction nowhere meets.
     """
 
     case: str
@@ -197,7 +197,7 @@ def _number(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class UnscoredCase:
     """A case that could not be scored, and the line that says why."""
 
     case: str
@@ -222,7 +222,7 @@ class Evaluation:
     empty: EmptyRule = "flare"
     without_reference: tuple[str, ...] = ()
     organs: tuple[Organ, ...] = ORGANS
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[UnscoredCase, ...] = ()
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -315,8 +315,15 @@ def measures_of(tolerances: Sequence[Tolerance]) -> tuple[Measure, ...]:
             digits=1,
             best="zero",
         ),
-        Measure(key="false_parts", title="false parts", unit="", value=lambda score: float(score.false_parts)),
-        Measure(key="false_ml", title="false parts", unit="ml", value=lambda score: score.false_ml),
-        Measure(key="missed_parts", title="missed parts", unit="", value=lambda score: float(score.missed_parts)),
-        Measure(key="missed_ml", title="missed parts", unit="ml", value=lambda score: score.missed_ml),
+        Measure(
+            key="false_parts", title="false-positive components", unit="", value=lambda score: float(score.false_parts)
+        ),
+        Measure(key="false_ml", title="false-positive components", unit="ml", value=lambda score: score.false_ml),
+        Measure(
+            key="missed_parts",
+            title="false-negative components",
+            unit="",
+            value=lambda score: float(score.missed_parts),
+        ),
+        Measure(key="missed_ml", title="false-negative components", unit="ml", value=lambda score: score.missed_ml),
     )

@@ -84,7 +84,8 @@ class Table:
 def summary_table(evaluation: Evaluation, summaries: Sequence[OrganSummary] | None = None, name: str = "") -> Table:
     """Per organ and on average: mean and standard deviation, median, and the mean's 95 % interval, by measure.
 
-    One case has only its scores. Undefined scores, false and missed parts, and predictions without reference are noted.
+    One case has only its scores. Undefined scores, false-positive and false-negative components, and
+    predictions without reference are noted.
 
     Args:
         evaluation: What is shown.
@@ -305,8 +306,10 @@ def _remarks(evaluation: Evaluation, rows: Sequence[OrganSummary]) -> list[str]:
             "Distances infinite and left out of the means, as only one label map shows the organ",
             [(organ, part) for organ, part in distances if part.undefined],
         ),
-        *_parts_remark("False parts", evaluation, lambda score: (score.false_parts, score.false_ml)),
-        *_parts_remark("Missed parts", evaluation, lambda score: (score.missed_parts, score.missed_ml)),
+        *_components_remark("False-positive components", evaluation, lambda score: (score.false_parts, score.false_ml)),
+        *_components_remark(
+            "False-negative components", evaluation, lambda score: (score.missed_parts, score.missed_ml)
+        ),
     ]
     if evaluation.failures:
         remarks.append("Not scored, as something is wrong: " + ", ".join(one.case for one in evaluation.failures) + ".")
@@ -320,11 +323,13 @@ def _left_out(what: str, found: Sequence[tuple[str, Spread]]) -> list[str]:
     return [f"{what}: {'; '.join(counts)}."] if counts else []
 
 
-def _parts_remark(what: str, evaluation: Evaluation, parts: Callable[[CaseScore], tuple[int, float]]) -> list[str]:
-    """How many parts of each organ, in how many cases, and their volume; nothing if there are none."""
+def _components_remark(
+    what: str, evaluation: Evaluation, measured: Callable[[CaseScore], tuple[int, float]]
+) -> list[str]:
+    """How many components of each organ, in how many cases, and their volume; nothing if there are none."""
     found = []
     for organ in scored_organs(evaluation.scores, evaluation.organs):
-        having = [one for score in evaluation.scores if score.organ == organ and (one := parts(score))[0]]
+        having = [one for score in evaluation.scores if score.organ == organ and (one := measured(score))[0]]
         if having:
             count, ml = sum(one[0] for one in having), sum(one[1] for one in having)
             cases = f"{len(having)} case{'' if len(having) == 1 else 's'}"

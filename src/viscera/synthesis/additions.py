@@ -1,4 +1,4 @@
-"""What is laid over a bent anatomy: bowel against organs, growths and lobes of organs, accessory spleens.
+"""What is laid over a deformed anatomy: bowel against organs, growths and lobes of organs, accessory spleens.
 
 An addition is a capsule, all that lies within a radius of a line. Where the tissues it may replace lie it becomes
 another tissue, and so another label; its depth is the distance to the capsule's surface, so that bowel gets a wall.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from viscera.core.geometry import Grid, Vector
 from viscera.synthesis.config import AdditionConfig
-from viscera.synthesis.lesions import Lesion, ball_part
+from viscera.synthesis.lesions import SyntheticLesion, ball_part
 from viscera.synthesis.patient import Tissues, as_vector, axes_mm, corners_zyx_mm
 from viscera.synthesis.tissues import ORGANS, Tissue
 
@@ -64,7 +64,7 @@ class Additions(NamedTuple):
     """Capsules, and the lesions that fill those that are no healthy tissue."""
 
     capsules: tuple[Addition, ...]
-    lesions: tuple[Lesion, ...]
+    lesions: tuple[SyntheticLesion, ...]
 
 
 def draw_additions(seen: Tissues, grid: Grid, config: AdditionConfig, rng: np.random.Generator) -> Additions:
@@ -230,7 +230,7 @@ def _accessory(shell: _Shell, config: AdditionConfig, rng: np.random.Generator) 
     return Addition(tissue=Tissue.SPLEEN, start_zyx_mm=place, end_zyx_mm=place, radius_mm=radius, over=_FATTY)
 
 
-def _growth(shell: _Shell, config: AdditionConfig, rng: np.random.Generator) -> tuple[Addition, Lesion]:
+def _growth(shell: _Shell, config: AdditionConfig, rng: np.random.Generator) -> tuple[Addition, SyntheticLesion]:
     """A cyst or a tumour at the surface, which counts as the organ where it reaches beyond."""
     kidney = shell.organ in _KIDNEYS
     radius = _log_uniform(config.kidney_growth_radius_mm if kidney else config.growth_radius_mm, rng)
@@ -242,7 +242,7 @@ def _growth(shell: _Shell, config: AdditionConfig, rng: np.random.Generator) -> 
     limits = (_DENSE_CYST_HU if rng.uniform() < _DENSE_SHARE else _CYST_HU) if cyst else config.growth_hu
     over = (*_SOFT, Tissue.FAT) if kidney else _SOFT
     capsule = Addition(tissue=shell.organ, start_zyx_mm=centre, end_zyx_mm=centre, radius_mm=radius, over=over)
-    lesion = Lesion(
+    lesion = SyntheticLesion(
         tissue=shell.organ, centre_zyx_mm=centre, radius_mm=radius, hu=rng.uniform(*limits), added=not cyst, whole=True
     )
     return capsule, lesion

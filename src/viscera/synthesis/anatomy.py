@@ -34,7 +34,7 @@ class Anatomy:
     """One person's trunk.
 
     Attributes:
-        name: Of the trunk's map, and of the donor's if there is one.
+        name: Of the host's map, and of the donor's if there is one.
         tissues: uint8 (z, y, x), `Tissue`, in canonical axes (z to the head, y to the back, x to the left) at
             SPACING_MM.
         depth: uint8 (z, y, x) in DEPTH_UNIT_MM: within a tissue the distance to its surface, outside the core the
@@ -96,5 +96,5 @@ def _no_anatomy(path: Path, got: str) -> ReadError:
         f"reading the anatomy {path}",
         expected="a file that viscera anatomies wrote",
         got=got,
-        remedy="Make it anew",
+        remedy="Make it again",
     )

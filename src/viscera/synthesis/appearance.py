@@ -24,8 +24,8 @@ from viscera.synthesis.densities import (
     Phase,
 )
 from viscera.synthesis.fields import RandomFields
-from viscera.synthesis.kidneys import KidneyLook, paint_kidneys
-from viscera.synthesis.lesions import Lesion, paint_lesion
+from viscera.synthesis.kidneys import KidneyAppearance, paint_kidneys
+from viscera.synthesis.lesions import SyntheticLesion, paint_lesion
 from viscera.synthesis.patient import Tissues, axes_mm
 from viscera.synthesis.tissues import HOLLOW, Tissue
 
@@ -53,7 +53,7 @@ class Effusion:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Look:
+class Appearance:
     """What one patient looks like in one scan; HU by tissue are (tissues,) float32.
 
     Attributes:
@@ -79,7 +79,7 @@ class Look:
     phase: Phase
     means: NDArray[np.float32]
     textures: NDArray[np.float32]
-    kidney: KidneyLook
+    kidney: KidneyAppearance
     spleen_bands_hu: float
     compact_hu: float
     lumen: NDArray[np.float32]
@@ -96,13 +96,13 @@ class Look:
     skin_mm: float
     fat_unevenness: float
     arms: bool
-    lesions: tuple[Lesion, ...]
+    lesions: tuple[SyntheticLesion, ...]
 
 
-def draw_look(
-    body: BodyConfig, config: AppearanceConfig, lesions: tuple[Lesion, ...], rng: np.random.Generator
-) -> Look:
-    """A random look, with these lesions."""
+def draw_appearance(
+    body: BodyConfig, config: AppearanceConfig, lesions: tuple[SyntheticLesion, ...], rng: np.random.Generator
+) -> Appearance:
+    """A random appearance, with these lesions."""
     weights = np.array(config.phase_weights)
     number = int(rng.choice(len(PHASES), p=weights / weights.sum()))
     textures = np.full(len(Tissue), rng.uniform(*config.texture_hu), dtype=np.float32)
@@ -112,7 +112,7 @@ def draw_look(
     means = _drawn_means(number, config, textures, rng)
     contents = _drawn_contents(config, means, rng)
     thin, thick = body.fat_mm
-    return Look(
+    return Appearance(
         phase=PHASES[number],
         means=means,
         textures=textures,
@@ -137,7 +137,7 @@ def draw_look(
     )
 
 
-def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> Tensor:
+def painted(seen: Tissues, grid: Grid, appearance: Appearance, rng: np.random.Generator) -> Tensor:
     """HU (z, y, x), float32, of tissues on an upright grid, as sharp and noiseless as the grid allows."""
     tissue = seen.tissue
     device = tissue.device
@@ -147,20 +147,20 @@ def painted(seen: Tissues, grid: Grid, look: Look, rng: np.random.Generator) -> 
     one, other = fields.smooth(11.0), fields.smooth(11.0)
     # Where two fields vanish together they leave curves: branching vessels, strands.
     threads = torch.exp((one.square() + other.square()) * -35.0)
-    hu = _table(look.means, device)[tissue]
-    hu += _table(look.textures, device)[tissue] * (0.7 * fine + 0.7 * one)
-    _paint_bone(hu, seen, look.compact_hu, fine)
-    paint_kidneys(hu, seen, grid, look.kidney, (middle, one))
-    _paint_spleen(hu, tissue, look.spleen_bands_hu, (middle, one))
-    _paint_vessels(hu, tissue, look, (middle, threads))
-    _paint_contents(hu, seen, look, (middle, one, _y_mm(grid, device)))
-    _paint_interior(hu, tissue, look, (broad, middle, one, threads, _y_mm(grid, device)))
-    if look.effusion is not None:
-        _paint_effusion(hu, tissue, grid, look.effusion)
-    _paint_outside(hu, seen, look, (around, middle, fine), _y_mm(grid, device))
-    if look.arms:
+    hu = _table(appearance.means, device)[tissue]
+    hu += _table(appearance.textures, device)[tissue] * (0.7 * fine + 0.7 * one)
+    _paint_bone(hu, seen, appearance.compact_hu, fine)
+    paint_kidneys(hu, seen, grid, appearance.kidney, (middle, one))
+    _paint_spleen(hu, tissue, appearance.spleen_bands_hu, (middle, one))
+    _paint_vessels(hu, tissue, appearance, (middle, threads))
+    _paint_contents(hu, seen, appearance, (middle, one, _y_mm(grid, device)))
+    _paint_interior(hu, tissue, appearance, (broad, middle, one, threads, _y_mm(grid, device)))
+    if appearance.effusion is not None:
+        _paint_effusion(hu, tissue, grid, appearance.effusion)
+    _paint_outside(hu, seen, appearance, (around, middle, fine), _y_mm(grid, device))
+    if appearance.arms:
         _paint_arms(hu, tissue, grid, rng)
-    for lesion in look.lesions:
+    for lesion in appearance.lesions:
         paint_lesion(hu, tissue, lesion, (grid, middle))
     return hu
 
@@ -220,9 +220,9 @@ def _drawn_walls(rng: np.random.Generator) -> NDArray[np.float32]:
     return walls
 
 
-def _drawn_kidney(number: int, config: AppearanceConfig, rng: np.random.Generator) -> KidneyLook:
+def _drawn_kidney(number: int, config: AppearanceConfig, rng: np.random.Generator) -> KidneyAppearance:
     stowed = rng.uniform() < config.hydronephrosis_probability
-    return KidneyLook(
+    return KidneyAppearance(
         medulla=rng.uniform(*MEDULLA_SHARE[number]),
         cortex_mm=rng.uniform(*config.cortex_mm),
         sinus=1.0 if stowed else rng.uniform(*config.sinus),
@@ -259,51 +259,51 @@ def _paint_spleen(hu: Tensor, tissue: Tensor, bands_hu: float, fields: tuple[Ten
     hu[places] += bands_hu * torch.sin(3.0 * middle[places] + 2.0 * one[places])
 
 
-def _paint_vessels(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor, Tensor]) -> None:
+def _paint_vessels(hu: Tensor, tissue: Tensor, appearance: Appearance, fields: tuple[Tensor, Tensor]) -> None:
     """Branches of the portal and the hepatic veins in the liver, vessels of the lung."""
     middle, threads = fields
     places = ((tissue == Tissue.LIVER) | (tissue == Tissue.LUNG)).nonzero(as_tuple=True)
     own = hu[places]
-    portal, hepatic = float(look.means[Tissue.PORTAL_VEIN]), float(look.means[Tissue.VEIN])
+    portal, hepatic = float(appearance.means[Tissue.PORTAL_VEIN]), float(appearance.means[Tissue.VEIN])
     hu[places] = torch.lerp(own, torch.where(middle[places] > 0, portal, hepatic), threads[places])
 
 
-def _paint_contents(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, Tensor, Tensor]) -> None:
+def _paint_contents(hu: Tensor, seen: Tissues, appearance: Appearance, fields: tuple[Tensor, Tensor, Tensor]) -> None:
     middle, one, y_mm = fields
     tissue, depth = seen
     device = hu.device
     hollow = torch.zeros(len(Tissue), dtype=torch.bool, device=device)
     hollow[[*HOLLOW, Tissue.GALLBLADDER, Tissue.HEART]] = True
-    inside = hollow[tissue] & (depth > _table(look.walls_mm, device)[tissue])
-    lumen = _table(look.lumen, device)[tissue]
-    content = lumen + _table(look.lumen_textures, device)[tissue] * one
+    inside = hollow[tissue] & (depth > _table(appearance.walls_mm, device)[tissue])
+    lumen = _table(appearance.lumen, device)[tissue]
+    content = lumen + _table(appearance.lumen_textures, device)[tissue] * one
     # Gas gathers in front, as patients lie on their backs.
-    share = _table(look.gas, device)[tissue]
+    share = _table(appearance.gas, device)[tissue]
     gas = (middle - y_mm / 60.0 > 1.6 - 3.2 * share) & (share > 0.02)
     content = torch.where(gas, -930.0 + 25 * one, content)
     hu.copy_(torch.where(inside, content, hu))
 
 
-def _paint_interior(hu: Tensor, tissue: Tensor, look: Look, fields: tuple[Tensor, ...]) -> None:
+def _paint_interior(hu: Tensor, tissue: Tensor, appearance: Appearance, fields: tuple[Tensor, ...]) -> None:
     broad, middle, one, threads, y_mm = fields
     # Sheets of connective tissue, also through the fat of the kidneys: where a field vanishes.
     sheets = torch.exp(one.square() * -12.0) * (0.6 + 0.4 * middle).clamp_(min=0.0)
-    filled = hu + look.strands_hu * sheets
-    hu.copy_(torch.where(tissue == Tissue.FAT, filled + 0.5 * threads * look.strands_hu, hu))
-    level = 1.3 - 2.4 * look.soft_share
+    filled = hu + appearance.strands_hu * sheets
+    hu.copy_(torch.where(tissue == Tissue.FAT, filled + 0.5 * threads * appearance.strands_hu, hu))
+    level = 1.3 - 2.4 * appearance.soft_share
     soft = ((0.6 * broad + 0.7 * one - level) * 2.5).clamp_(0, 1)
-    bowel = float(look.means[Tissue.SMALL_BOWEL]) - 15
+    bowel = float(appearance.means[Tissue.SMALL_BOWEL]) - 15
     filled += soft * (bowel - filled)
-    artery, vein = float(look.means[Tissue.ARTERY]), float(look.means[Tissue.PORTAL_VEIN])
+    artery, vein = float(appearance.means[Tissue.ARTERY]), float(appearance.means[Tissue.PORTAL_VEIN])
     filled += threads * (torch.where(middle > 0.7, artery, vein) - filled)
-    if look.ascites > 0:
-        fluid = ((broad + 0.3 * one - 1.2 + 1.4 * look.ascites) * 4).clamp_(0, 1)
+    if appearance.ascites > 0:
+        fluid = ((broad + 0.3 * one - 1.2 + 1.4 * appearance.ascites) * 4).clamp_(0, 1)
         filled += fluid * (8.0 - filled)
-    if look.dilated:
+    if appearance.dilated:
         loops = (0.8 - middle.abs()) * 6  # sheets between wide cells are walls
         filled = torch.where((broad > 0) & (loops < 0), torch.full_like(filled, bowel + 20), filled)
         gas = middle - y_mm / 60.0 > 1.4
-        content = torch.where(gas, -930.0, float(look.lumen[Tissue.SMALL_BOWEL]) + 5 * one)
+        content = torch.where(gas, -930.0, float(appearance.lumen[Tissue.SMALL_BOWEL]) + 5 * one)
         filled = torch.where((broad > 0) & (loops < -0.6), content, filled)
     hu.copy_(torch.where(tissue == Tissue.INTERIOR, filled, hu))
 
@@ -322,17 +322,21 @@ def _paint_effusion(hu: Tensor, tissue: Tensor, grid: Grid, effusion: Effusion) 
     hu.copy_(torch.where(lung & beside & (y > level), effusion.hu, hu))
 
 
-def _paint_outside(hu: Tensor, seen: Tissues, look: Look, fields: tuple[Tensor, Tensor, Tensor], y_mm: Tensor) -> None:
+def _paint_outside(
+    hu: Tensor, seen: Tissues, appearance: Appearance, fields: tuple[Tensor, Tensor, Tensor], y_mm: Tensor
+) -> None:
     around, middle, fine = fields
     tissue, depth = seen
     # Behind, the maps name the muscles themselves.
     behind = 1 - 0.8 * ((y_mm - 20.0) / 40.0).clamp(0, 1)
-    muscle_end = look.muscle_mm * (1 + 0.35 * middle).clamp_(min=0.2) * behind
+    muscle_end = appearance.muscle_mm * (1 + 0.35 * middle).clamp_(min=0.2) * behind
     # Fat evens out what is uneven below, so that the skin is smooth.
-    fat_end = look.muscle_mm * behind + look.fat_mm * (1 + look.fat_unevenness * around).clamp_(min=0.15)
-    skin_end = fat_end + look.skin_mm
-    muscle = float(look.means[Tissue.MUSCLE]) + 10 * fine
-    layer = torch.where(depth < skin_end, float(look.means[Tissue.MUSCLE]) - 20.0, -1000.0)
+    fat_end = appearance.muscle_mm * behind + appearance.fat_mm * (1 + appearance.fat_unevenness * around).clamp_(
+        min=0.15
+    )
+    skin_end = fat_end + appearance.skin_mm
+    muscle = float(appearance.means[Tissue.MUSCLE]) + 10 * fine
+    layer = torch.where(depth < skin_end, float(appearance.means[Tissue.MUSCLE]) - 20.0, -1000.0)
     layer = torch.where(depth < fat_end, hu, layer)
     # Sheets of fat between the muscles of the wall.
     sheet = ((depth - 0.5 * muscle_end).abs() < 0.8) & (middle > 0)

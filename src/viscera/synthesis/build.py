@@ -1,4 +1,4 @@
-"""Anatomies made from label maps: a trunk filled and measured, its organs exchanged for those of a donor.
+"""Anatomies made from label maps: a host filled and measured, its organs exchanged for those of a donor.
 
 What the maps lack beyond the core (the wall of the abdomen, fat, skin) is drawn later from the distance to the core
 that is stored beside the tissues. Needs scipy.
@@ -54,11 +54,11 @@ _BROUGHT = (
     Tissue.GALLBLADDER,
     Tissue.KIDNEY_LEFT,
 )
-# What of the trunk a donor's organs do not cover.
+# What of the host a donor's organs do not cover.
 _KEPT = (Tissue.BONE, Tissue.ARTERY, Tissue.VEIN, Tissue.SPINAL_CORD, Tissue.KIDNEY_RIGHT, Tissue.ADRENAL)
 _LEAST_ORGAN_ML = 5.0
 
-# An anatomy to make: its name, the trunk, the donor, and whether the donor's kidney is mirrored.
+# An anatomy to make: its name, the host, the donor, and whether the donor's kidney is mirrored.
 _Plan = tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None, bool]
 
 
@@ -72,7 +72,7 @@ def make_anatomy(name: str, tissues: NDArray[np.uint8]) -> Anatomy:
 def trunk_map(label_map: LabelMap, names: Mapping[int, str]) -> NDArray[np.uint8]:
     """The tissues of a whole-trunk map whose structures are called `names`, canonical, at SPACING_MM, with a rim.
 
-    Bones of the shoulders and arms are left out: their place differs most from person to person.
+    Bones of the shoulders and arms are left out: their place differs most between people.
 
     Raises:
         KeyError: If a structure is unknown.
@@ -95,22 +95,22 @@ def donor_map(label_map: LabelMap) -> NDArray[np.uint8]:
     return tissues[around[0]] if around else tissues
 
 
-def with_donor(trunk: NDArray[np.uint8], donor: NDArray[np.uint8], *, mirror_kidney: bool) -> NDArray[np.uint8]:
-    """The trunk with the donor's organs in place of its own.
+def with_donor(host: NDArray[np.uint8], donor: NDArray[np.uint8], *, mirror_kidney: bool) -> NDArray[np.uint8]:
+    """Return the host with the donor's organs in place of its own.
 
-    The donor is scaled to the extent of the trunk's organs along x and y, along z to the height of the liver's dome,
+    The donor is scaled to the extent of the host's organs along x and y, along z to the height of the liver's dome,
     and laid so that the middle of left kidney and pancreas agree. With `mirror_kidney` the mirror image of its left
     kidney also takes the place of the right one, which the multi-organ maps lack.
     """
-    scale = _scale(trunk, donor)
-    moved, shift = _zoomed(donor, scale), _anchor(trunk)
-    result = _emptied(trunk, _BROUGHT)
+    scale = _scale(host, donor)
+    moved, shift = _zoomed(donor, scale), _anchor(host)
+    result = _emptied(host, _BROUGHT)
     taken = np.isin(result, _KEPT)
     _lay(result, taken, moved, _BROUGHT, np.rint(shift - _anchor(moved)).astype(int))
-    if mirror_kidney and (trunk == Tissue.KIDNEY_RIGHT).any():
+    if mirror_kidney and (host == Tissue.KIDNEY_RIGHT).any():
         kidney = np.where(moved[:, :, ::-1] == Tissue.KIDNEY_LEFT, Tissue.KIDNEY_RIGHT, 0).astype(np.uint8)
         if kidney.any():
-            place = _middle(trunk == Tissue.KIDNEY_RIGHT) - _middle(kidney > 0)
+            place = _middle(host == Tissue.KIDNEY_RIGHT) - _middle(kidney > 0)
             result = _emptied(result, (Tissue.KIDNEY_RIGHT,))
             taken = np.isin(result, (Tissue.BONE, Tissue.ARTERY, Tissue.VEIN, Tissue.SPINAL_CORD))
             _lay(result, taken, kidney, (Tissue.KIDNEY_RIGHT,), np.rint(place).astype(int))
@@ -141,27 +141,27 @@ def head_map(rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def write_anatomies(
-    trunks: Mapping[str, NDArray[np.uint8]],
+    hosts: Mapping[str, NDArray[np.uint8]],
     donors: Mapping[str, NDArray[np.uint8]],
     folder: Path,
     *,
     heads: int = 3,
     workers: int = 1,
 ) -> Iterator[str]:
-    """Write to `folder` each trunk, each trunk with each donor, and some heads; yields every name when it is there.
+    """Write to `folder` each host, each host with each donor, and some heads, and yield each name once it is there.
 
     What is there already is kept. `ANATOMIES`, written last, lists all of them.
 
     Raises:
-        VisceraError: If a donor could not be laid, as it or a trunk shows no pancreas or no left kidney.
+        VisceraError: If a donor could not be laid, as it or a host shows no pancreas or no left kidney.
     """
     if donors:
-        for name, tissues in (*trunks.items(), *donors.items()):
+        for name, tissues in (*hosts.items(), *donors.items()):
             _require_anchor(name, tissues)
-    plans: list[_Plan] = [(name, trunk, None, False) for name, trunk in trunks.items()]
+    plans: list[_Plan] = [(name, host, None, False) for name, host in hosts.items()]
     plans += [
-        (f"{name}-{other}", trunk, donor, number % 2 == 0)
-        for name, trunk in trunks.items()
+        (f"{name}-{other}", host, donor, number % 2 == 0)
+        for name, host in hosts.items()
         for number, (other, donor) in enumerate(donors.items())
     ]
     plans += [(f"head-{seed}", head_map(np.random.default_rng(seed)), None, False) for seed in range(heads)]
@@ -173,10 +173,10 @@ def write_anatomies(
 
 
 def _written(plan: _Plan, folder: Path) -> str:
-    name, trunk, donor, mirror_kidney = plan
+    name, host, donor, mirror_kidney = plan
     path = folder / f"{name}.safetensors"
     if not path.exists():
-        make_anatomy(name, trunk if donor is None else with_donor(trunk, donor, mirror_kidney=mirror_kidney)).save(path)
+        make_anatomy(name, host if donor is None else with_donor(host, donor, mirror_kidney=mirror_kidney)).save(path)
     return name
 
 
@@ -290,7 +290,7 @@ def _require_anchor(name: str, tissues: NDArray[np.uint8]) -> None:
     for tissue in (Tissue.PANCREAS, Tissue.KIDNEY_LEFT):
         if not (tissues == tissue).any():
             raise VisceraError(
-                f"laying donors into trunks by pancreas and left kidney: {name}",
+                f"laying donors into hosts by pancreas and left kidney: {name}",
                 expected="both of them in every map",
                 got=f"no {tissue.name.lower().replace('_', ' ')}",
                 remedy="Leave the map out",
@@ -302,16 +302,16 @@ def _anchor(tissues: NDArray[np.uint8]) -> NDArray[np.float64]:
     return anchor
 
 
-def _scale(trunk: NDArray[np.uint8], donor: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _scale(host: NDArray[np.uint8], donor: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Factors (z, y, x), at most a quarter up or a fifth down."""
     extents, heights = [], []
-    for tissues in (trunk, donor):
+    for tissues in (host, donor):
         points = np.argwhere(np.isin(tissues, (Tissue.LIVER, Tissue.SPLEEN, Tissue.KIDNEY_LEFT)))
         extents.append(np.percentile(points, 99, axis=0) - np.percentile(points, 1, axis=0))
         heights.append(np.percentile(points[:, 0], 99) - _anchor(tissues)[0])
     y, x = extents[0][1:] / extents[1][1:]
     # The dome of a whole liver must meet the lungs; of one that the map cuts the height says nothing.
-    whole = not (trunk[-1] == Tissue.LIVER).any()
+    whole = not (host[-1] == Tissue.LIVER).any()
     z = heights[0] / heights[1] if whole else (y + x) / 2
     factors: NDArray[np.float64] = np.clip([z, y, x], 0.8, 1.25)
     return factors

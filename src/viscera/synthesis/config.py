@@ -61,7 +61,7 @@ def _checked(config: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BodyConfig:
-    """How an anatomy is bent into another person.
+    """How an anatomy is deformed into a virtual patient.
 
     Attributes:
         turn_rad: Rotation about the axis along the body, to both sides; patients lie askew and on their side.
@@ -228,7 +228,7 @@ class AppearanceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdditionConfig:
-    """What is laid over a bent anatomy, and counts as the organ where it is a part of one.
+    """What is laid over a deformed anatomy, and counts as the organ where it is a part of one.
 
     Attributes:
         perirenal_fat_probability: How often fat lies around each kidney instead of bowel and mesentery.
@@ -340,7 +340,7 @@ class SynthesisConfig:
     """All of it.
 
     Attributes:
-        body: How people differ.
+        body: How virtual patients differ.
         additions: What lies against organs, and what grows out of them.
         appearance: What tissues look like.
         acquisition: How the scanner sees them.

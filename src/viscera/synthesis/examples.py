@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from viscera.core.geometry import Grid
 from viscera.core.organs import ORGANS
 from viscera.core.volume import LabelMap, Volume
-from viscera.drawing.overlay import BACK, TEXT
+from viscera.drawing.panel import BACK, TEXT
 from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.synthesis.anatomy import Anatomy
 from viscera.synthesis.config import SynthesisConfig
-from viscera.synthesis.scan import Scan, draw_scan, scan_image
+from viscera.synthesis.scan import SyntheticScan, draw_scan, scan_image
 
 _WINDOW_HU = (-160.0, 240.0)
 _PX_MM = 2.0
@@ -36,10 +36,10 @@ class Example:
 
 
 def draw_example(anatomy: Anatomy, config: SynthesisConfig, voxel_mm: float, rng: np.random.Generator) -> Example:
-    """A whole scan of a new person, with organs unless the anatomy has none.
+    """Draw a whole scan of a virtual patient, with organs unless the anatomy has none.
 
     Args:
-        anatomy: To be bent.
+        anatomy: To be deformed.
         config: Every range.
         voxel_mm: In-plane spacing, and the least distance of slices.
         rng: Source of all that is drawn.
@@ -54,7 +54,7 @@ def draw_example(anatomy: Anatomy, config: SynthesisConfig, voxel_mm: float, rng
 
 
 def write_examples(folder: Path, examples: Sequence[tuple[str, Example]]) -> Iterator[str]:
-    """Write each example to `folder`/images and labels as NAME.nii.gz, and yields its name.
+    """Write each example to `folder`/images and labels as NAME.nii.gz, and yield its name.
 
     Raises:
         WriteError: If a file cannot be written.
@@ -83,11 +83,11 @@ def sheet_png(examples: Sequence[Example]) -> bytes:
     return buffer.getvalue()
 
 
-def _caption(scan: Scan, grid: Grid) -> str:
+def _caption(scan: SyntheticScan, grid: Grid) -> str:
     protocol = scan.protocol
     return (
-        f"{scan.look.phase}, slices {grid.spacing_zyx_mm[0]:.1f} mm, noise {protocol.noise_hu:.0f} HU, "
-        f"fat {scan.look.fat_mm:.0f} mm"
+        f"{scan.appearance.phase}, slices {grid.spacing_zyx_mm[0]:.1f} mm, noise {protocol.noise_hu:.0f} HU, "
+        f"fat {scan.appearance.fat_mm:.0f} mm"
     )
 
 

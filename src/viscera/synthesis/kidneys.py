@@ -32,7 +32,7 @@ _LEAST_VOXELS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class KidneyLook:
+class KidneyAppearance:
     """What a kidney measures beyond its cortex.
 
     Attributes:
@@ -50,14 +50,16 @@ class KidneyLook:
     pelvis_hu: float
 
 
-def paint_kidneys(hu: Tensor, seen: Tissues, grid: Grid, look: KidneyLook, fields: tuple[Tensor, Tensor]) -> None:
+def paint_kidneys(
+    hu: Tensor, seen: Tissues, grid: Grid, appearance: KidneyAppearance, fields: tuple[Tensor, Tensor]
+) -> None:
     """Paints the inside of both kidneys into `hu` (z, y, x), in place, which holds the cortex's everywhere.
 
     Args:
         hu: Changed.
         seen: Tissues of every voxel.
         grid: The upright grid they lie on.
-        look: What to paint.
+        appearance: What to paint.
         fields: Two smooth random fields on the grid, coarse and fine, that make borders uneven.
     """
     for kidney, medial in _MEDIAL.items():
@@ -65,27 +67,27 @@ def paint_kidneys(hu: Tensor, seen: Tissues, grid: Grid, look: KidneyLook, field
         if len(places[0]) < _LEAST_VOXELS:
             continue
         middle, fine = (field[places] for field in fields)
-        sinus = _sinus_distance(places, grid, medial, look.sinus)
+        sinus = _sinus_distance(places, grid, medial, appearance.sinus)
         # Towards the sinus there is no cortex: there pyramids end.
-        cortex_mm = look.cortex_mm * (2.0 * (sinus - 1.0)).clamp(0, 1)
+        cortex_mm = appearance.cortex_mm * (2.0 * (sinus - 1.0)).clamp(0, 1)
         deep = ((seen.depth_mm[places] - cortex_mm + 1.2 * middle) / 2.5).clamp(0, 1)
         # Columns of cortex between the pyramids.
         deep *= (2.0 - 2.0 * fine).clamp(0, 1)
-        own = hu[places] * (1 + deep * (look.medulla - 1))
-        if look.sinus > 0:
+        own = hu[places] * (1 + deep * (appearance.medulla - 1))
+        if appearance.sinus > 0:
             fat = -75.0 + 20.0 * fine
-            pelvis = ((look.pelvis - sinus) * 6 + 0.5).clamp(0, 1)
-            own = torch.lerp(own, fat + pelvis * (look.pelvis_hu - fat), ((1 - sinus) * 5).clamp(0, 1))
+            pelvis = ((appearance.pelvis - sinus) * 6 + 0.5).clamp(0, 1)
+            own = torch.lerp(own, fat + pelvis * (appearance.pelvis_hu - fat), ((1 - sinus) * 5).clamp(0, 1))
         hu[places] = own
 
 
-def sinus_mask(seen: Tissues, grid: Grid, look: KidneyLook) -> Tensor:
+def sinus_mask(seen: Tissues, grid: Grid, appearance: KidneyAppearance) -> Tensor:
     """Return where (z, y, x) the sinus of either kidney is painted: its fat and its pelvis are not labelled kidney."""
     mask = torch.zeros_like(seen.tissue, dtype=torch.bool)
     for kidney, medial in _MEDIAL.items():
         places = (seen.tissue == kidney).nonzero(as_tuple=True)
         if len(places[0]) >= _LEAST_VOXELS:
-            mask[places] = _sinus_distance(places, grid, medial, look.sinus) < _SINUS_BORDER
+            mask[places] = _sinus_distance(places, grid, medial, appearance.sinus) < _SINUS_BORDER
     return mask
 
 

@@ -23,7 +23,7 @@ _STONY = (Tissue.KIDNEY_LEFT, Tissue.KIDNEY_RIGHT, Tissue.GALLBLADDER)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesion:
+class SyntheticLesion:
     """A ball of other density.
 
     Attributes:
@@ -45,7 +45,7 @@ class Lesion:
 
 def draw_lesions(
     patient: Patient, overview: tuple[Tissues, Grid], config: AppearanceConfig, rng: np.random.Generator
-) -> tuple[Lesion, ...]:
+) -> tuple[SyntheticLesion, ...]:
     """Random lesions in organs that `overview`, a coarse map on an upright grid, shows, and those that bulge one."""
     (tissue, _), grid = overview
     lesions = [_inflated(one, patient, grid, config, rng) for one in patient.inflations]
@@ -59,30 +59,36 @@ def draw_lesions(
         if rng.uniform() < config.stone_probability:
             for centre in _places(tissue, organ, grid, 1, rng):
                 hu, radius_mm = rng.uniform(*config.stone_hu), rng.uniform(*_STONE_RADIUS_MM)
-                lesions.append(Lesion(tissue=organ, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=False))
+                lesions.append(
+                    SyntheticLesion(tissue=organ, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=False)
+                )
     if rng.uniform() < config.lipiodol_probability:
         for centre in _places(tissue, Tissue.LIVER, grid, int(rng.integers(1, 12)), rng):
             hu, radius_mm = rng.uniform(*config.lipiodol_hu), rng.uniform(2, 22)
-            lesions.append(Lesion(tissue=Tissue.LIVER, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=True))
+            lesions.append(
+                SyntheticLesion(tissue=Tissue.LIVER, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=True)
+            )
     if rng.uniform() < config.stent_probability:
         lesions += _stent(tissue, grid, config, rng)
     return tuple(lesions)
 
 
-def _stent(tissue: Tensor, grid: Grid, config: AppearanceConfig, rng: np.random.Generator) -> list[Lesion]:
+def _stent(tissue: Tensor, grid: Grid, config: AppearanceConfig, rng: np.random.Generator) -> list[SyntheticLesion]:
     """A row of dense balls in or beside the pancreas or the liver: a stent, clips, coils or a drain."""
     organ = (Tissue.PANCREAS, Tissue.LIVER)[int(rng.integers(2))]
     hu, radius_mm = rng.uniform(*config.stent_hu), rng.uniform(*_STENT_RADIUS_MM)
     way = rng.standard_normal(3)
     way *= 1.2 * radius_mm / np.linalg.norm(way)
     return [
-        Lesion(tissue=None, centre_zyx_mm=as_vector(start + step * way), radius_mm=radius_mm, hu=hu, added=False)
+        SyntheticLesion(
+            tissue=None, centre_zyx_mm=as_vector(start + step * way), radius_mm=radius_mm, hu=hu, added=False
+        )
         for start in map(np.array, _places(tissue, organ, grid, 1, rng))
         for step in range(int(rng.integers(*_STENT_STEPS)))
     ]
 
 
-def paint_lesion(hu: Tensor, tissue: Tensor, lesion: Lesion, place: tuple[Grid, Tensor]) -> None:
+def paint_lesion(hu: Tensor, tissue: Tensor, lesion: SyntheticLesion, place: tuple[Grid, Tensor]) -> None:
     """Paints a lesion into `hu` (z, y, x), in place; only where its organ is.
 
     Args:
@@ -123,15 +129,15 @@ def ball_part(
 
 def _of_any_kind(
     organ: Tissue, centre: Vector, radius_mm: float, config: AppearanceConfig, rng: np.random.Generator
-) -> Lesion:
+) -> SyntheticLesion:
     cyst = rng.uniform() < _CYSTS
     hu = rng.uniform(*(_CYST_HU if cyst else config.lesion_hu))
-    return Lesion(tissue=organ, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=not cyst)
+    return SyntheticLesion(tissue=organ, centre_zyx_mm=centre, radius_mm=radius_mm, hu=hu, added=not cyst)
 
 
 def _inflated(
     inflation: Inflation, patient: Patient, grid: Grid, config: AppearanceConfig, rng: np.random.Generator
-) -> Lesion:
+) -> SyntheticLesion:
     """The lesion in the middle of an inflation, at the voxel of `grid` that lies nearest to it in the anatomy."""
     away = [
         position - float(middle) for position, middle in zip(patient.positions(grid), inflation.centre, strict=True)

@@ -1,4 +1,4 @@
-"""A person: an anatomy bent as a whole and organ by organ, read at any point of space."""
+"""A virtual patient: an anatomy deformed as a whole and organ by organ, read at any point of space."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Resection:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patient:
-    """A bent anatomy on a device.
+    """A deformed anatomy on a device.
 
     The origin of the patient's space is the middle of the organs; axes are canonical, points (z, y, x) in mm.
 
@@ -96,7 +96,7 @@ class Patient:
     def draw(
         cls, anatomy: Anatomy, config: BodyConfig, rng: np.random.Generator, device: torch.device | str = "cpu"
     ) -> Self:
-        """A random person of this anatomy."""
+        """Draw a virtual patient of this anatomy."""
         packed = anatomy.depth.astype(np.int32) * 256 + anatomy.tissues
         middles = [centre for centre, _ in anatomy.organs.values()]
         shape = np.array(anatomy.tissues.shape)
@@ -132,7 +132,7 @@ class Patient:
             torch.linspace(low, high, max(2, math.ceil((high - low) / _LATTICE_MM) + 1), dtype=torch.float32)
             for low, high in zip(first, last, strict=True)
         ]
-        lattice = self._bent(axes).to(self.packed.device)
+        lattice = self._deformed(axes).to(self.packed.device)
         # Lattice ends lie in the outer voxel centres.
         fine = stretched(lattice, grid.shape_zyx)
         return [fine[0], fine[1], fine[2]]
@@ -165,7 +165,7 @@ class Patient:
             (height - 0.5 - self.centre[0]) * SPACING_MM / stretch,
         )
 
-    def _bent(self, axes: list[Tensor]) -> Tensor:
+    def _deformed(self, axes: list[Tensor]) -> Tensor:
         """Anatomy voxel positions (3, z, y, x) of a lattice of points."""
         points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
         moved = torch.tensordot(_tensor(self.matrix), points, dims=([1], [0]))
@@ -179,8 +179,8 @@ class Patient:
             fading = torch.exp(-0.5 * (away / _tensor(change.reach).reshape(3, 1, 1, 1)).square().sum(0))
             turned = torch.tensordot(_tensor(change.matrix), away, dims=([1], [0]))
             step += fading * (turned + _tensor(change.shift).reshape(3, 1, 1, 1))
-        bent: Tensor = q + step
-        return bent
+        deformed: Tensor = q + step
+        return deformed
 
 
 def _tensor(values: NDArray[np.float64]) -> Tensor:

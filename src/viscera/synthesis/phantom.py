@@ -11,7 +11,7 @@ from viscera.core.errors import ConfigError
 from viscera.core.geometry import AIR_HU, Grid, Ranges, Size, Vector
 from viscera.core.volume import LabelMap, Volume
 from viscera.synthesis.phantom_anatomy import Anatomist, draw_physique
-from viscera.synthesis.phantom_shapes import PHASES, TISSUE_HU, Array, Phase, Tissue
+from viscera.synthesis.phantom_shapes import PHASES, TISSUE_HU, Array, PhantomTissue, Phase
 
 # Heights of the scan's middle in the body frame (mm): where to point a scan at, or away from, the organs.
 ABDOMEN_Z_MM = 10.0
@@ -108,7 +108,7 @@ def make_phantom(seed: int, *, config: PhantomConfig | None = None, grid: Grid |
 class _Scene:
     """A person ready to be scanned: tissues with their HU, the warp of the body, the noise level."""
 
-    tissues: list[Tissue]
+    tissues: list[PhantomTissue]
     tissue_hu: list[float]
     waves: NDArray[np.float32]  # per body axis and wave: kx, ky, kz (per mm), phase, amplitude (mm)
     noise_hu: float
@@ -164,7 +164,7 @@ def _points(grid: Grid, part: slice, shift_vox: float) -> list[Array]:
     return [first[axis] + row[0] * steps[0] + row[1] * steps[1] + row[2] * steps[2] for axis, row in enumerate(columns)]
 
 
-def _touched(tissue: Tissue, grid: Grid, part: slice) -> Ranges | None:
+def _touched(tissue: PhantomTissue, grid: Grid, part: slice) -> Ranges | None:
     """The voxels of the slab around a tissue's box, whatever way the grid is turned; None if there are none."""
     low, high = np.array(tissue.lower_xyz_mm) - _WARP_REACH_MM, np.array(tissue.upper_xyz_mm) + _WARP_REACH_MM
     corners = np.array([[(low, high)[(c >> axis) & 1][axis] for axis in range(3)] for c in range(8)])

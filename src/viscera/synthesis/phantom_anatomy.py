@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from viscera.synthesis.phantom_shapes import Array, Blob, Mask, Point, Tissue, rotation, tube
+from viscera.synthesis.phantom_shapes import Array, Blob, Mask, PhantomTissue, Point, rotation, tube
 
 _GUT_CONTENTS = ("fluid", "gut wall", "gas", "oral contrast")
 
@@ -75,7 +75,7 @@ class Anatomist:
         self._sx = (physique.half_width / 175) ** 0.6
         self._sy = (physique.half_depth / 118) ** 0.6
 
-    def tissues(self) -> list[Tissue]:
+    def tissues(self) -> list[PhantomTissue]:
         """Everything, in drawing order."""
         parts = (self._trunk, self._chest, self._limbs_and_head, self._skeleton, self._gut, self._vessels, self._organs)
         return [tissue for part in parts for tissue in part()]
@@ -104,24 +104,24 @@ class Anatomist:
             power=power,
         )
 
-    def _tube(self, name: str, points: Sequence[Point], radius: float, label: int = 0) -> Tissue:
+    def _tube(self, name: str, points: Sequence[Point], radius: float, label: int = 0) -> PhantomTissue:
         """A tube of varying width through `points` (in body-scaled coordinates)."""
         path = np.array(points) * (self._sx, self._sy, 1.0)
         path += self._rng.normal(0, 0.25 * radius, path.shape)
         widths = radius * self._rng.uniform(0.8, 1.2, len(path))
         return tube(name, path, widths, label)
 
-    def _slice_shape(self, name: str, low_z: float, high_z: float, inside: Any) -> Tissue:
+    def _slice_shape(self, name: str, low_z: float, high_z: float, inside: Any) -> PhantomTissue:
         """A tissue over the whole cross-section between two heights."""
         width, depth = self._body.half_width + 120, self._body.half_depth + 120
-        return Tissue(
+        return PhantomTissue(
             name=name,
             lower_xyz_mm=(-width, -depth, low_z),
             upper_xyz_mm=(width, depth, high_z),
             inside=lambda x, y, z: inside(x, y, z) & (z > low_z) & (z < high_z),
         )
 
-    def _trunk(self) -> list[Tissue]:
+    def _trunk(self) -> list[PhantomTissue]:
         body, rng = self._body, self._rng
         table_y = body.half_depth + rng.uniform(2, 15)
         table = self._slice_shape(
@@ -133,7 +133,7 @@ class Anatomist:
         ]
         return ([table] if rng.random() < 0.7 else []) + layers
 
-    def _chest(self) -> list[Tissue]:
+    def _chest(self) -> list[PhantomTissue]:
         body = self._body
         depth = body.wall() * 0.9
 
@@ -149,7 +149,7 @@ class Anatomist:
         heart = self._blob((25, -35, body.dome + 85), (52, 42, 45)).tissue("blood")
         return [middle, lungs, heart]
 
-    def _limbs_and_head(self) -> list[Tissue]:
+    def _limbs_and_head(self) -> list[PhantomTissue]:
         rng, body = self._rng, self._body
         neck = self._blob((0, 10, 330), (62, 62, 90), vary=0.05, dent=0.03).tissue("muscle")
         head = self._blob((0, 0, 470), (78, 98, 112), vary=0.05, dent=0.02)
@@ -168,7 +168,7 @@ class Anatomist:
                     parts.append(self._tube(name, (shoulder, hand), radius))
         return parts
 
-    def _skeleton(self) -> list[Tissue]:
+    def _skeleton(self) -> list[PhantomTissue]:
         rng, body = self._rng, self._body
         back = body.spine
         width, pitch = rng.uniform(17, 22), rng.uniform(30, 38)
@@ -209,10 +209,10 @@ class Anatomist:
         ]
         return muscles + psoas + wings + pelvis + columns
 
-    def _gut(self) -> list[Tissue]:
+    def _gut(self) -> list[PhantomTissue]:
         rng, body = self._rng, self._body
         edge = 0.72 * (body.half_width - body.wall()) / self._sx
-        parts: list[Tissue] = []
+        parts: list[PhantomTissue] = []
 
         def filled(blob: Blob, weights: Sequence[float]) -> None:
             content = str(rng.choice(_GUT_CONTENTS, p=weights))
@@ -237,7 +237,7 @@ class Anatomist:
         parts.append(self._blob((0, -25, -285), (38, 34, 32)).tissue("fluid"))  # bladder
         return parts
 
-    def _vessels(self) -> list[Tissue]:
+    def _vessels(self) -> list[PhantomTissue]:
         rng, front = self._rng, (self._body.spine - 42) / self._sy
         aorta = self._tube("artery", ((9, front, -90), (8, front, 60), (6, front + 6, 280)), rng.uniform(8, 12))
         cava = self._tube(
@@ -249,16 +249,16 @@ class Anatomist:
         iliac = [self._tube("artery", ((8, front, -90), (s * 50, 5, -200)), 7) for s in (-1, 1)]
         return [aorta, cava, portal, splenic, mesenteric, *iliac]
 
-    def _organs(self) -> list[Tissue]:
+    def _organs(self) -> list[PhantomTissue]:
         pancreas, kidneys, spleen, liver = self._pancreas(), self._kidneys(), self._spleen(), self._liver()
         return [*pancreas, *spleen, *liver, *kidneys]  # the kidneys in their fat dent liver and spleen
 
-    def _pancreas(self) -> list[Tissue]:
+    def _pancreas(self) -> list[PhantomTissue]:
         path = ((-30, -14, -22), (-22, -22, 0), (2, -30, 8), (32, -20, 18), (62, 6, 30), (80, 24, 38))
         lift = float(self._rng.normal(0, 8))
         return [self._tube("pancreas", [(x, y, z + lift) for x, y, z in path], self._rng.uniform(11, 16), label=4)]
 
-    def _kidneys(self) -> list[Tissue]:
+    def _kidneys(self) -> list[PhantomTissue]:
         parts = []
         for side, height in ((-1, -18.0), (1, -6.0)):
             outer = self._blob((side * 62, 48, height + self._rng.normal(0, 8)), (27, 27, 54), dent=0.06)
@@ -273,7 +273,7 @@ class Anatomist:
             ]
         return parts
 
-    def _spleen(self) -> list[Tissue]:
+    def _spleen(self) -> list[PhantomTissue]:
         body = self._body
         outer = self._blob((100, 44, 58), (36, 46, 52), vary=0.2, dent=0.08)
         bite = self._blob((58, 22, 56), (30, 36, 46), vary=0.05)
@@ -288,7 +288,7 @@ class Anatomist:
         )
         return [crescent]
 
-    def _liver(self) -> list[Tissue]:
+    def _liver(self) -> list[PhantomTissue]:
         body = self._body
         right = self._blob((-80, -2, 44), (70, 72, 72), dent=0.07, power=2)
         left = self._blob((2, -46, 62), (74, 32, 30), vary=0.18)
@@ -300,7 +300,7 @@ class Anatomist:
             return lobes & kept & (z < body.diaphragm(x, y) - 3)
 
         low, high = np.array(right.centre) - 118, np.maximum(np.array(right.centre) + 118, np.array(left.centre) + 108)
-        liver = Tissue(name="liver", label=1, lower_xyz_mm=tuple(low), upper_xyz_mm=tuple(high), inside=inside)
+        liver = PhantomTissue(name="liver", label=1, lower_xyz_mm=tuple(low), upper_xyz_mm=tuple(high), inside=inside)
         bladder = self._blob((-48, -48, -2), (15, 20, 22)).tissue("fluid")
         branches = [
             self._tube("vein", ((-34, -15, 34), (-60, -10, 50), (-100, -5, 55)), 4.5, label=1),

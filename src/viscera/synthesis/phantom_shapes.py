@@ -41,7 +41,7 @@ TISSUE_HU: dict[str, tuple[float, float, float, float, float]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tissue:
+class PhantomTissue:
     """One thing to draw over what is there already.
 
     Attributes:
@@ -90,10 +90,10 @@ class Blob:
         x, y, z = (max(2.0, radius - by_mm) for radius in self.radii)
         return replace(self, radii=(x, y, z))
 
-    def tissue(self, name: str, label: int = 0) -> Tissue:
+    def tissue(self, name: str, label: int = 0) -> PhantomTissue:
         """The blob as a tissue."""
         reach = max(self.radii) * 1.35
-        return Tissue(
+        return PhantomTissue(
             name=name,
             label=label,
             lower_xyz_mm=_shifted(self.centre, -reach),
@@ -102,7 +102,7 @@ class Blob:
         )
 
 
-def tube(name: str, path: NDArray[np.float64], widths: NDArray[np.float64], label: int) -> Tissue:
+def tube(name: str, path: NDArray[np.float64], widths: NDArray[np.float64], label: int) -> PhantomTissue:
     """A tube through the points `path` (n, 3), n >= 2, with the radii `widths` (n): a chain of rounded cones."""
     points, radii = path.astype(np.float32), widths.astype(np.float32)
 
@@ -119,7 +119,7 @@ def tube(name: str, path: NDArray[np.float64], widths: NDArray[np.float64], labe
 
     reach = radii.max()
     low, high = points.min(axis=0) - reach, points.max(axis=0) + reach
-    return Tissue(name=name, label=label, lower_xyz_mm=tuple(low), upper_xyz_mm=tuple(high), inside=inside)
+    return PhantomTissue(name=name, label=label, lower_xyz_mm=tuple(low), upper_xyz_mm=tuple(high), inside=inside)
 
 
 def rotation(angles: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from viscera.synthesis.acquisition import (
 )
 from viscera.synthesis.additions import Addition, draw_additions, with_additions
 from viscera.synthesis.anatomy import Anatomy
-from viscera.synthesis.appearance import Look, draw_look, painted, with_table
+from viscera.synthesis.appearance import Appearance, draw_appearance, painted, with_table
 from viscera.synthesis.config import AcquisitionConfig, SynthesisConfig
 from viscera.synthesis.kidneys import sinus_mask
 from viscera.synthesis.lesions import draw_lesions
@@ -38,13 +38,13 @@ _TRIES = 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scan:
+class SyntheticScan:
     """A drawn scan before it is painted.
 
     Attributes:
-        patient: The bent anatomy.
+        patient: The deformed anatomy.
         additions: What is laid over it.
-        look: What it looks like.
+        appearance: What it looks like.
         protocol: How it is scanned.
         lower_zyx_mm, upper_zyx_mm: Faces of the field of view in the patient's mm.
         organs: Lower and upper face of the organs seen, to 6 mm; None if none is.
@@ -52,7 +52,7 @@ class Scan:
 
     patient: Patient
     additions: tuple[Addition, ...]
-    look: Look
+    appearance: Appearance
     protocol: Protocol
     lower_zyx_mm: Vector
     upper_zyx_mm: Vector
@@ -70,11 +70,11 @@ def draw_scan(
     *,
     organs_needed: bool = True,
     device: torch.device | str = "cpu",
-) -> Scan:
+) -> SyntheticScan:
     """A random scan of a random patient with this anatomy.
 
     Args:
-        anatomy: To be bent.
+        anatomy: To be deformed.
         config: Every range.
         rng: Source of all that is drawn.
         organs_needed: Whether the field of view must show organs; without, some show other parts of the body.
@@ -90,9 +90,9 @@ def draw_scan(
         seen = patient.tissues(overview)
         additions = draw_additions(seen, overview, config.additions, rng)
         lesions = draw_lesions(patient, (seen, overview), config.appearance, rng)
-        look = draw_look(config.body, config.appearance, (*additions.lesions, *lesions), rng)
+        appearance = draw_appearance(config.body, config.appearance, (*additions.lesions, *lesions), rng)
         seen = with_additions(seen, overview, additions.capsules)
-        body = _body(seen, look).cpu().numpy()
+        body = _body(seen, appearance).cpu().numpy()
         organs = torch.tensor(ORGAN_LABELS).to(seen.tissue.device)[seen.tissue].cpu().numpy() > 0
         if not body.any():
             continue
@@ -102,10 +102,10 @@ def draw_scan(
             organs = organs & ~beyond_circle(overview, lower, upper)
         box = _bounds(organs, overview, lower, upper)
         if box is not None or not organs_needed:
-            return Scan(
+            return SyntheticScan(
                 patient=patient,
                 additions=additions.capsules,
-                look=look,
+                appearance=appearance,
                 protocol=protocol,
                 lower_zyx_mm=lower,
                 upper_zyx_mm=upper,
@@ -120,7 +120,7 @@ def draw_scan(
 
 
 def scan_image(
-    scan: Scan, lower_zyx_mm: Vector, upper_zyx_mm: Vector, voxel_mm: float, rng: np.random.Generator
+    scan: SyntheticScan, lower_zyx_mm: Vector, upper_zyx_mm: Vector, voxel_mm: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Grid]:
     """A part of the scan: whole HU (float32) and labels (uint8), both (z, y, x), and their upright grid.
 
@@ -143,14 +143,14 @@ def scan_image(
         (float(first[0]), float(first[1]), float(first[2])),
     )
     seen = scan.tissues(fine)
-    hu = painted(seen, fine, scan.look, rng)
+    hu = painted(seen, fine, scan.appearance, rng)
     if scan.protocol.table:
         hu = with_table(hu, fine, rng)
     slices = slice_grid(fine, scan.protocol)
     image = scanned(hu, fine, slices, scan.protocol, rng)
     planes = torch.from_numpy(_nearest_planes(fine, slices)).to(hu.device)
     table = torch.tensor(ORGAN_LABELS).to(hu.device)
-    tissue = seen.tissue.masked_fill(sinus_mask(seen, fine, scan.look.kidney), Tissue.FAT)
+    tissue = seen.tissue.masked_fill(sinus_mask(seen, fine, scan.appearance.kidney), Tissue.FAT)
     labels = table[tissue[planes]]
     if scan.protocol.padding_hu is not None:
         beyond = torch.from_numpy(beyond_circle(slices, scan.lower_zyx_mm, scan.upper_zyx_mm)).to(hu.device)
@@ -174,8 +174,10 @@ def _overview_grid(low_z: float, high_z: float) -> Grid:
     return upright_grid((count, wide, wide), (_OVERVIEW_MM,) * 3, (middle, side, side))
 
 
-def _body(seen: Tissues, look: Look) -> Tensor:
-    return (seen.tissue != Tissue.OUTSIDE) | (seen.depth_mm < look.muscle_mm + look.fat_mm + look.skin_mm)
+def _body(seen: Tissues, appearance: Appearance) -> Tensor:
+    return (seen.tissue != Tissue.OUTSIDE) | (
+        seen.depth_mm < appearance.muscle_mm + appearance.fat_mm + appearance.skin_mm
+    )
 
 
 def _field_of_view(

@@ -16,7 +16,7 @@ from viscera.synthesis.anatomy import Anatomy
 from viscera.synthesis.config import SynthesisConfig
 from viscera.synthesis.fields import smooth_maps
 from viscera.synthesis.patient import as_vector
-from viscera.synthesis.scan import Scan, box_in, draw_scan, scan_image
+from viscera.synthesis.scan import SyntheticScan, box_in, draw_scan, scan_image
 from viscera.training.augment import jitter_intensity
 from viscera.training.config import TrainConfig
 from viscera.training.patches import Patch
@@ -63,7 +63,7 @@ def synthetic_sample(
     return image[None, None].contiguous(), labels[None].contiguous()
 
 
-def _frame(scan: Scan) -> Grid:
+def _frame(scan: SyntheticScan) -> Grid:
     """Return an upright grid of 1 mm over the whole field of view, in whose mm boxes are given."""
     extent = np.maximum(1, np.rint(np.array(scan.upper_zyx_mm) - scan.lower_zyx_mm)).astype(int)
     z, y, x = (value + 0.5 for value in scan.lower_zyx_mm)

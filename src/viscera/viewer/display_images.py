@@ -22,7 +22,7 @@ _SIGMA_PER_SPACING = 0.35
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
+class DisplayImages:
     """The images of a page, on one grid.
 
     Attributes:
@@ -45,7 +45,7 @@ class Shown:
         return float(np.linalg.norm(counts * steps_mm) / 2 / np.linalg.norm(reach_mm))
 
 
-def fitted(volume: Volume, label_map: LabelMap | None, most_voxels: int) -> Shown:
+def fitted(volume: Volume, label_map: LabelMap | None, most_voxels: int) -> DisplayImages:
     """The scan with at most `most_voxels` voxels: as it is if it has no more, else smoothed and on coarser voxels.
 
     Voxels that are not cubes are made coarser along their short sides first.
@@ -54,14 +54,14 @@ def fitted(volume: Volume, label_map: LabelMap | None, most_voxels: int) -> Show
     grid = turn.apply_to_grid(volume.grid)
     target = _coarser(grid, most_voxels)
     if target is grid:
-        return Shown(volume=volume, label_map=label_map, coarsened=False)
+        return DisplayImages(volume=volume, label_map=label_map, coarsened=False)
     spacing = max(target.spacing_zyx_mm)
     hu = resample(turn.apply(volume.hu), grid, target, sigma_mm=_SIGMA_PER_SPACING * spacing, outside=AIR_HU)
     coarse = Volume(hu=np.rint(hu).astype(np.int16), grid=target, notes=volume.notes)
     if label_map is None:
-        return Shown(volume=coarse, label_map=None, coarsened=True)
+        return DisplayImages(volume=coarse, label_map=None, coarsened=True)
     labels = turn.apply(label_map.labels)[np.ix_(*_nearest(target, grid))]
-    return Shown(volume=coarse, label_map=LabelMap(labels=labels, grid=target), coarsened=True)
+    return DisplayImages(volume=coarse, label_map=LabelMap(labels=labels, grid=target), coarsened=True)
 
 
 def on_grid(label_map: LabelMap, grid: Grid) -> LabelMap:

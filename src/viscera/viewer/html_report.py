@@ -13,7 +13,7 @@ import numpy as np
 from viscera.core.errors import WriteError
 from viscera.core.version import version
 from viscera.core.volume import LabelMap, Volume
-from viscera.viewer.display_images import MARGIN_MM, Shown, around_organs, fitted
+from viscera.viewer.display_images import MARGIN_MM, DisplayImages, around_organs, fitted
 from viscera.viewer.nifti_image import NiftiImage
 from viscera.viewer.organs import OrganRow
 from viscera.viewer.page import (
@@ -78,7 +78,7 @@ def report_html(content: ReportContent) -> str:
     return _page(content, shown, ct, labels)
 
 
-def _fitted_images(content: ReportContent, room_bytes: int) -> tuple[Shown, bytes, bytes]:
+def _fitted_images(content: ReportContent, room_bytes: int) -> tuple[DisplayImages, bytes, bytes]:
     if room_bytes < _LEAST_IMAGES_BYTES:
         raise WriteError(
             "making the report",
@@ -101,7 +101,7 @@ def _fitted_images(content: ReportContent, room_bytes: int) -> tuple[Shown, byte
         most = int(hu.size * 0.95 * room_bytes / size)
 
 
-def _page(content: ReportContent, shown: Shown | None, ct: bytes, labels: bytes) -> str:
+def _page(content: ReportContent, shown: DisplayImages | None, ct: bytes, labels: bytes) -> str:
     scripts = [asset_text(NIIVUE), asset_text(SCRIPT)]
     style = asset_text(STYLE)
     provenance = [*content.provenance, *([] if shown is None else [("interactive pictures", _extent_words(shown))])]
@@ -146,7 +146,7 @@ def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _extent_words(shown: Shown) -> str:
+def _extent_words(shown: DisplayImages) -> str:
     spacing = " x ".join(f"{step:.2f}" for step in shown.volume.grid.spacing_zyx_mm)
     size = " x ".join(map(str, shown.volume.grid.shape_zyx))
     made = "coarser than the scan's" if shown.coarsened else "the scan's own"

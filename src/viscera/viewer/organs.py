@@ -1,4 +1,4 @@
-"""The organs of a page: what was measured of each, the verdict on it, and a point inside to look at."""
+"""The organs of a page: what was measured of each, its QC status, and a point inside to look at."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from viscera.core.geometry import RAS_TO_LPS, Vector
 from viscera.core.organs import BACKGROUND, Organ
 from viscera.core.volume import LabelMap, Volume
 from viscera.quality.statistics import OrganStatistics, organ_statistics
-from viscera.viewer.run_facts import OrganVerdict
+from viscera.viewer.run_facts import OrganQC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +25,17 @@ class OrganRow:
         statistics: Volume, HU, border contact.
         inside_ras_mm: A point well inside it in NIfTI's world, which is the viewer's: to the patient's right, front
             and head; None for an absent organ.
-        verdict: What the run that made the labels says of it, None if nothing.
+        qc: What the run that made the labels says of it, None if nothing.
     """
 
     organ: Organ
     statistics: OrganStatistics
     inside_ras_mm: Vector | None
-    verdict: OrganVerdict | None = None
+    qc: OrganQC | None = None
 
 
 def organ_rows(volume: Volume, label_map: LabelMap, organs: Sequence[Organ]) -> tuple[OrganRow, ...]:
-    """The rows of `organs`, in their order, without verdicts.
+    """Return the rows of `organs`, in their order, without QC status.
 
     Raises:
         GeometryError: If the label map lies on another grid than the volume.

@@ -20,7 +20,8 @@ from viscera.viewer.organs import OrganRow, viewer_entry
 ASSETS = Path(__file__).parent / "assets"
 STYLE, SCRIPT, NIIVUE, NOTICES = "viewer.css", "viewer.js", "niivue.umd.js", "THIRD_PARTY.txt"
 
-_VERDICTS = {QcStatus.OK: "ok", QcStatus.CHECK: "check", QcStatus.ABSENT: "absent"}
+# Shapes say the same as the words, as in the preview.
+_STATUS_SIGNS = {QcStatus.OK: "\u25cf", QcStatus.CHECK: "\u25b2", QcStatus.ABSENT: "\u25cb"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +88,18 @@ def _json(values: Any) -> str:
 
 
 def organs_section(rows: Sequence[OrganRow]) -> str:
-    """The table of the organs, each with its verdict; nothing if there are no rows."""
+    """Return the table of the organs, each with its QC status; nothing if there are no rows."""
     if not rows:
         return ""
-    judged = any(row.verdict for row in rows)
-    verdict_head = '<th scope="col">verdict</th>' if judged else ""
-    body = "\n".join(_organ_row(row, judged=judged) for row in rows)
+    assessed = any(row.qc for row in rows)
+    status_head = '<th scope="col" class="status">QC status</th>' if assessed else ""
+    body = "\n".join(_organ_row(row, assessed=assessed) for row in rows)
     return f"""<section id="organs" aria-labelledby="organs-title">
 <h2 id="organs-title">Organs</h2>
 <table>
-<caption>Volume and mean HU of the labels.{_VERDICT_WORDS if judged else ""}</caption>
+<caption>Volume and mean HU of the labels.{_STATUS_WORDS if assessed else ""}</caption>
 <thead><tr><th scope="col" class="show" hidden>show</th><th scope="col">organ</th><th scope="col" class="number">ml</th>
-<th scope="col" class="number">HU</th>{verdict_head}</tr></thead>
+<th scope="col" class="number">HU</th>{status_head}</tr></thead>
 <tbody>
 {body}
 </tbody>
@@ -106,31 +107,36 @@ def organs_section(rows: Sequence[OrganRow]) -> str:
 </section>"""
 
 
-_VERDICT_WORDS = """
-<em>check</em>: something is implausible, which need not be wrong; <em>ok</em>: nothing implausible was seen, which need
-not be right."""
+_STATUS_WORDS = """
+<em>check</em>: review this organ; <em>ok</em>: no problem detected (no guarantee)."""
 
 
-def _organ_row(row: OrganRow, *, judged: bool) -> str:
+def _organ_row(row: OrganRow, *, assessed: bool) -> str:
     statistics, colour = row.statistics, "#{:02x}{:02x}{:02x}".format(*row.organ.colour)
     square = f'<rect width="10" height="10" fill="{colour}"/>'  # no style: the page's policy would not obey it
     swatch = f'<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true">{square}</svg>'
     volume = f"{statistics.volume_ml:.1f}" if statistics.voxels else "not found"
     hu = "" if statistics.mean_hu is None else f"{statistics.mean_hu:.0f}"
-    reasons = list(row.verdict.sentences) if row.verdict else []
+    reasons = list(row.qc.sentences) if row.qc else []
     if statistics.border_faces and not reasons:
         reasons.append(f"It reaches the scan's edge ({', '.join(statistics.border_faces)}).")
-    listed = (
-        f'<ul class="reasons">{"".join(f"<li>{escape(reason)}</li>" for reason in reasons)}</ul>' if reasons else ""
+    status = ""
+    if assessed:
+        word = f"{_STATUS_SIGNS[row.qc.status]} {row.qc.status}" if row.qc else ""
+        status = f'<td class="status status-{row.qc.status if row.qc else "none"}">{word}</td>'
+    listed = ' class="listed"' if reasons else ""
+    cells = (
+        f'<tr data-organ="{row.organ.index}"{listed}><td class="show" hidden></td>'
+        f'<th scope="row"><span class="name">{swatch}{escape(row.organ.name)}</span></th>'
+        f'<td class="number">{volume}</td><td class="number">{hu}</td>{status}</tr>'
     )
-    verdict = ""
-    if judged:
-        word = _VERDICTS[row.verdict.verdict] if row.verdict else ""
-        verdict = f'<td class="verdict-{word or "none"}">{word}</td>'
+    if not reasons:
+        return cells
+    items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+    columns = 4 if assessed else 3
     return (
-        f'<tr data-organ="{row.organ.index}"><td class="show" hidden></td>'
-        f'<th scope="row"><span class="name">{swatch}{escape(row.organ.name)}</span>{listed}</th>'
-        f'<td class="number">{volume}</td><td class="number">{hu}</td>{verdict}</tr>'
+        f'{cells}\n<tr class="why"><td class="show" hidden></td>'
+        f'<td colspan="{columns}"><ul class="reasons">{items}</ul></td></tr>'
     )
 
 

@@ -8,38 +8,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viscera.core.organs import Organ
 from viscera.core.volume import LabelMap, Volume
-from viscera.drawing.overlay import LEVEL_HU, WINDOW_HU, draw_panel, organ_cuts, scene_of
+from viscera.drawing.panel import LEVEL_HU, WINDOW_HU, draw_panel
+from viscera.drawing.scene import organ_cuts, scene_of
+from viscera.quality.rules import Verdict
+from viscera.viewer.organs import OrganRow
 
-# Screens with fine pixels show the rest.
-_SHRINK = 0.64
 PICTURE_WINDOW = f"window {WINDOW_HU} HU, level {LEVEL_HU} HU"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A PNG, the width it is to have on a wide page, and what is seen on it in words."""
+    """A PNG, its width, and what is seen on it in words."""
 
     png: bytes
     width_px: int
     words: str
 
 
-def organ_pictures(volume: Volume, label_map: LabelMap, organs: Sequence[Organ]) -> tuple[Picture, ...]:
-    """Three axial, a coronal and a sagittal slice through the organs, as `evaluation.figures.preview_png` shows them.
+def organ_pictures(volume: Volume, label_map: LabelMap, rows: Sequence[OrganRow]) -> tuple[Picture, ...]:
+    """Return three axial, a coronal and a sagittal slice, as `drawing.overlay.preview_png` shows them.
 
     Raises:
         MissingExtraError: If Pillow is not installed.
     """
-    scene = scene_of(volume, label_map, organs)
+    organs = [row.organ for row in rows]
+    doubts = {row.organ.name: row.qc.reasons for row in rows if row.qc and row.qc.status is Verdict.CHECK}
+    scene = scene_of(volume, label_map, organs, doubts)
     cuts = organ_cuts(scene)
     pictures = []
     for cut in cuts:
-        panel, data = draw_panel(scene, cut, cuts), io.BytesIO()
+        panel, data = draw_panel(scene.scaled_for(cut.plane), cut, cuts), io.BytesIO()
         panel.save(data, format="PNG")
         seen = np.unique(scene.labels.take(cut.index, axis=cut.axis))
         names = ", ".join(organ.name for organ in organs if organ.index in seen) or "no organ"
         words = f"{cut.plane} slice of the CT with {names} outlined"
-        pictures.append(Picture(png=data.getvalue(), width_px=round(panel.width * _SHRINK), words=words))
+        pictures.append(Picture(png=data.getvalue(), width_px=panel.width, words=words))
     return tuple(pictures)

@@ -1,4 +1,4 @@
-"""What a run report (`viscera.viewer.run_report`) says of one label map: verdicts, notes, what computed it."""
+"""What a run report (`viscera.viewer.run_report`) says of one label map: QC status, notes, what computed it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from viscera.core.errors import ReadError, reason
 from viscera.core.organs import pair_name
-from viscera.quality.rules import QcStatus
+from viscera.quality.rules import QcStatus, Reason
 from viscera.quality.statistics import OrganStatistics
 from viscera.viewer.run_report import SCHEMA
 
@@ -29,11 +29,12 @@ _RUNTIME = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrganVerdict:
-    """The verdict on one organ, and why, one sentence each."""
+class OrganQC:
+    """The QC status of one organ, and why, one sentence each."""
 
-    verdict: QcStatus
+    status: QcStatus
     sentences: tuple[str, ...]
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,12 @@ class RunFacts:
     """What is known of how labels were made.
 
     Attributes:
-        verdicts: By the organ's name; empty where labels were not assessed.
+        qc: The QC status by the organ's name; empty where labels were not assessed.
         notes: Of the case, one sentence each.
         provenance: (what, value): the version and date of the run, and its machinery.
     """
 
-    verdicts: Mapping[str, OrganVerdict]
+    qc: Mapping[str, OrganQC]
     notes: tuple[str, ...]
     provenance: tuple[tuple[str, str], ...]
 
@@ -54,7 +55,7 @@ class RunFacts:
 def read_run_facts(path: Path, statistics: Sequence[OrganStatistics]) -> RunFacts:
     """The facts of the case in the run report at `path` whose organs have exactly the voxels of `statistics`.
 
-    A case is known by its labels, not by its name, so that no label map is shown with another one's verdicts. Nothing
+    A case is known by its labels, not by its name, so that no label map is shown with another one's QC status. Nothing
     of a path is taken from the report.
 
     Raises:
@@ -92,9 +93,11 @@ def _voxels(case: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _facts(report: Mapping[str, Any], case: Mapping[str, Any]) -> RunFacts:
-    verdicts = {
-        pair_name(str(organ["organ"])): OrganVerdict(
-            verdict=QcStatus(organ["quality"]), sentences=tuple(map(str, organ.get("quality_sentences", ())))
+    qc = {
+        pair_name(str(organ["organ"])): OrganQC(
+            status=QcStatus(organ["quality"]),
+            sentences=tuple(map(str, organ.get("quality_sentences", ()))),
+            reasons=tuple(map(Reason, organ.get("quality_reasons", ()))),
         )
         for organ in sorted(case["organs"], key=lambda organ: bool(organ["voxels"]))  # of two sides one that is there
         if organ["quality"] is not None
@@ -102,7 +105,7 @@ def _facts(report: Mapping[str, Any], case: Mapping[str, Any]) -> RunFacts:
     machinery = report["machinery"] or {}
     provenance = [("labels made by", f"viscera {report['viscera']}"), ("labels made on", str(report["started"]))]
     provenance += [(words, str(machinery[name])) for name, words in _RUNTIME.items() if machinery.get(name)]
-    return RunFacts(verdicts=verdicts, notes=tuple(map(str, case["notes"])), provenance=tuple(provenance))
+    return RunFacts(qc=qc, notes=tuple(map(str, case["notes"])), provenance=tuple(provenance))
 
 
 def _words(error: Exception) -> str:

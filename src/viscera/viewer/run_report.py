@@ -62,8 +62,8 @@ class CaseEntry:
         notes: What the reader of the result should know, one sentence each.
         shape_zyx_vox, spacing_zyx_mm: The scan's grid, None if it was not read.
         seconds: Wall-clock seconds by stage.
-        organs: One mapping per organ: name, volume, mean HU, whether the scan's border cuts it, the verdict on its
-            labels with the reasons and what was measured, the volume that cleaning removed.
+        organs: One mapping per organ: name, volume, mean HU, whether the scan's border cuts it, the QC status of its
+            labels with the reasons and what was measured, the volume that post-processing removed.
         peak_memory_mib: Largest resident memory of the process so far, None where the system does not tell.
     """
 

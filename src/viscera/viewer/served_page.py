@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from viscera.core.version import version
-from viscera.viewer.display_images import Shown
+from viscera.viewer.display_images import DisplayImages
 from viscera.viewer.nifti_image import NiftiImage
 from viscera.viewer.organs import OrganRow
 from viscera.viewer.page import (
@@ -34,7 +34,7 @@ _IMAGE_TYPE = "application/octet-stream"
 _CT, _LABELS = "ct.nii", "labels.nii"
 
 
-def served_items(shown: Shown, rows: Sequence[OrganRow], notes: Sequence[str]) -> dict[str, Item]:
+def served_items(shown: DisplayImages, rows: Sequence[OrganRow], notes: Sequence[str]) -> dict[str, Item]:
     """What `viscera view` serves: the page as "", its script and style, NiiVue, and the images."""
     items = {
         name: Item(media_type=_TYPES[(ASSETS / name).suffix], body=(ASSETS / name).read_bytes())
@@ -59,5 +59,5 @@ def served_items(shown: Shown, rows: Sequence[OrganRow], notes: Sequence[str]) -
     return items
 
 
-def _image(array: NDArray[Any], shown: Shown) -> Item:
+def _image(array: NDArray[Any], shown: DisplayImages) -> Item:
     return Item(media_type=_IMAGE_TYPE, body=NiftiImage(array=array, grid=shown.volume.grid))

@@ -12,8 +12,11 @@
     { name: "Bone", width: 1800, level: 400 },
   ];
   const TURN_DEGREES = 10;
+  const GAP_PX = 12; // between the planes, as in the style
   // Seen from the patient's front, a little from the left and from above.
   const FIRST_TURN = { azimuth: 200, elevation: 10 };
+
+  const NARROW = matchMedia("(max-width: 699px)");
 
   const element = (id) => document.getElementById(id);
   const info = JSON.parse(element("case").textContent);
@@ -93,9 +96,27 @@
     redraw(viewer);
   }
 
+  // Three planes make a square whose last quarter is for the organs in space; on a narrow page they make a column.
   function setLayout(planes, name) {
     const { AXIAL, CORONAL, SAGITTAL, MULTIPLANAR } = niivue.SLICE_TYPE;
-    planes.setSliceType({ axial: AXIAL, coronal: CORONAL, sagittal: SAGITTAL }[name] ?? MULTIPLANAR);
+    const { COLUMN, GRID } = niivue.MULTIPLANAR_TYPE;
+    const single = { axial: AXIAL, coronal: CORONAL, sagittal: SAGITTAL }[name];
+    const narrow = NARROW.matches;
+    element("canvases").className = single !== undefined ? "single" : narrow ? "column" : "grid";
+    planes.setMultiplanarLayout(narrow ? COLUMN : GRID);
+    planes.setSliceType(single ?? MULTIPLANAR);
+  }
+
+  // Tells the style how much room the planes fill.
+  function setAspects(volume) {
+    const [x, y, z] = [1, 2, 3].map((axis) => volume.dimsRAS[axis] * volume.pixDimsRAS[axis]);
+    const values = {
+      "--grid-aspect": (x + y) / (y + z),
+      "--column-aspect": Math.max(x, y) / (y + 2 * z),
+      "--quarter-left": x / (x + y),
+      "--quarter-top": z / (y + z),
+    };
+    for (const [name, value] of Object.entries(values)) document.documentElement.style.setProperty(name, value);
   }
 
   function tellPlace(location) {
@@ -217,9 +238,14 @@
   }
 
   function makePlanes(ct, labels) {
-    const options = { multiplanarShowRender: niivue.SHOW_RENDER.NEVER, crosshairColor: [0.2, 0.8, 1, 0.6] };
+    const options = {
+      multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
+      multiplanarPadPixels: GAP_PX,
+      crosshairColor: [0.2, 0.8, 1, 0.6],
+    };
     return makeViewer("planes", labels ? [ct, labels] : [ct], options, (planes) => {
       planes.onLocationChange = tellPlace;
+      setAspects(planes.volumes[0]);
       setLayout(planes, "all");
       setWindow(planes, WINDOWS[0]);
       if (labels) {
@@ -252,7 +278,9 @@
     const planes = await makePlanes(ct, labels);
     const solid = await makeSolid(ct, labels);
     addWindows(planes);
-    element("layout").addEventListener("change", (event) => setLayout(planes, event.target.value));
+    for (const changing of [element("layout"), NARROW]) {
+      changing.addEventListener("change", () => setLayout(planes, element("layout").value));
+    }
     onKey("planes-frame", (event) => planesKey(planes, event));
     onKey("solid-frame", (event) => solidKey(solid, event));
     if (labels) {
