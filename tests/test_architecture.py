@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("read", "preprocess", "localise", "crop", "segment", "restore", "postprocess", "write"),
     ("pipeline",),
     ("segmenter",),
-    ("evaluation", "synthesis"),
+    ("evaluation", "synthesis", "demo_data"),
     ("training",),
     ("viewer",),
     ("batch", "pacs"),
