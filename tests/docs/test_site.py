@@ -47,4 +47,4 @@ def test_the_search_knows_pages_and_the_python_interface(site: Path) -> None:
 
 
 def test_pages_have_the_anchors_of_a_code_forge(site: Path) -> None:
-    assert 'id="margin-fusion-cleaning"' in (site / "explanation" / "accuracy.html").read_text(encoding="utf-8")
+    assert 'id="margin-fusion-post-processing"' in (site / "explanation" / "accuracy.html").read_text(encoding="utf-8")
