@@ -30,7 +30,7 @@ def test_an_altered_installation_is_refused(damage: str, tmp_path: Path, monkeyp
     else:
         target.write_bytes(target.read_bytes()[:-1] + b"?")
     monkeypatch.setattr(demo_data, "_FOLDER", tmp_path)
-    with pytest.raises(ReadError, match="which comes with viscera.*Install viscera again"):
+    with pytest.raises(ReadError, match=r"which comes with viscera.*Install viscera again"):
         demo_data.example_ct()
 
 

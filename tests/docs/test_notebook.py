@@ -28,7 +28,10 @@ def test_it_runs_and_shows_what_it_says(tmp_path: Path) -> None:
         pytest.importorskip(package)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=280, startup_timeout=240, kernel_name="python3", resources=resources).execute()
+    client = nbclient.NotebookClient(
+        notebook, timeout=280, startup_timeout=240, kernel_name="python3", resources=resources
+    )
+    client.execute()
     tables = outputs(notebook, "text/html")
     assert len(tables) == 2
     assert all(organ in table for table in tables for organ in ORGANS)

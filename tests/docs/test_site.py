@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a page loads by itself; links that a reader may follow are another matter.
-LOADED = re.compile(r"<(?:script|img|iframe|source|link(?![^>]*rel=\"?(?:canonical|prev|next)))[^>]*?(?:src|href)=\"?(?:https?:)?//[^\s\">]+")
+LOADED = re.compile(r"""<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=["']?((?:https?:)?//[^\s"'>]+)""")
 
 
 @pytest.fixture(scope="module")
