@@ -45,7 +45,6 @@ from viscera.evaluation.benchmark import (
 from viscera.evaluation.benchmark_tables import card_metrics, run_markdown, runs_json, write_card_metrics
 from viscera.evaluation.evaluate import stored_along
 from viscera.model.bundle import Bundle, ModelCard, load_bundle
-from viscera.pipeline import Allowed
 from viscera.read import read_label_map, read_volume
 from viscera.segmenter import Segmenter, bundle_source
 
@@ -251,7 +250,7 @@ def measured_case(
     reference = reference_of(real, volume, plan.data, config.organs)
     if plan.oracle_box and reference is not None:
         segmenter = with_known_box(segmenter, volume, reference)
-    segmentation = segmenter.segment_volume(volume, allowed=Allowed(empty=True, mirrored=True))
+    segmentation = segmenter.segment_volume(volume, allow_empty=True, allow_mirrored=True)
     if plan.oracle_box:
         # A box that is known tells nothing of whether the scan looks mirrored.
         segmentation = replace(segmentation, notes=())

@@ -30,9 +30,9 @@ from viscera.batch.dask_workers import DaskPool
 from viscera.batch.scheduler import Drive, Tally
 from viscera.batch.tasks import Made, Model, Order, Outcome
 from viscera.batch.workers import OwnProcess, Pool
+from viscera.case import CaseOptions
 from viscera.core.files import write_bytes
 from viscera.core.memory import peak_bytes
-from viscera.segmenter import CaseOptions
 
 # Of an abdominal CT, 200 slices of 512 x 512 voxels; a few are drawn, and each is several cases.
 SHAPE, SPACING_MM, DRAWN = ("200", "512", "512"), ("2", "0.75", "0.75"), 3

@@ -21,9 +21,9 @@ from accuracy import CASES, DATA, reference_of
 from viscera.core.organs import ORGANS
 from viscera.core.volume import LabelMap, Volume
 from viscera.evaluation.evaluate import evaluate_label_maps
-from viscera.pipeline import Allowed, Segmentation
 from viscera.quality.rules import OrganSignals, Reason
 from viscera.read import read_volume
+from viscera.result import Segmentation
 from viscera.segmenter import Segmenter
 from viscera.synthesis.anatomy import Anatomy
 from viscera.synthesis.config import SynthesisConfig
@@ -62,7 +62,7 @@ def main() -> None:
     segmenter = Segmenter.load(args.bundle)
     judged: list[Judged] = []
     for kind, case, volume, reference in scans(args.anatomies, args.count, args.data):
-        result = segmenter.segment_volume(volume, allowed=Allowed(empty=True, mirrored=True))
+        result = segmenter.segment_volume(volume, allow_empty=True, allow_mirrored=True)
         judged += judgements(kind, case, reference, result)
     print(table(judged))
     if args.out is not None:
@@ -96,7 +96,7 @@ def judgements(kind: str, case: str, reference: LabelMap, result: Segmentation) 
                 case=case,
                 organ=organ.organ,
                 dsc=scores[organ.organ],
-                verdict=organ.verdict,
+                verdict=organ.status,
                 reasons=organ.reasons,
                 signals=organ.signals,
             )

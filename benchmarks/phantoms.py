@@ -11,7 +11,6 @@ import argparse
 from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.scores import CaseScore, Evaluation
 from viscera.evaluation.tables import cases_text, summary_text
-from viscera.pipeline import Allowed
 from viscera.segmenter import Segmenter
 from viscera.synthesis.phantom import make_phantom
 
@@ -27,7 +26,7 @@ def main() -> None:
     scores: list[CaseScore] = []
     for seed in range(args.first_seed, args.first_seed + args.count):
         phantom = make_phantom(seed)
-        result = segmenter.segment_volume(phantom.volume, allowed=Allowed(empty=True))
+        result = segmenter.segment_volume(phantom.volume, allow_empty=True)
         scores += evaluate_label_maps(phantom.label_map, result.label_map, case=f"phantom {seed}")
     evaluation = Evaluation(scores=tuple(scores))
     print(cases_text(evaluation))

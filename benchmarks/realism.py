@@ -37,7 +37,7 @@ from viscera.core.geometry import Grid
 from viscera.core.organs import ORGANS
 from viscera.core.resample import axis_maps, nearest_labels
 from viscera.core.volume import LabelMap, Volume
-from viscera.crop import region_grid
+from viscera.crop import roi_grid
 from viscera.preprocess import fitted_grid, network_input
 from viscera.read import read_label_map, read_volume
 from viscera.synthesis.acquisition import upright_grid
@@ -207,7 +207,7 @@ def with_organs(measured: Measured, near: tuple[Volume, LabelMap], whole: tuple[
     volume, labels = near
     if not labels.labels.any():
         return measured
-    target = region_grid(volume.grid, volume.grid.box(occupied(labels.labels > 0)), MODEL)
+    target = roi_grid(volume.grid, volume.grid.box(occupied(labels.labels > 0)), MODEL)
     image, organs = sampled(volume, labels, target, MODEL.segment)
     values, histograms = organ_figures(image, organs, target.spacing_zyx_mm[0])
     values["liver: step between voxels, segmentation's sampling (HU)"] = step_hu(image, inside(organs == 1))

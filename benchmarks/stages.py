@@ -133,7 +133,7 @@ def measured(scan: Path, stored: Reorientation, options: argparse.Namespace) -> 
         "peak_mib": peak_mib(),
         "engine": engine.name,
         "precision": engine.precision,
-        "region": result.region_grid.shape_zyx if result.region_grid else None,
+        "region": result.roi_grid.shape_zyx if result.roi_grid else None,
     }
 
 

@@ -13,7 +13,7 @@ from viscera.core.geometry import AIR_HU, Grid, Reorientation
 from viscera.core.organs import ORGANS
 from viscera.core.volume import Volume
 from viscera.engines.engine import Answer
-from viscera.pipeline import Allowed, segment_volume
+from viscera.pipeline import segment_volume
 from viscera.quality.mirroring import MirrorFinding
 
 MODEL = ModelConfig()
@@ -169,14 +169,14 @@ def test_region_is_the_organs_box_with_margin_in_canonical_mm():
     result = segment_volume(ball_volume(turned), ThresholdEngine(), model)
     # The balls span -37 to 49, -31 to 35 and -42 to 42 mm (z, y, x); the scan's outer corner lies at -61.55, -63.1
     # and -63.8 mm. The localiser sees them to a voxel of 6 mm.
-    assert result.region.lower_zyx_mm == pytest.approx((14.55, 22.1, 11.8), abs=7)
-    assert result.region.upper_zyx_mm == pytest.approx((120.55, 108.1, 115.8), abs=7)
+    assert result.roi.lower_zyx_mm == pytest.approx((14.55, 22.1, 11.8), abs=7)
+    assert result.roi.upper_zyx_mm == pytest.approx((120.55, 108.1, 115.8), abs=7)
 
 
 def test_region_grid_holds_the_region():
     result = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
-    held = SCAN.box_from(result.region_grid, result.region_grid.box())
-    assert held.clipped(result.region) == result.region
+    held = SCAN.box_from(result.roi_grid, result.roi_grid.box())
+    assert held.clipped(result.roi) == result.region
 
 
 def test_stages_are_announced_in_order():
@@ -205,7 +205,7 @@ def test_nothing_found_is_an_error():
 
 def test_nothing_found_never_reaches_the_segmentation():
     engine = ThresholdEngine()
-    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allowed=Allowed(empty=True))
+    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allow_empty=True)
     assert [stage for stage, _ in engine.shapes] == ["localise"]
 
 
@@ -218,31 +218,31 @@ def only_background(answer):
 def test_a_region_without_organs_is_an_error_too():
     with pytest.raises(NothingFoundError, match="no voxel is more likely organ"):
         segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL)
-    allowed = segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL, allowed=Allowed(empty=True))
+    allowed = segment_volume(ball_volume(SCAN), Altered("segment", only_background), MODEL, allow_empty=True)
     assert not allowed.label_map.labels.any()
-    assert allowed.region is None
+    assert allowed.roi is None
     assert allowed.notes[-1].startswith("No organ was found")
 
 
 def test_allowed_empty_result_is_all_background_with_a_note():
-    result = segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL, allowed=Allowed(empty=True))
+    result = segment_volume(ball_volume(SCAN, balls=()), ThresholdEngine(), MODEL, allow_empty=True)
     assert result.label_map.grid is SCAN
     assert result.label_map.labels.shape == SCAN.shape_zyx
     assert not result.label_map.labels.any()
     assert result.notes == ("No organ was found; the label map is empty.",)
-    assert (result.region, result.region_grid) == (None, None)
+    assert (result.roi, result.roi_grid) == (None, None)
 
 
 def test_allow_empty_changes_nothing_when_organs_are_found():
     one = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
-    other = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allowed=Allowed(empty=True))
+    other = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allow_empty=True)
     np.testing.assert_array_equal(other.label_map.labels, one.label_map.labels)
     assert other.notes == ()
 
 
 def test_notes_of_the_volume_come_first():
     volume = Volume(hu=np.zeros(SCAN.shape_zyx, dtype=np.int16), grid=SCAN, notes=("Two series were found.",))
-    result = segment_volume(volume, ThresholdEngine(), MODEL, allowed=Allowed(empty=True))
+    result = segment_volume(volume, ThresholdEngine(), MODEL, allow_empty=True)
     assert result.notes[0] == "Two series were found."
     assert len(result.notes) == 2
 
@@ -272,14 +272,14 @@ def test_cases_do_not_change_each_other():
         for index in order:
             result = segment_volume(cases[index], engine, MODEL)
             np.testing.assert_array_equal(result.label_map.labels, alone[index].label_map.labels)
-            assert result.region_grid == alone[index].region_grid
+            assert result.roi_grid == alone[index].roi_grid
             assert result.notes == alone[index].notes
 
 
 def test_an_empty_case_leaves_no_trace_on_the_next():
     engine = ThresholdEngine()
     before = segment_volume(ball_volume(SCAN), engine, MODEL)
-    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allowed=Allowed(empty=True))
+    segment_volume(ball_volume(SCAN, balls=()), engine, MODEL, allow_empty=True)
     after = segment_volume(ball_volume(SCAN), engine, MODEL)
     np.testing.assert_array_equal(after.label_map.labels, before.label_map.labels)
     assert list(after.seconds) == STAGES
@@ -364,10 +364,10 @@ def test_logits_of_another_shape_are_refused():
 # Quality
 
 
-def test_every_organ_has_a_verdict():
+def test_every_organ_has_a_qc_status():
     result = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL)
     assert [quality.organ for quality in result.quality] == [organ.name for organ in ORGANS]
-    assert [str(quality.verdict) for quality in result.quality] == ["check", "absent", "check", "absent"]
+    assert [str(quality.status) for quality in result.quality] == ["check", "absent", "check", "absent"]
     liver, kidney, spleen, _ = result.quality
     assert liver.reasons[-1] == spleen.reasons[-1] == "too_small"  # a ball of 58 ml and one of 21
     assert liver.signals.volume_ml == pytest.approx(4 / 3 * math.pi * 24**3 / 1000, rel=0.03)
@@ -403,8 +403,8 @@ def test_the_limits_are_the_models():
 @pytest.mark.parametrize("empty", [ThresholdEngine(), Altered("segment", only_background)], ids=["first", "second"])
 def test_of_an_empty_result_every_organ_is_absent(empty):
     balls = () if type(empty) is ThresholdEngine else BALLS
-    result = segment_volume(ball_volume(SCAN, balls=balls), empty, MODEL, allowed=Allowed(empty=True))
-    assert [str(quality.verdict) for quality in result.quality] == ["absent"] * 4
+    result = segment_volume(ball_volume(SCAN, balls=balls), empty, MODEL, allow_empty=True)
+    assert [str(quality.status) for quality in result.quality] == ["absent"] * 4
     assert {quality.reasons for quality in result.quality} == {("not_found",)}
 
 
@@ -427,13 +427,13 @@ def test_cleaning_removes_stray_parts_and_tells():
     result = segment_volume(ball_volume(SCAN, balls=STRAY), ThresholdEngine(), model)
     assert list(result.seconds) == [*STAGES[:-1], "clean", "assess"]
     liver = result.removed[0]
-    assert (liver.organ, liver.parts) == ("liver", 1)
+    assert (liver.organ, liver.components) == ("liver", 1)
     assert liver.volume_ml == pytest.approx(before.quality[0].signals.parts_ml[1])
-    assert result.notes == (f"Cleaning removed {liver.volume_ml:.2f} ml of liver in 1 part.",)
+    assert result.notes == (f"Post-processing removed {liver.volume_ml:.2f} ml of liver in 1 small component.",)
     gone = before.label_map.labels != result.label_map.labels
     assert gone.sum() * SCAN.voxel_ml == pytest.approx(liver.volume_ml)
     assert set(result.label_map.labels[gone]) == {0}
-    # The verdict is on the labels as they are given.
+    # The QC status is of the labels as they are given.
     assert len(result.quality[0].signals.parts_ml) == 1
 
 
@@ -479,7 +479,7 @@ def test_a_scan_that_is_beyond_doubt_mirrored_is_refused():
 
 @pytest.mark.usefixtures("beyond_doubt")
 def test_it_is_labelled_with_a_warning_if_allowed():
-    result = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allowed=Allowed(mirrored=True))
+    result = segment_volume(ball_volume(SCAN), ThresholdEngine(), MODEL, allow_mirrored=True)
     assert "looks like the mirror image" in result.warnings[0]
 
 

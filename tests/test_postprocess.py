@@ -1,4 +1,4 @@
-"""Which parts of organs stay, and that what goes is told."""
+"""Which components of organs stay, that what goes is reported, and the left and the right of a pair."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from viscera.core.errors import ConfigError, GeometryError
 from viscera.core.geometry import AIR_HU, Grid, Reorientation
 from viscera.core.organs import ORGANS
 from viscera.core.volume import LabelMap, Volume
-from viscera.postprocess import Removal, clean_notes, stray_parts
+from viscera.postprocess import Removal, removal_notes, small_components
 
 SHAPE = (10, 11, 24)
 # Voxels of 3 x 2 x 1 mm = 0.006 ml.
@@ -30,7 +30,7 @@ def scan(*blocks, grid=GRID, body=BODY):
 
 def clean_labels(label_map, volume, organs, config):
     """The label map without what cleaning takes, and the record of it."""
-    labels, strays = label_map.labels.copy(), stray_parts(label_map, volume, organs, config)
+    labels, strays = label_map.labels.copy(), small_components(label_map, volume, organs, config)
     for _, voxels in strays:
         labels[voxels] = 0
     return LabelMap(labels=labels, grid=label_map.grid), tuple(removal for removal, _ in strays)
@@ -56,14 +56,14 @@ SMALLER = (1, np.s_[7, 2:6, 12:16])  # 16 voxels
 def test_parts_from_the_share_on_stay_and_smaller_ones_go():
     labels, removed = cleaned(LARGE, QUARTER, SMALLER)
     np.testing.assert_array_equal(labels, kept(LARGE, QUARTER))
-    assert removed["liver"] == Removal(organ="liver", parts=1, volume_ml=pytest.approx(16 * 0.006))
+    assert removed["liver"] == Removal(organ="liver", components=1, volume_ml=pytest.approx(16 * 0.006))
 
 
 def test_each_organ_is_judged_by_its_own_largest_part():
     spleen = (3, np.s_[8, 9, 20:22])  # 2 voxels, less than a quarter of the liver's
     labels, removed = cleaned(LARGE, spleen)
     np.testing.assert_array_equal(labels, kept(LARGE, spleen))
-    assert [removal.parts for removal in removed.values()] == [0, 0, 0, 0]
+    assert [removal.components for removal in removed.values()] == [0, 0, 0, 0]
 
 
 def test_parts_that_touch_at_a_corner_are_one():
@@ -77,7 +77,7 @@ def test_organs_that_touch_are_parts_of_their_own():
     pancreas = (4, np.s_[8, 2:8, 10:16])
     labels, removed = cleaned(LARGE, stray, pancreas)
     np.testing.assert_array_equal(labels, kept(LARGE, pancreas))
-    assert removed["pancreas"].parts == 1
+    assert removed["pancreas"].components == 1
 
 
 RIGHT, LEFT = (2, np.s_[2:6, 7:9, 5:8]), (2, np.s_[3:6, 7:9, 16:19])  # 24 and 18 voxels
@@ -88,13 +88,13 @@ LEFT_TOO = (2, np.s_[8, 7:9, 16:19])  # 6 voxels
 def test_one_kidney_stays_on_each_side():
     labels, removed = cleaned(RIGHT, LEFT, RIGHT_TOO, LEFT_TOO)
     np.testing.assert_array_equal(labels, kept(RIGHT, LEFT))
-    assert (removed["kidney"].parts, removed["kidney"].volume_ml) == (2, pytest.approx(26 * 0.006))
+    assert (removed["kidney"].components, removed["kidney"].volume_ml) == (2, pytest.approx(26 * 0.006))
 
 
 def test_a_second_part_on_the_same_side_is_no_kidney():
     labels, removed = cleaned(RIGHT, RIGHT_TOO)
     np.testing.assert_array_equal(labels, kept(RIGHT))
-    assert removed["kidney"].parts == 1
+    assert removed["kidney"].components == 1
 
 
 def test_too_small_a_part_across_is_no_kidney():
@@ -145,7 +145,7 @@ def test_the_stored_orientation_does_not_matter(axes, flipped):
     )
     found, others = clean_labels(*stored, ORGANS, CONFIG)
     np.testing.assert_array_equal(turn.undo(found.labels), expected.labels)
-    assert [removal.parts for removal in others] == [removal.parts for removal in removals] == [1, 1, 0, 0]
+    assert [removal.components for removal in others] == [removal.components for removal in removals] == [1, 1, 0, 0]
 
 
 def test_the_given_labels_are_left_as_they_are():
@@ -169,13 +169,14 @@ def test_an_empty_label_map_stays_empty():
 
 def test_notes_name_what_was_removed_and_nothing_else():
     removals = [
-        Removal(organ="liver", parts=0, volume_ml=0.0),
-        Removal(organ="kidney", parts=1, volume_ml=0.126),
-        Removal(organ="spleen", parts=3, volume_ml=12.0),
+        Removal(organ="liver", components=0, volume_ml=0.0),
+        Removal(organ="kidney", components=1, volume_ml=0.126),
+        Removal(organ="spleen", components=3, volume_ml=12.0),
+        Removal(organ="pancreas", components=1, volume_ml=0.004),  # would be shown as 0.00 ml
     ]
-    assert clean_notes(removals) == (
-        "Cleaning removed 0.13 ml of kidney in 1 part.",
-        "Cleaning removed 12.00 ml of spleen in 3 parts.",
+    assert removal_notes(removals) == (
+        "Post-processing removed 0.13 ml of kidney in 1 small component.",
+        "Post-processing removed 12.00 ml of spleen in 3 small components.",
     )
 
 

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 from viscera.core.geometry import Box, Grid
 from viscera.core.organs import ORGANS
-from viscera.crop import region_box, region_grid
+from viscera.crop import roi_box, roi_grid
 from viscera.localise import organ_box
 from viscera.model.bundle import Bundle, load_bundle
 from viscera.model.networks import ScnOutput, SpatialConfigurationNet, UNet
-from viscera.pipeline import fitted_scout
+from viscera.pipeline import low_resolution_grid
 from viscera.preprocess import network_input
 from viscera.restore import restore_labels
 from viscera.synthesis.phantom import PhantomConfig, make_phantom
@@ -46,11 +46,11 @@ def pictures() -> dict[str, str]:
     model = bundle.card.model
     volume = make_phantom(SEED, config=PERSON).volume
     grid, hu = volume.grid, volume.hu
-    scout = fitted_scout(grid, model)
+    scout = low_resolution_grid(grid, model)
     scout_image = network_input(hu, grid, scout, model.localise)
     logits = located(bundle, scout_image)
     box = organ_box(logits, scout, grid, least_ml=model.least_organs_ml)
-    region = region_grid(grid, box, model)
+    region = roi_grid(grid, box, model)
     region_image = network_input(hu, grid, region, model.segment)
     output = answered(bundle, region_image)
     local, spatial = (torch.sigmoid(one[0]).numpy() for one in (output.local_logits, output.spatial_logits))
@@ -60,13 +60,13 @@ def pictures() -> dict[str, str]:
     found = np.stack([np.zeros_like(logits[0]), (logits[1] > logits[0]).astype(np.float32)])
     scouted = grey(coronal(scout_image, scout) * 2048)
     within = grey(coronal(region_image, region) * 2048)
-    edge = framed(ct, grid, region_box(grid, box, model.margin_mm))
+    edge = framed(ct, grid, roi_box(grid, box, model.margin_mm))
     found_map = tinted(scouted, coronal(found, scout), np.array([(0, 0, 0), (0, 158, 115)], dtype=np.float32))
     one_hot = np.eye(len(COLOURS), dtype=np.float32)[labels].transpose(3, 0, 1, 2)
     shown = {
         "ct": ct,
         "scout": scouted,
-        "found": framed(found_map, scout, scout.box_from(grid, region_box(grid, box, model.margin_mm))),
+        "found": framed(found_map, scout, scout.box_from(grid, roi_box(grid, box, model.margin_mm))),
         "region": within,
         "local": tinted(within, coronal(local, region), COLOURS),
         "spatial": tinted(within * 0.45, coronal(spatial, region), COLOURS),

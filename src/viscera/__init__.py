@@ -1,5 +1,11 @@
 """Liver, kidneys, spleen and pancreas in an abdominal CT.
 
+    import viscera
+
+    segmenter = viscera.Segmenter.load()
+    result = segmenter("ct.nii.gz")
+    print(result.organs["liver"].volume_ml)
+
 The names below are loaded when first used, so that importing the package costs nothing and loads neither torch nor
 openvino.
 """
@@ -10,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from viscera.case import CaseOptions as CaseOptions
     from viscera.core.errors import BundleError as BundleError
     from viscera.core.errors import ConfigError as ConfigError
     from viscera.core.errors import GeometryError as GeometryError
@@ -24,11 +31,13 @@ if TYPE_CHECKING:
     from viscera.core.volume import Volume as Volume
     from viscera.evaluation.evaluate import evaluate_cases as evaluate_cases
     from viscera.formats.nifti_write import write_label_map as write_label_map
+    from viscera.model.bundle import list_bundles as list_bundles
     from viscera.pipeline import Allowed as Allowed
-    from viscera.pipeline import Segmentation as Segmentation
     from viscera.read import read_label_map as read_label_map
     from viscera.read import read_volume as read_volume
-    from viscera.segmenter import CaseOptions as CaseOptions
+    from viscera.result import OrganResult as OrganResult
+    from viscera.result import Probabilities as Probabilities
+    from viscera.result import Segmentation as Segmentation
     from viscera.segmenter import SegmentedCase as SegmentedCase
     from viscera.segmenter import Segmenter as Segmenter
     from viscera.segmenter import segment_file as segment_file
@@ -37,7 +46,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _NAMES = {
-    "segmenter": ("CaseOptions", "SegmentedCase", "Segmenter", "segment_file", "segment_volume"),
+    "case": ("CaseOptions",),
+    "segmenter": ("SegmentedCase", "Segmenter", "segment_file", "segment_volume"),
     "core.errors": (
         "BundleError",
         "ConfigError",
@@ -51,9 +61,11 @@ _NAMES = {
     ),
     "evaluation.evaluate": ("evaluate_cases",),
     "core.geometry": ("Grid",),
-    "pipeline": ("Allowed", "Segmentation"),
+    "model.bundle": ("list_bundles",),
+    "pipeline": ("Allowed",),
     "read": ("read_label_map", "read_volume"),
     "core.volume": ("LabelMap", "Volume"),
+    "result": ("OrganResult", "Probabilities", "Segmentation"),
     "formats.nifti_write": ("write_label_map",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

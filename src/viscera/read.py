@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from viscera.core.errors import ReadError
-from viscera.core.geometry import Grid
-from viscera.core.hounsfield import allocated, fill_hu, require_finite, require_hu, require_offset
+from viscera.core.errors import ReadError, reading
+from viscera.core.geometry import Grid, require_spacing
+from viscera.core.hounsfield import hu_from_slabs, require_hu, require_offset
 from viscera.core.organs import ORGANS, Organ
 from viscera.core.volume import LabelMap, Volume
-from viscera.formats.file_kinds import opened_raster, require_kind, require_spacing
+from viscera.formats.file_kinds import opened_raster, require_kind
 from viscera.formats.label_maps import read_label_file
 from viscera.formats.raster import Raster
 
@@ -45,7 +42,8 @@ def read_volume(
     kind = require_kind(path)
 
     def checked(grid: Grid) -> None:
-        require_spacing(grid, path)
+        with reading(path):
+            require_spacing(grid)
         if on_grid is not None:
             on_grid(grid)
 
@@ -61,7 +59,8 @@ def read_volume(
             remedy="Leave out --series",
         )
     else:
-        volume = _volume(opened_raster(path, kind), path, hu_offset, checked)
+        with reading(path):
+            volume = _volume(opened_raster(path, kind), hu_offset, checked)
     if not hu_offset:
         return volume
     note = f"An offset of {hu_offset:+d} HU was added to the stored values on request."
@@ -95,14 +94,8 @@ def read_label_map(path: Path, organs: Sequence[Organ] = ORGANS, *, within: Grid
     return (found if within is None else found.placed_on(within)).by_name(organs)
 
 
-def _volume(raster: Raster, path: Path, hu_offset: int, on_grid: Callable[[Grid], None]) -> Volume:
-    doing = f"reading {path}"
+def _volume(raster: Raster, hu_offset: int, on_grid: Callable[[Grid], None]) -> Volume:
     on_grid(raster.grid)
-    hu: NDArray[np.int16] = allocated(raster.grid.shape_zyx, np.int16, doing)
-    place = wrong = 0
-    for slab in raster.slabs:
-        part = hu[place : place + len(slab)]
-        wrong += fill_hu(part, slab, slope=raster.slope, intercept=raster.intercept + hu_offset)
-        place += len(slab)
-    require_finite(wrong, doing)
-    return Volume(hu=hu, grid=raster.grid, notes=raster.notes + require_hu(hu, doing))
+    intercept = raster.intercept + hu_offset
+    hu = hu_from_slabs(raster.slabs, raster.grid.shape_zyx, slope=raster.slope, intercept=intercept)
+    return Volume(hu=hu, grid=raster.grid, notes=raster.notes + require_hu(hu))

@@ -21,29 +21,29 @@ _SURE_LEAD = 1e-5
 _TILE_COLUMNS = 32
 
 
-def restore_labels(probabilities: NDArray[np.float32], region: Grid, grid: Grid) -> NDArray[np.uint8]:
-    """The label of every voxel of the scan: uint8 (z, y, x) of `grid`, C-contiguous.
+def restore_labels(probabilities: NDArray[np.float32], roi: Grid, grid: Grid) -> NDArray[np.uint8]:
+    """Return the label of every voxel of the scan: uint8 (z, y, x) of `grid`, C-contiguous.
 
     Each voxel takes the label whose linearly interpolated probability is largest, of equal ones the lowest (paper,
-    section 2.1; nothing else is done to the labels). Voxels centred beyond the region's outer faces are background;
+    section 2.1; nothing else is done to the labels). Voxels centred beyond the ROI's outer faces are background;
     between the outer voxel centres and the faces the edge value holds.
 
     Args:
-        probabilities: float32 (labels, z, y, x) on `region`, background first.
-        region: The region's grid.
+        probabilities: float32 (labels, z, y, x) on `roi`, background first.
+        roi: The grid of the region of interest.
         grid: The scan's grid, parallel to it.
 
     Raises:
-        GeometryError: If the probabilities are not on `region`, or the grids are not parallel.
+        GeometryError: If the probabilities are not on `roi`, or the grids are not parallel.
     """
-    if probabilities.shape[1:] != region.shape_zyx:
+    if probabilities.shape[1:] != roi.shape_zyx:
         raise GeometryError(
             "restoring labels",
-            expected=f"probabilities of the region's shape (labels, *{region.shape_zyx})",
+            expected=f"probabilities of the ROI's shape (labels, *{roi.shape_zyx})",
             got=f"{probabilities.shape}",
-            remedy="Give the grid the region was segmented on",
+            remedy="Give the grid the network worked on",
         )
-    maps = axis_maps(region, grid)
+    maps = axis_maps(roi, grid)
     labels = np.zeros(grid.shape_zyx, dtype=np.uint8)
     if not all(axis.count for axis in maps):
         return labels
@@ -79,7 +79,7 @@ def _cut(axis: AxisMap, unsure: NDArray[np.bool_]) -> AxisMap:
 
 
 def _likeliest(slab: NDArray[np.float32], rows: AxisMap, columns: AxisMap) -> NDArray[np.uint8]:
-    """The largest label of one slice of the scan from its probabilities (labels, y, x) on the region's y and x."""
+    """The largest label of one slice of the scan from its probabilities (labels, y, x) on the ROI's y and x."""
     tall = np.empty((slab.shape[0], rows.count, slab.shape[2]), dtype=np.float32)
     for block in rows.blocks():
         np.matmul(block.weights, slab[:, block.sources], out=tall[:, block.targets])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from viscera.batch.tasks import Fate, Model, Order, attempt
+from viscera.case import CaseOptions
 from viscera.cli.main import main
-from viscera.segmenter import CaseOptions, SegmentedCase, Segmenter
+from viscera.segmenter import SegmentedCase, Segmenter
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from viscera.batch.ledger import Ledger
 from viscera.batch.scheduler import Drive, Tally
 from viscera.batch.tasks import CLAIMS, Fate, Made, Model, Order, Outcome, attempt, record_death
 from viscera.batch.workers import OwnProcess
+from viscera.case import CaseOptions
 from viscera.core.errors import WriteError
 from viscera.core.files import write_bytes
-from viscera.segmenter import CaseOptions
 
 
 def stand_in(order: Order, identity: str) -> Made:

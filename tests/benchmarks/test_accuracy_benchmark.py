@@ -14,13 +14,12 @@ from viscera.core.errors import BundleError, GeometryError
 from viscera.core.geometry import Reorientation
 from viscera.core.organs import ORGANS, named_organ
 from viscera.core.volume import LabelMap, Volume
-from viscera.crop import region_box
+from viscera.crop import roi_box
 from viscera.evaluation.ablation import KnownBox, torch_pair
 from viscera.evaluation.benchmark import labelled_box, localised_organs
 from viscera.evaluation.benchmark_tables import write_card_metrics
 from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.model.bundle import FILES, load_bundle
-from viscera.pipeline import Allowed
 from viscera.segmenter import Segmenter
 from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
@@ -113,9 +112,9 @@ def test_the_box_before_the_margin_is_the_pipelines_own(tiny_bundle, phantom):
     segmenter = Segmenter.load(tiny_bundle, device="cpu")
     model = segmenter.bundle.card.model
     found = localised_organs(phantom.volume, segmenter.engine, model)
-    region = segmenter.segment_volume(phantom.volume, allowed=Allowed(empty=True)).region
+    region = segmenter.segment_volume(phantom.volume, allow_empty=True).roi
     turn = phantom.volume.grid.to_canonical()
-    assert region == region_box(turn.apply_to_grid(phantom.volume.grid), found.box, model.margin_mm)
+    assert region == roi_box(turn.apply_to_grid(phantom.volume.grid), found.box, model.margin_mm)
     assert found.spacing_mm == 24.0
 
 
@@ -132,14 +131,14 @@ def test_a_known_box_is_what_the_pipeline_crops_to(tiny_bundle, phantom, turn):
     volume = Volume(hu=np.ascontiguousarray(turn.apply(phantom.volume.hu)), grid=grid)
     box = labelled_box(phantom.label_map)
     known = replace(segmenter, engine=KnownBox(segmenter.engine, model, grid, box))
-    region = known.segment_volume(volume, allowed=Allowed(empty=True)).region
+    region = known.segment_volume(volume, allow_empty=True).roi
     found = localised_organs(volume, known.engine, model).box
     bounds = zip(found.lower_zyx_mm, box.lower_zyx_mm, box.upper_zyx_mm, found.upper_zyx_mm, strict=True)
     for low, exact_low, exact_high, high in bounds:
         assert exact_low - 24.0 < low <= exact_low
         assert exact_high <= high < exact_high + 24.0
     canonical = grid.to_canonical().apply_to_grid(grid)
-    assert region == region_box(canonical, found, model.margin_mm)
+    assert region == roi_box(canonical, found, model.margin_mm)
     assert found != localised_organs(volume, segmenter.engine, model).box
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 import viscera
+from viscera.case import STAGES, CaseOptions
 from viscera.cli.main import main
 from viscera.core.config import from_dict
 from viscera.core.errors import NothingFoundError
 from viscera.core.organs import ORGANS
 from viscera.model.bundle import load_bundle
 from viscera.quality.rules import OrganSignals, Reason, assess
-from viscera.segmenter import STAGES, CaseOptions, Segmenter
+from viscera.segmenter import Segmenter
 
 NOTHING = NothingFoundError("localising", expected="organs", got="none", remedy="Give an abdomen")
 
@@ -186,7 +187,7 @@ def test_cleaning_is_asked_for_and_told(tiny_bundle: Path, tiny_scan: Path, tmp_
         assert before["removed_ml"] is None
         assert before["volume_ml"] - after["volume_ml"] == pytest.approx(after["removed_ml"], abs=1e-3)
         told = [note for note in cases["yes"]["notes"] if f"of {after['organ']} in" in note]
-        assert len(told) == (after["removed_ml"] > 0)
+        assert len(told) == (after["removed_ml"] >= 0.005)
 
 
 def test_a_bundle_may_ask_for_cleaning(tiny_bundle: Path, tiny_scan: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from viscera.case import preview_path
 from viscera.cli.demo import seconds_text
 from viscera.cli.export import read_card
 from viscera.cli.main import main
@@ -13,7 +14,7 @@ from viscera.cli.segment_tables import cases_csv, cases_json, summary
 from viscera.core.config import ModelConfig
 from viscera.core.errors import ConfigError, ReadError
 from viscera.quality.statistics import OrganStatistics
-from viscera.segmenter import bundle_source, preview_path
+from viscera.segmenter import bundle_source
 
 CARD: dict[str, Any] = {"name": "a", "version": "1", "description": "b", "licence": "c"}
 LIVER = OrganStatistics(

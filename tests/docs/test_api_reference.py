@@ -11,6 +11,8 @@ import pytest
 import viscera
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"
+# Kept for what was written for version 0.2, and no longer shown.
+OLD = {"viscera.Allowed", "viscera.SegmentedCase"}
 SHOWN = re.findall(r"^::: (\S+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
@@ -20,7 +22,7 @@ def resolved(name: str) -> Any:
 
 
 def test_every_public_name_is_shown_once() -> None:
-    assert {f"viscera.{name}" for name in viscera.__all__} - {"viscera.__version__"} <= set(SHOWN)
+    assert {f"viscera.{name}" for name in viscera.__all__} - {"viscera.__version__"} - OLD <= set(SHOWN)
     assert len(SHOWN) == len(set(SHOWN))
 
 

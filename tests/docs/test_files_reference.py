@@ -8,7 +8,7 @@ import viscera.core.errors
 from viscera.batch.ledger import Entry
 from viscera.core.errors import VisceraError
 from viscera.model.bundle import CARD_FORMAT, FILES, ModelCard
-from viscera.quality.rules import OrganSignals, Reason, Verdict
+from viscera.quality.rules import OrganSignals, QcStatus, Reason
 from viscera.viewer.run_report import SCHEMA, CaseEntry, Machinery, RunReport
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -42,7 +42,7 @@ def test_the_reports_fields() -> None:
 
 def test_the_verdicts_fields() -> None:
     text = section("files.md", "Quality")
-    assert first_column(text) == {str(one) for one in Verdict} - {"ok"}
+    assert first_column(text) == {str(one) for one in QcStatus} - {"ok"}
     assert all(f"`{name}`" in text for name in [*Reason, *(fields(OrganSignals) - {"organ"})])
 
 

@@ -23,9 +23,9 @@ from viscera.evaluation.benchmark import (
     volume_doubt,
 )
 from viscera.evaluation.benchmark_tables import card_metrics, run_markdown, runs_json
-from viscera.pipeline import Segmentation
 from viscera.quality.rules import OrganSignals, assess
 from viscera.quality.statistics import OrganStatistics
+from viscera.result import Segmentation
 
 SHAPE = (10, 11, 12)
 GRID = Grid.from_axes(SHAPE, spacing_zyx_mm=(3.0, 2.0, 1.0), direction_zyx=np.eye(3)[::-1], origin_xyz_mm=(-5, 7, 11))
@@ -48,8 +48,8 @@ def turned(labels):
 def segmentation(labels, region=None):
     return Segmentation(
         label_map=labels,
-        region=region,
-        region_grid=None if region is None else GRID.centred(region, (8, 8, 16), 2.5),
+        roi=region,
+        roi_grid=None if region is None else GRID.centred(region, (8, 8, 16), 2.5),
         notes=("A note.",),
         seconds={"localise": 1.5, "segment": 2.0},
     )

@@ -14,7 +14,7 @@ import pytest
 
 from viscera.core import files as write
 from viscera.core.errors import WriteError
-from viscera.core.files import remove_left_files, write_bytes, write_text
+from viscera.core.files import remove_stale_temporaries, write_bytes, write_text
 from viscera.core.geometry import Grid
 from viscera.core.volume import LabelMap, Volume
 from viscera.formats import nifti_write
@@ -205,7 +205,7 @@ def test_files_of_killed_processes_are_removed_after_an_hour(tmp_path):
     for name, age in ages.items():
         (tmp_path / name).write_bytes(b"half")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    remove_left_files([tmp_path, tmp_path, tmp_path / "not there"])
+    remove_stale_temporaries([tmp_path, tmp_path, tmp_path / "not there"])
     assert {path.name for path in tmp_path.iterdir()} == ages.keys() - {".viscera-aa.part"}
 
 
@@ -213,5 +213,5 @@ def test_a_clock_that_is_ahead_removes_nothing_that_is_being_written(tmp_path, m
     (tmp_path / ".viscera-aa.part").touch()
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 5 * 3600)
-    remove_left_files([tmp_path])
+    remove_stale_temporaries([tmp_path])
     assert [path.name for path in tmp_path.iterdir()] == [".viscera-aa.part"]

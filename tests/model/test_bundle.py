@@ -14,7 +14,7 @@ from viscera.core.config import CleanConfig, ModelConfig, QualityConfig, ScnConf
 from viscera.core.errors import BundleError, WriteError
 from viscera.core.organs import ORGANS
 from viscera.model import bundle as module
-from viscera.model.bundle import CARD, FILES, Bundle, ModelCard, load_bundle, shipped_bundles, write_bundle
+from viscera.model.bundle import CARD, FILES, Bundle, ModelCard, list_bundles, load_bundle, write_bundle
 
 CONTENTS = {name: f"content of {name}".encode() for name in FILES}
 
@@ -304,7 +304,7 @@ def test_a_shipped_bundle_is_found_by_name(shipped: Bundle) -> None:
 
 
 def test_shipped_bundles_are_listed_in_order(shipped: Bundle) -> None:
-    assert shipped_bundles() == ("first", "second")
+    assert list_bundles() == ("first", "second")
 
 
 @pytest.mark.parametrize("name", ["third", "../first", "", ".", "first/"])
@@ -313,6 +313,6 @@ def test_another_name_is_refused_with_the_list(shipped: Bundle, name: str) -> No
         load_bundle(name)
 
 
-@pytest.mark.parametrize("name", shipped_bundles())
+@pytest.mark.parametrize("name", list_bundles())
 def test_every_bundle_in_the_package_is_whole(name: str) -> None:
     assert load_bundle(name).card.name == name

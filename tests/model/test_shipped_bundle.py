@@ -10,7 +10,6 @@ from viscera.core.geometry import Grid, Reorientation
 from viscera.core.volume import Volume
 from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
 from viscera.model.bundle import load_bundle
-from viscera.pipeline import Allowed
 from viscera.read import read_label_map, read_volume
 from viscera.segmenter import Segmenter
 from viscera.synthesis.phantom import HEAD_Z_MM, PhantomConfig, make_phantom
@@ -95,9 +94,7 @@ def test_the_mirror_image_of_a_real_scan_is_told(segmenter, shared_data, case):
     volume = read_volume(shared_data / "real" / f"{case}_ct.nii.gz")
     turn = volume.grid.to_canonical()
     hu = np.ascontiguousarray(np.flip(turn.apply(volume.hu), axis=2))
-    result = segmenter.segment_volume(
-        Volume(hu=hu, grid=turn.apply_to_grid(volume.grid)), allowed=Allowed(mirrored=True)
-    )
+    result = segmenter.segment_volume(Volume(hu=hu, grid=turn.apply_to_grid(volume.grid)), allow_mirrored=True)
     assert "looks like the mirror image" in result.warnings[0]
 
 

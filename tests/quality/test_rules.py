@@ -7,7 +7,7 @@ import pytest
 
 from viscera.core.config import OrganLimits, QualityConfig, from_dict
 from viscera.core.errors import ConfigError
-from viscera.quality.rules import OrganSignals, Reason, Verdict, assess, quality_note
+from viscera.quality.rules import OrganSignals, QcStatus, Reason, assess, quality_note
 
 CONFIG = QualityConfig()
 
@@ -43,7 +43,7 @@ def reasons(organ, config=CONFIG, **changes):
 def test_a_plausible_scan_is_ok():
     found = judged()
     assert list(found) == list(HEALTHY)
-    assert {quality.verdict for quality in found.values()} == {Verdict.OK}
+    assert {quality.status for quality in found.values()} == {QcStatus.OK}
     assert {(quality.reasons, quality.sentences) for quality in found.values()} == {((), ())}
     assert quality_note(tuple(found.values())) is None
 
@@ -68,7 +68,7 @@ def test_a_reason_makes_a_check_with_a_sentence_and_the_signals():
         ("entropy_bits", 0.6, 0.61, "uncertain"),
     ],
 )
-def test_the_networks_own_doubts(field, good, bad, reason):
+def test_what_the_networks_say_of_themselves(field, good, bad, reason):
     assert reasons("pancreas", pancreas={field: good}) == ()
     assert reasons("pancreas", pancreas={field: bad}) == (reason,)
     assert reasons("pancreas", pancreas={field: None}) == ()
@@ -78,8 +78,8 @@ def test_two_signs_of_one_reason_are_one_reason_and_two_sentences():
     pancreas = judged(pancreas={"expected_dsc": 0.5, "entropy_bits": 0.9})["pancreas"]
     assert pancreas.reasons == ("uncertain",)
     assert pancreas.sentences == (
-        "Its probabilities let expect a Dice coefficient of 0.50, less than 0.7.",
-        "The entropy of its probabilities is 0.90 bits on average, more than 0.6.",
+        "Expected Dice is 0.50, below the limit of 0.70.",
+        "Mean entropy of its probabilities is 0.90 bits, above the limit of 0.60.",
     )
 
 
@@ -175,7 +175,7 @@ def test_pieces_beside_the_largest_part():
     assert reasons("liver", liver={"parts_ml": (1430.0, 70.0)}) == ()
     liver = judged(liver={"parts_ml": (1400.0, 60.0, 40.0)})["liver"]
     assert liver.reasons == ("fragmented",)
-    assert liver.sentences == ("7% of it lies outside its largest part, more than 5%.",)
+    assert liver.sentences == ("7% of it lies outside its largest component, more than 5%.",)
 
 
 def test_two_kidneys_are_two_parts():
@@ -190,7 +190,7 @@ def test_more_parts_than_are_kept_still_count():
 def test_one_kidney_is_not_two():
     kidney = judged(kidney={"parts_ml": (300.0, 10.0)})["kidney"]
     assert kidney.reasons == ("incomplete",)
-    assert kidney.sentences == ("Only 1 of its 2 parts could be found.",)
+    assert kidney.sentences == ("Only 1 of its 2 components could be found.",)
     assert reasons("kidney", kidney={"parts_ml": (280.0, 30.0)}) == ()
 
 
@@ -235,7 +235,7 @@ def test_the_organ_in_which_the_scan_ends_is_named():
 
 def test_of_an_empty_label_map_nothing_is_known():
     found = assess(tuple(NOTHING.values()), CONFIG)
-    assert {(quality.verdict, quality.reasons) for quality in found} == {("absent", ("not_found",))}
+    assert {(quality.status, quality.reasons) for quality in found} == {("absent", ("not_found",))}
     assert quality_note(found) is None
 
 

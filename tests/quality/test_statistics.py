@@ -158,5 +158,8 @@ def test_json():
         "touches_border": True,
         "quality": None,
         "quality_reasons": [],
+        "left_ml": None,
+        "right_ml": None,
+        "sides_finding": "",
     }
     assert rows[LIVER]["mean_hu"] is None

@@ -10,7 +10,7 @@ from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 from viscera.core.errors import VisceraError
 from viscera.core.resample import nearest_labels
 from viscera.core.volume import Volume
-from viscera.crop import region_grid
+from viscera.crop import roi_grid
 from viscera.preprocess import fitted_grid, network_input
 from viscera.synthesis.acquisition import upright_grid
 from viscera.synthesis.anatomy import Anatomy
@@ -234,7 +234,7 @@ def test_the_region_is_the_organs_box_with_the_margin(small_anatomy):
     scan = draw_scan(small_anatomy, config.synthesis, rng(7))
     _, _, target = sampled(small_anatomy, "segment", config, 7)
     frame = module._frame(scan)
-    assert target.matches(region_grid(frame, box_in(frame, *scan.organs), MODEL))
+    assert target.matches(roi_grid(frame, box_in(frame, *scan.organs), MODEL))
 
 
 def test_labels_are_those_of_the_tissues_at_the_slices(small_anatomy):

@@ -10,7 +10,7 @@ from viscera.core.config import ModelConfig, ScnConfig, StageConfig, UNetConfig
 from viscera.core.errors import ConfigError, VisceraError
 from viscera.core.geometry import Grid
 from viscera.core.resample import nearest_labels
-from viscera.crop import region_grid
+from viscera.crop import roi_grid
 from viscera.formats.nifti_write import write_label_map, write_volume
 from viscera.preprocess import fitted_grid, network_input
 from viscera.synthesis.phantom import PhantomConfig, make_phantom
@@ -78,7 +78,7 @@ def scan(request, tmp_path_factory):
 def inference_grid(labels, grid, stage):
     if stage == "localise":
         return fitted_grid(grid, grid.box(), SMALL.localise)
-    return region_grid(grid, grid.box(occupied(labels > 0)), SMALL)
+    return roi_grid(grid, grid.box(occupied(labels > 0)), SMALL)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -93,7 +93,7 @@ def test_the_margin_ends_at_the_scan(scan):
     _, labels, grid, cache = scan
     wide = dataclasses.replace(SMALL, margin_mm=80.0)
     mine = training_grid(cache.load("p", "segment"), "segment", wide)
-    expected = region_grid(grid, grid.box(occupied(labels > 0)), wide)
+    expected = roi_grid(grid, grid.box(occupied(labels > 0)), wide)
     np.testing.assert_allclose(mine.affine, expected.affine, atol=1e-4)
 
 
@@ -119,7 +119,7 @@ def test_another_spacing_than_prepared_for_reads_nearly_what_inference_reads(sca
     coarser = dataclasses.replace(SMALL.segment, spacing_mm=13.0)
     model = dataclasses.replace(SMALL, segment=coarser)
     image, _ = training_sample(cache.load("p", "segment"), "segment", dataclasses.replace(PLAIN, model=model), rng())
-    expected = network_input(hu, grid, region_grid(grid, grid.box(occupied(labels > 0)), model), coarser)
+    expected = network_input(hu, grid, roi_grid(grid, grid.box(occupied(labels > 0)), model), coarser)
     body = expected > -0.1
     assert (
         np.abs(image[0, 0].numpy() - expected)[body].mean() * 2048 < 20

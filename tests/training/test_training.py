@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from viscera.core.errors import ReadError, VisceraError
-from viscera.crop import region_grid
+from viscera.crop import roi_grid
 from viscera.preprocess import network_input
 from viscera.read import read_label_map, read_volume
 from viscera.training.cache import CASES, Cache
@@ -42,7 +42,7 @@ def test_without_augmentation_training_reads_what_inference_reads(stage, source,
     else:
         lines = [np.flatnonzero((labels > 0).any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
         z, y, x = (slice(int(line[0]), int(line[-1]) + 1) for line in lines)
-        expected = network_input(hu, grid, region_grid(grid, grid.box((z, y, x)), model), model.segment)
+        expected = network_input(hu, grid, roi_grid(grid, grid.box((z, y, x)), model), model.segment)
     assert image.shape[2:] == expected.shape
     np.testing.assert_allclose(image[0, 0] * 2048, expected * 2048, atol=1.0)  # HU; stored ones are whole numbers
 

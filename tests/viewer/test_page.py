@@ -17,7 +17,7 @@ from viscera.core.errors import ReadError, WriteError
 from viscera.core.geometry import Grid
 from viscera.core.organs import ORGANS
 from viscera.core.volume import LabelMap, Volume
-from viscera.quality.rules import Verdict
+from viscera.quality.rules import QcStatus
 from viscera.viewer.html_report import LIMIT_BYTES, ReportContent, report_html
 from viscera.viewer.organs import OrganRow, organ_rows
 from viscera.viewer.page import ASSETS, NIIVUE, NOTICES, notes_section, organs_section, script_data
@@ -67,7 +67,7 @@ def content(size: int = 12, **changes: Any) -> ReportContent:
 
 
 def judged(rows: tuple[OrganRow, ...], sentence: str) -> tuple[OrganRow, ...]:
-    verdict = OrganVerdict(verdict=Verdict.CHECK, sentences=(sentence,))
+    verdict = OrganVerdict(verdict=QcStatus.CHECK, sentences=(sentence,))
     return tuple(replace(row, verdict=verdict) for row in rows)
 
 
@@ -231,7 +231,7 @@ def written(tmp_path: Path) -> Callable[[Any], Path]:
 
 def test_a_run_report_gives_verdicts_notes_and_machinery(written: Callable[[Any], Path]) -> None:
     facts = read_run_facts(written(run_report()), [row.statistics for row in content().rows])
-    assert facts.verdicts["liver"] == OrganVerdict(verdict=Verdict.CHECK, sentences=("In pieces.",))
+    assert facts.verdicts["liver"] == OrganVerdict(verdict=QcStatus.CHECK, sentences=("In pieces.",))
     assert set(facts.verdicts) == {"liver", "kidney", "spleen"}
     assert facts.notes == ("Series 2 of 3.",)
     assert ("bundle", "fast") in facts.provenance

@@ -166,7 +166,7 @@ def clock_ahead_beside_a_writer(verb: Verb, runs: Runs) -> str:
     if not there or set(labels_in(output)) != {*runs.expected, runs.large.name}:
         raise WrongError(f"the file was {'kept' if there else 'removed'}, there are {sorted(labels_in(output))}")
     if any(output.rglob(PASSING)):
-        raise WrongError("a passing file is left")
+        raise WrongError("a temporary file is left")
     return "both have written all"
 
 

@@ -5,7 +5,7 @@ folder that the last one left, and killed: every other time at a random moment o
 else just after a file has begun to be written, when half a result is likeliest. After each kill every file in the
 folder must be, byte for byte, that of the undisturbed run, or bear a passing name; reports and ledgers must be whole
 JSON. When all cases are there the folder is completed by a run that is not killed, which must end with exit code 0 and
-all results, and an hour later (the files are dated back) the next run must remove the passing files. The exit code is
+all results, and an hour later (the files are dated back) the next run must remove the temporary files. The exit code is
 1 if anything is wrong.
 """
 
@@ -95,10 +95,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as work:
         trial = Trial(Path(work), options.verb, options.bundle)
         counts = killed(trial, options.kills, random.Random(options.seed))
-    columns = ("killed", "while a file was written", "passing files left", "wrong or half files", "lost results",
-               "folders completed", "passing files after an hour")  # fmt: skip
+    columns = ("killed", "while a file was written", "temporary files left", "wrong or half files", "lost results",
+               "folders completed", "temporary files after an hour")  # fmt: skip
     print_table(["verb", *columns], [[options.verb, *(str(counts[column]) for column in columns)]])
-    bad = ("wrong or half files", "lost results", "passing files after an hour")
+    bad = ("wrong or half files", "lost results", "temporary files after an hour")
     return int(any(counts[column] for column in bad))
 
 
@@ -158,11 +158,11 @@ def finish_folder(trial: Trial, counts: Counter[str]) -> None:
     counts["wrong or half files"] += len(trial.faults())
     counts["lost results"] += len(trial.expected.keys() - trial.results().keys())
     left = trial.passing()
-    counts["passing files left"] += len(left)
+    counts["temporary files left"] += len(left)
     for path in left:
         os.utime(path, (time.time() - AN_HOUR_SECONDS,) * 2)
     trial.finish()
-    counts["passing files after an hour"] += len(trial.passing())
+    counts["temporary files after an hour"] += len(trial.passing())
     shutil.rmtree(trial.output)
 
 

@@ -23,9 +23,10 @@ from tables import print_table
 from tqdm import tqdm
 from watching import status_bytes
 
+from viscera.case import CaseOptions
 from viscera.core.errors import ReadError
 from viscera.formats.nifti_write import write_volume
-from viscera.segmenter import CaseOptions, Segmenter
+from viscera.segmenter import Segmenter
 from viscera.synthesis.phantom import PhantomConfig, make_phantom
 
 # Slices, rows, columns; spacings show the same part of the body in each.

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from viscera.core.errors import WriteError, reason
-from viscera.core.files import disk_time
+from viscera.core.files import filesystem_time
 
 # A claim is touched this often, and counts as dead when it has not been for the other time: several touches are missed
 # then. On the same machine a process that has ended is seen at once.
@@ -113,7 +113,7 @@ class Claims:
             owner = {}
         if owner and _has_ended(owner):
             return "dead"
-        return "dead" if disk_time(self.folder) - touched > self.stale_seconds else "live"
+        return "dead" if filesystem_time(self.folder) - touched > self.stale_seconds else "live"
 
 
 class Claim:

@@ -19,11 +19,12 @@ from typing import Any
 
 from viscera.batch.leases import Claim, Claims, worker_name
 from viscera.batch.ledger import Basis, Entry, EntryStatus, Ledger
+from viscera.case import CaseOptions, side_paths
 from viscera.core.checksums import path_digest
 from viscera.core.errors import BundleError, VisceraError
 from viscera.core.version import version
 from viscera.model.bundle import CARD
-from viscera.segmenter import CaseOptions, OnStage, Segmenter, bundle_source
+from viscera.segmenter import OnStage, Segmenter, bundle_source
 from viscera.viewer.run_entries import machinery, organ_entries
 from viscera.viewer.run_report import Failure, peak_memory_mib, utc_now
 
@@ -198,8 +199,8 @@ def segmented(order: Order, identity: str, on_stage: OnStage | None = None) -> M
     segmenter = _kept_segmenter(order.model)
     options = replace(order.options, identity=identity)
     done = segmenter.segment_file(order.source, order.output, options=options, on_stage=on_stage)
-    grid = done.segmentation.label_map.grid
-    beside = tuple(order.options.side_files(order.output, segmenter.bundle.card))
+    grid = done.label_map.grid
+    beside = side_paths(order.output, order.options)
     facts = {
         "machinery": asdict(machinery(segmenter)),
         "seconds": done.seconds,
@@ -214,7 +215,7 @@ def segmented(order: Order, identity: str, on_stage: OnStage | None = None) -> M
 
 def options_digest(options: CaseOptions) -> str:
     """The sha256 of the options that change what is written."""
-    values = {**asdict(options), "side_files": options.side_files.__qualname__, "identity": None}
+    values = {**asdict(options), "identity": None}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from viscera.batch.discover import Scan
     from viscera.batch.tasks import Model, Order
     from viscera.batch.workers import Pool
-    from viscera.segmenter import CaseOptions
+    from viscera.case import CaseOptions
 
 HELP = "label the organs of thousands of CTs, with a ledger to go on from"
 DESCRIPTION = """\
@@ -109,13 +109,13 @@ def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
     """
     from viscera.batch.ledger import FOLDER
     from viscera.batch.tasks import Order
+    from viscera.case import preview_path
     from viscera.cli.options import case_options
     from viscera.cli.output_layouts import LAYOUTS
     from viscera.cli.segment_plan import refuse_overwriting
     from viscera.cli.segment_run import make_folder
-    from viscera.core.files import remove_left_files, write_text
+    from viscera.core.files import remove_stale_temporaries, write_text
     from viscera.formats.inputs import CaseInput
-    from viscera.segmenter import preview_path
     from viscera.write import LabelOutputs, require_formats
 
     layout, folder = LAYOUTS[args.layout], args.output.absolute()
@@ -143,7 +143,7 @@ def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
     make_folder(folder)
     for path, text in common.items():
         write_text(text, path)
-    remove_left_files([folder, folder / FOLDER, *(order.output.parent for order in chosen)])
+    remove_stale_temporaries([folder, folder / FOLDER, *(order.output.parent for order in chosen)])
     return chosen
 
 

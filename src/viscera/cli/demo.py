@@ -54,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Segment both CTs, print volumes, scores and the paths of the pictures, and return the exit code."""
+    from viscera.case import CaseOptions, preview_path
     from viscera.cli.segment_plan import Plan, PlannedCase
-    from viscera.cli.segment_run import Batch, Request, make_folder
+    from viscera.cli.segment_run import Request, SegmentRun, make_folder
     from viscera.evaluation.evaluate import evaluate_cases
     from viscera.evaluation.tables import summary_text
-    from viscera.segmenter import CaseOptions, preview_path
 
     folder: Path = args.output
     make_folder(folder)
@@ -69,11 +69,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     plan = Plan(cases=planned, folder=folder, statistics=folder / "statistics")
     options = CaseOptions(preview=True)
     request = Request(options=options, statistics=True, report=folder / "report.json", given=given_options(args))
-    batch = Batch(plan, request, console)
-    code = batch.run(lambda: loaded_segmenter(args))
+    segment_run = SegmentRun(plan, request, console)
+    code = segment_run.run(lambda: loaded_segmenter(args))
     if code:
         return code
-    for case, entry in zip(cases, batch.report.cases, strict=True):
+    for case, entry in zip(cases, segment_run.report.cases, strict=True):
         console.say(f"\n{case.name}, compared with {case.compared_with}:")
         console.say(summary_text(evaluate_cases(case.reference, case.labels)))
         console.say(seconds_text(entry.seconds))

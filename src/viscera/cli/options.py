@@ -13,7 +13,8 @@ from viscera.core.errors import ConfigError
 from viscera.core.memory import parse_bytes
 
 if TYPE_CHECKING:
-    from viscera.segmenter import CaseOptions, Segmenter
+    from viscera.case import CaseOptions
+    from viscera.segmenter import Segmenter
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "f32", "bf16")
@@ -78,17 +79,27 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
         "--clean",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="remove small stray parts of organs; what is removed is reported (default: as the bundle's card says)",
+        help="remove small components of organs; what is removed is reported (default: as the bundle's card says)",
     )
-    group.add_argument("--preview", action="store_true", help="write a picture NAME_preview.png beside each label file")
-    group.add_argument("--allow-mirrored", action="store_true", help="label a scan that is beyond doubt a mirror image")
+    group.add_argument(
+        "--split-kidneys",
+        action="store_true",
+        help="give the left kidney a label of its own, the first free one (5); the right one keeps 2",
+    )
+    group.add_argument(
+        "--probabilities", action="store_true", help="write NAME_probabilities.nii.gz, on the network's own grid"
+    )
+    group.add_argument(
+        "--uncertainty", action="store_true", help="write NAME_uncertainty.nii.gz, the entropy of the probabilities"
+    )
+    group.add_argument("--preview", action="store_true", help="write a picture NAME_preview.png for each label file")
+    group.add_argument("--allow-mirrored", action="store_true", help="label a scan that is certainly a mirror image")
     group.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
 
 
 def case_options(args: argparse.Namespace) -> CaseOptions:
     """What the arguments of `add_writing` and `--hu-offset` ask for."""
-    from viscera.cli.output_layouts import LAYOUTS
-    from viscera.segmenter import CaseOptions
+    from viscera.case import CaseOptions
 
     return CaseOptions(
         hu_offset=args.hu_offset,
@@ -96,7 +107,10 @@ def case_options(args: argparse.Namespace) -> CaseOptions:
         allow_mirrored=args.allow_mirrored,
         preview=args.preview,
         clean=args.clean,
-        side_files=LAYOUTS[args.layout].side_files,
+        split_kidneys=args.split_kidneys,
+        probabilities=args.probabilities,
+        uncertainty=args.uncertainty,
+        layout=args.layout,
         formats=tuple(dict.fromkeys(args.format or ["nifti"])),
         seg_type=args.seg_type,
     )

@@ -13,7 +13,7 @@ HELP = "label the organs of one or many CTs"
 DESCRIPTION = """\
 Labels liver (1), kidneys (2), spleen (3) and pancreas (4), or the organs of another bundle, on each CT's own grid and
 writes them as NIfTI, DICOM SEG or RTSTRUCT.
-A case that fails is named and the others are still done."""
+A case that fails is named, and the remaining cases are still segmented."""
 EXAMPLE = "viscera segment patient/dicom/ more/*.nii.gz -o labels/ --preview --statistics --report run.json"
 
 
@@ -47,9 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     writing.add_argument(
         "--statistics", action="store_true", help="write volume and mean HU of every organ as statistics.csv and .json"
     )
-    writing.add_argument(
-        "--report", metavar="FILE.json", type=Path, help="write what ran and what became of every case"
-    )
+    writing.add_argument("--report", metavar="FILE.json", type=Path, help="write what ran and the status of every case")
     writing.add_argument(
         "--skip-existing", action="store_true", help="skip a CT whose label files are there in every format asked for"
     )
@@ -59,7 +57,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Segment the inputs and return the exit code."""
     from viscera.cli.output_layouts import LAYOUTS
     from viscera.cli.segment_plan import plan_cases
-    from viscera.cli.segment_run import Batch, Request
+    from viscera.cli.segment_run import Request, SegmentRun
     from viscera.write import require_formats
 
     options = replace(case_options(args), series=args.series)
@@ -75,4 +73,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
         given=given_options(args),
     )
 
-    return Batch(plan, request, console).run(lambda: loaded_segmenter(args))
+    return SegmentRun(plan, request, console).run(lambda: loaded_segmenter(args))

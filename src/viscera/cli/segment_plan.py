@@ -1,4 +1,4 @@
-"""Which case goes where: every input listed, every output named and checked before work begins."""
+"""Which case goes where: every input listed, every output named and checked before the work begins."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from viscera.case import preview_path, probabilities_path, uncertainty_path
 from viscera.cli.output_layouts import FlatLayout, Layout
 from viscera.core.errors import ConfigError, VisceraError
 from viscera.formats.inputs import Inputs, find_inputs, list_inputs
-from viscera.segmenter import preview_path
 from viscera.write import FORMATS, LabelOutputs
 
 _NIFTI = (".nii", ".nii.gz")
@@ -19,7 +19,7 @@ _OTHER_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".gz", ".zip")
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCase:
-    """One case: its name, the path read, and the label file, or why it cannot be worked on."""
+    """One case: its name, the path read, and the label file, or why it cannot be segmented."""
 
     name: str
     source: Path
@@ -36,7 +36,7 @@ class Plan:
         folder: Where the outputs go.
         statistics: The file name of the statistics without its ending.
         common: The texts of the files that the layout wants once, by their paths.
-        notes: What was passed over among the inputs, one sentence each.
+        notes: Which inputs were left out, one sentence each.
     """
 
     cases: tuple[PlannedCase, ...]
@@ -54,10 +54,10 @@ def plan_cases(
     *,
     formats: Collection[str] = ("nifti",),
 ) -> Plan:
-    """The plan for writing the labels of `inputs` to `output`: a file for one case, a folder for any number.
+    """Plan where the labels of `inputs` go: `output` is a file for one case, a folder for any number.
 
     `layout` says where in a folder; a single file has the place it was given, and no other layout than the flat one.
-    Both of these are for NIfTI, whatever `formats` has besides. An input that cannot be listed becomes a case with its
+    Both of these are for NIfTI, whatever else `formats` has. An input that cannot be listed becomes a case with its
     error.
 
     Raises:
@@ -135,15 +135,16 @@ def _check_outputs(plan: Plan, inputs: Sequence[Path], report: Path | None, *, w
 
 
 def outputs_of(plan: Plan) -> list[Path]:
-    """Every file the plan may write, the report apart."""
+    """Return every file the plan may write, the report apart."""
     labels = [case.output for case in plan.cases if case.error is None]
     statistics = [plan.statistics.with_name(plan.statistics.name + ending) for ending in (".csv", ".json")]
     written = [path for one in labels for path in LabelOutputs(labels=one, formats=FORMATS).paths.values()]
-    return [*written, *map(preview_path, labels), *statistics, *plan.common]
+    maps = [path(one) for one in labels for path in (preview_path, probabilities_path, uncertainty_path)]
+    return [*written, *maps, *statistics, *plan.common]
 
 
 def refuse_overwriting(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
-    """Raise ConfigError if one of `outputs` is one of `sources`, by whatever name."""
+    """Raise ConfigError if one of `outputs` is one of `sources`, also by another name."""
     taken = {_identity(source) for source in sources if source.exists()}
     for output in outputs:
         if output.exists() and _identity(output) in taken:

@@ -1,4 +1,4 @@
-"""The cases of `viscera segment`, one after the other: one that fails is told and reported, and the rest go on."""
+"""The cases of `viscera segment`, one after the other: one that fails is reported, and the rest are segmented."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from viscera.case import STAGES, CaseOptions
 from viscera.cli.console import Console, Progress
 from viscera.cli.interrupt import clean_end
 from viscera.cli.segment_plan import Plan, PlannedCase
 from viscera.cli.segment_tables import cases_csv, cases_json, summary
 from viscera.core.errors import VisceraError, WriteError, reason
-from viscera.core.files import remove_left_files, write_text
+from viscera.core.files import remove_stale_temporaries, write_text
+from viscera.core.organs import sided_table
 from viscera.core.version import version
 from viscera.quality.statistics import OrganStatistics, organ_statistics
 from viscera.read import read_label_map, read_volume
-from viscera.segmenter import STAGES, CaseOptions, SegmentedCase, Segmenter
+from viscera.result import Segmentation
+from viscera.segmenter import Segmenter
 from viscera.viewer.run_entries import machinery, organ_entries, organ_entry, quality_sentences
 from viscera.viewer.run_report import CaseEntry, Failure, RunReport, Status, peak_memory_mib, utc_now
 from viscera.write import LabelOutputs
@@ -41,7 +44,7 @@ class Request:
     given: Mapping[str, Any]
 
 
-class Batch:
+class SegmentRun:
     """One run over the cases of a plan; `run` may be called once."""
 
     def __init__(self, plan: Plan, request: Request, console: Console) -> None:
@@ -54,17 +57,17 @@ class Batch:
         self.report = RunReport(viscera=version(), options=request.given, started=utc_now(), cases=cases)
 
     def run(self, load: Callable[[], Segmenter]) -> int:
-        """Work on every case and return the exit code; `load` is called if a case is left to segment or measure.
+        """Segment every case and return the exit code; `load` is called if a case is left to segment or measure.
 
         Raises:
-            VisceraError: If the bundle cannot be loaded or the report cannot be written; the report tells.
+            VisceraError: If the bundle cannot be loaded or the report cannot be written; the report says so.
             KeyboardInterrupt: On Ctrl-C or SIGTERM, after the report is written.
         """
         with clean_end():
             try:
                 self._save()
                 make_folder(self.plan.folder)
-                remove_left_files([self.plan.folder, *self._folders()])
+                remove_stale_temporaries([self.plan.folder, *self._folders()])
                 for path, text in self.plan.common.items():
                     write_text(text, path)
                 self._work(load)
@@ -115,9 +118,9 @@ class Batch:
         else:
             self._done(index, case, done, progress)
 
-    def _done(self, index: int, case: PlannedCase, done: SegmentedCase, progress: Progress) -> None:
+    def _done(self, index: int, case: PlannedCase, done: Segmentation, progress: Progress) -> None:
         self.statistics[case.name] = done.statistics
-        grid = done.segmentation.label_map.grid
+        grid = done.label_map.grid
         self._set(
             index,
             status=Status.DONE,
@@ -133,7 +136,7 @@ class Batch:
         )
         progress.pause()
         # How finely a stage worked is of interest to few; how the scan was read may change what the labels mean.
-        notes = (*done.notes, *quality_sentences(done.segmentation.quality))
+        notes = (*done.notes, *quality_sentences(done.quality))
         for note in notes if self.console.verbose else done.urgent_notes:
             self.console.note(f"{case.name}: {note}")
         self.console.say(f"{case.name}: {summary(done.statistics)} ({sum(done.seconds.values()):.1f} s)")
@@ -147,9 +150,10 @@ class Batch:
             try:
                 options = self.request.options
                 volume = read_volume(case.source, series=options.series, hu_offset=options.hu_offset)
-                card = segmenter.bundle.card
-                labels = read_label_map(outputs.main, card.organs, within=volume.grid)
-                organs = organ_statistics(volume, labels, card.organs)
+                table = segmenter.bundle.card.organs
+                table = sided_table(table) if options.split_kidneys else table
+                labels = read_label_map(outputs.main, table, within=volume.grid)
+                organs = organ_statistics(volume, labels, table)
             except VisceraError as error:
                 self._failed(index, error, progress)
                 return

@@ -33,7 +33,7 @@ def cases_json(cases: Cases) -> str:
 
 
 def summary(statistics: Sequence[OrganStatistics]) -> str:
-    """The volumes on one line; an organ that reaches the scan's border is said to, as part of it may be missing.
+    """Return the volumes on one line; an organ at the scan's border is marked, as part of it may be missing.
 
     For example: "liver 1510 ml, kidney 312 ml (at the border), spleen 201 ml, pancreas not found".
     """

@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 from viscera.core.errors import WriteError, reason
 
-# What a file is called until it is whole, and after how long without a write its process must have been killed.
-_PASSING = ".viscera-{}.part"
-_LEFT_SECONDS = 3600.0
+# What a temporary file is called until it is whole, and after how long without a write its process must be dead.
+_TEMPORARY = ".viscera-{}.part"
+_STALE_SECONDS = 3600.0
 # How a file system says that it cannot flush (fsync(2), and what FUSE, SMB, 9P and shared folders of virtual machines
 # answer besides). EIO, ENOSPC and EDQUOT are failures.
 _NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -82,35 +82,39 @@ def _flushed(handle: int, what: str) -> bool:
     return True
 
 
-@cache  # told once
-def _tell_not_flushed(what: str, reason: str) -> None:
+@cache  # reported once
+def _report_not_flushed(what: str, reason: str) -> None:
     _log.warning("%s cannot be flushed here (%s): a power cut may undo what was written just before it", what, reason)
 
 
 def _not_flushed(what: str, error: OSError) -> bool:
-    _tell_not_flushed(what, reason(error))
+    _report_not_flushed(what, reason(error))
     return False
 
 
-def remove_left_files(folders: Iterable[Path]) -> None:
-    """Remove from `folders` the passing files of killed processes, those not written to for an hour.
+def remove_stale_temporaries(folders: Iterable[Path]) -> None:
+    """Remove from `folders` the temporary files of killed processes, those not written to for an hour.
 
-    A file that is being written is touched by every write. One that cannot be removed stays; it is in nobody's way.
+    A file that is being written is touched by every write. One that cannot be removed is left.
     Ages are by the clock that dates the files, as this process's may be hours ahead of a writer's.
     """
     for folder in set(folders):
         with contextlib.suppress(OSError):
-            if left := list(folder.glob(_PASSING.format("*"))):
-                now = disk_time(folder)
-                for path in left:
+            if found := list(folder.glob(_TEMPORARY.format("*"))):
+                now = filesystem_time(folder)
+                for path in found:
                     with contextlib.suppress(OSError):
-                        if now - path.stat().st_mtime > _LEFT_SECONDS:
+                        if now - path.stat().st_mtime > _STALE_SECONDS:
                             path.unlink()
 
 
-def disk_time(folder: Path) -> float:
-    """The time by the clock that dates the files of `folder`, seconds since 1970; OSError if it cannot be written."""
-    path = folder / _PASSING.format(secrets.token_hex(8))
+def filesystem_time(folder: Path) -> float:
+    """Return the time by the clock that dates the files of `folder`, seconds since 1970.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    path = folder / _TEMPORARY.format(secrets.token_hex(8))
     try:
         path.touch(exist_ok=False)
         return path.stat().st_mtime
@@ -122,7 +126,7 @@ def disk_time(folder: Path) -> float:
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` only if all goes well."""
     # In the same folder, as only a rename within one disk is atomic.
-    temporary = path.parent / _PASSING.format(secrets.token_hex(8))
+    temporary = path.parent / _TEMPORARY.format(secrets.token_hex(8))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:

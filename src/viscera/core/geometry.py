@@ -31,6 +31,8 @@ _IJK_FROM_ZYX: NDArray[np.float64] = np.eye(4)[[2, 1, 0, 3]]
 
 # Two affines that place every voxel within this distance describe the same grid (float32 headers round to about 1e-5).
 SAME_GRID_TOLERANCE_MM = 1e-3
+# No CT has voxels outside this; metres or micrometres taken for millimetres do.
+SPACING_RANGE_MM = (0.02, 50.0)
 # Part of a voxel that rounding may hide when extents are turned into voxel counts.
 _ROUNDING_VOX = 1e-6
 
@@ -329,6 +331,17 @@ class Grid:
         affine[:3, :3] = self.direction_zyx * spacing_mm
         affine[:3, 3] = self.world(centre_vox) - affine[:3, :3] @ ((np.asarray(size_zyx_vox) - 1) / 2)
         return Grid(shape_zyx=size_zyx_vox, affine=affine)
+
+
+def require_spacing(grid: Grid) -> None:
+    """Raise GeometryError if no scan can have the spacing of `grid`."""
+    low, high = SPACING_RANGE_MM
+    if not all(low <= step <= high for step in grid.spacing_zyx_mm):
+        raise GeometryError(
+            expected=f"spacings from {low} to {high} mm",
+            got=f"{[round(step, 6) for step in grid.spacing_zyx_mm]} mm (z, y, x)",
+            remedy="Correct the spacing in the file's header, which must be in mm",
+        )
 
 
 def _vector(values: Any) -> Vector:

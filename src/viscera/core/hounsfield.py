@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,14 @@ LARGEST_VOLUME_VOX = 2**31
 LARGEST_UNDOUBTED_VOX = 2**29
 LARGEST_RATIO = 200
 
+# Slabs of about this size stay in a processor's cache while they are converted.
+SLAB_BYTES = 2**21
+
 _SAMPLED_VOX = 4_000_000
 _REMEDY = "Give a CT in Hounsfield units; if this one was stored with an offset, name it with --hu-offset"
 
 
-def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str) -> NDArray[Any]:
+def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str = "") -> NDArray[Any]:
     """An array of `shape_zyx`, its values not set, once its size is known to be sensible.
 
     Raises:
@@ -59,7 +63,7 @@ def allocated(shape_zyx: Size, dtype: type[np.generic], doing: str) -> NDArray[A
         ) from error
 
 
-def require_likely(shape_zyx: Size, stored_bytes: int, doing: str) -> None:
+def require_likely(shape_zyx: Size, stored_bytes: int, doing: str = "") -> None:
     """Refuse a very large volume of `shape_zyx` that would unfold from very few bytes, as no scan does.
 
     Raises:
@@ -90,22 +94,29 @@ def require_offset(hu_offset: int) -> None:
         )
 
 
-def fill_hu(out: NDArray[np.int16], raw: NDArray[Any], *, slope: float, intercept: float) -> int:
-    """The number of voxels of `raw` that are not finite; if none, `out` holds raw * slope + intercept.
+def fill_hu(out: NDArray[np.int16], raw: NDArray[Any], *, slope: float, intercept: float) -> None:
+    """Set `out` to raw * slope + intercept, rounded to the nearest integer (halves to even), clipped to `HU_RANGE`.
 
     Args:
-        out: Written: rounded to the nearest integer (halves to even), clipped to `HU_RANGE`.
+        out: The HU.
         raw: Real numbers of any kind and byte order, of `out`'s shape.
         slope: HU per stored unit.
         intercept: HU of a stored zero.
+
+    Raises:
+        ReadError: If a number is not finite.
     """
-    if raw.dtype.kind == "f" and (wrong := raw.size - int(np.count_nonzero(np.isfinite(raw)))):
-        return wrong
+    if wrong := _not_finite(raw):
+        raise _not_finite_error(wrong)
+    _convert(out, raw, slope=slope, intercept=intercept)
+
+
+def _convert(out: NDArray[np.int16], raw: NDArray[Any], *, slope: float, intercept: float) -> None:
     whole = raw.dtype.kind in "iu" and raw.dtype.itemsize <= 4 and slope == 1
     if whole and float(intercept).is_integer() and abs(intercept) < 2**30:
         if raw.dtype.kind == "i" and raw.dtype.itemsize <= 2 and intercept == 0:
             out[...] = raw
-            return 0
+            return
         values: NDArray[Any] = raw.astype(np.int64 if raw.dtype.itemsize == 4 else np.int32)
         values += int(intercept)
     else:
@@ -116,25 +127,46 @@ def fill_hu(out: NDArray[np.int16], raw: NDArray[Any], *, slope: float, intercep
         np.rint(values, out=values)
     np.clip(values, *HU_RANGE, out=values)
     out[...] = values
-    return 0
 
 
-def require_finite(wrong: int, doing: str) -> None:
-    """Require that the count `wrong` of NaN and infinite voxels is zero.
+def hu_from_slabs(
+    slabs: Iterable[NDArray[Any]], shape_zyx: Size, *, slope: float, intercept: float
+) -> NDArray[np.int16]:
+    """The HU of a whole volume from consecutive slabs of its stored numbers; see `fill_hu`.
 
     Raises:
-        ReadError: Otherwise, saying how many.
+        ReadError: If the shape is larger than any CT, or numbers are not finite: of all slabs, how many.
+        MemoryBudgetError: If there is no memory for it.
     """
-    if wrong:
-        raise ReadError(
-            doing,
-            expected="finite values",
-            got=f"{wrong} voxels that are NaN or infinite",
-            remedy="Replace them, for example by -1024 HU where there is no image",
-        )
+    hu: NDArray[np.int16] = allocated(shape_zyx, np.int16)
+    start = 0
+    remaining = iter(slabs)
+    for slab in remaining:
+        if wrong := _not_finite(slab):
+            raise _not_finite_error(wrong + sum(map(_not_finite, remaining)))
+        _convert(hu[start : start + len(slab)], slab, slope=slope, intercept=intercept)
+        start += len(slab)
+    return hu
 
 
-def require_hu(hu: NDArray[np.int16], doing: str) -> tuple[str, ...]:
+def slab_slices(shape_zyx: Size, dtype: np.dtype[Any]) -> int:
+    """How many z slices make a slab of about `SLAB_BYTES`, at least 1."""
+    return max(1, SLAB_BYTES // (shape_zyx[1] * shape_zyx[2] * dtype.itemsize))
+
+
+def _not_finite(raw: NDArray[Any]) -> int:
+    return raw.size - int(np.count_nonzero(np.isfinite(raw))) if raw.dtype.kind == "f" else 0
+
+
+def _not_finite_error(count: int) -> ReadError:
+    return ReadError(
+        expected="finite values",
+        got=f"{count} voxels that are NaN or infinite",
+        remedy="Replace them, for example by -1024 HU where there is no image",
+    )
+
+
+def require_hu(hu: NDArray[np.int16], doing: str = "") -> tuple[str, ...]:
     """Notes on `hu`, once its values are known to be possible Hounsfield units of a body.
 
     A CT shows air or fat, and little that is denser than bone. Magnetic resonance, 8-bit pictures, label maps and

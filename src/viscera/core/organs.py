@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,22 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class Organ:
-    """One label: its index in label maps, its name, an sRGB colour (0..255) and its SNOMED CT code."""
+    """One label of an organ table.
+
+    Attributes:
+        index: Its value in label maps.
+        name: For people and files.
+        colour: sRGB, 0..255.
+        code: What it is, in SNOMED CT unless the code says otherwise.
+        laterality: The patient's side, for one organ of a pair; None for an unpaired organ, and for a label that holds
+            both.
+    """
 
     index: int
     name: str
     colour: tuple[int, int, int]
     code: Code
+    laterality: Literal["left", "right"] | None = None
 
 
 BACKGROUND = 0
@@ -64,6 +75,36 @@ _COLOURS = (
 # DICOM PS3.3 section 8.2: a private coding scheme's name begins with 99; a code value has at most 16 characters.
 PRIVATE_SCHEME = "99VISCERA"
 _CODE_LENGTH = 16
+
+
+# Organs whose one label holds the left and the right one.
+PAIRED = frozenset({"kidney"})
+
+
+def sided_table(organs: Sequence[Organ]) -> tuple[Organ, ...]:
+    """The table with the left and the right of each paired organ apart.
+
+    The right one keeps the index, the left one takes the first free one, so that all other labels stay as they are.
+
+    Example:
+        >>> [(organ.index, organ.name, organ.laterality) for organ in sided_table(ORGANS)][1:]
+        [(2, 'right kidney', 'right'), (3, 'spleen', None), (4, 'pancreas', None), (5, 'left kidney', 'left')]
+    """
+    rights = [
+        replace(organ, name=f"right {organ.name}", laterality="right") if organ.name in PAIRED else organ
+        for organ in organs
+    ]
+    lefts = [
+        replace(
+            organ,
+            index=index,
+            name=f"left {organ.name}",
+            colour=_COLOURS[(index - 1 - len(ORGANS)) % len(_COLOURS)],
+            laterality="left",
+        )
+        for index, organ in enumerate((organ for organ in organs if organ.name in PAIRED), start=len(organs) + 1)
+    ]
+    return (*rights, *lefts)
 
 
 def named_organ(index: int, name: str) -> Organ:

@@ -21,11 +21,11 @@ from viscera.evaluation.evaluate import evaluate_label_maps, stored_along
 from viscera.evaluation.metrics import FLARE_TOLERANCE_MM
 from viscera.evaluation.scores import CaseScore, ScoringConfig, Tolerance
 from viscera.localise import organ_box
-from viscera.pipeline import Segmentation
 from viscera.preprocess import fitted_grid, network_input
 from viscera.quality.rules import implausible_volume
 from viscera.quality.statistics import OrganStatistics, organ_statistics
-from viscera.segment import network_answer
+from viscera.result import Segmentation
+from viscera.segment import network_output
 
 Group = Literal["labelled", "unlabelled", "no abdominal CT"]
 
@@ -197,11 +197,11 @@ def score_case(
         for place, organ in enumerate(config.organs):
             mask = reference.labels == organ.index
             if mask.any():
-                found = replace(organs[place], in_region=share_inside(mask, volume.grid, segmentation.region))
+                found = replace(organs[place], in_region=share_inside(mask, volume.grid, segmentation.roi))
                 if localised is not None:
                     found = replace(found, in_box=share_inside(mask, volume.grid, localised.box))
                 organs[place] = _scored(found, scores[place])
-    region = segmentation.region_grid
+    region = segmentation.roi_grid
     return CaseAccuracy(
         case=case,
         organs=tuple(organs),
@@ -233,7 +233,7 @@ def localised_organs(volume: Volume, engine: Engine, model: ModelConfig) -> Loca
     hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
     scout = fitted_grid(grid, grid.box(), model.localise)
     spacing_mm = scout.spacing_zyx_mm[0]
-    logits = network_answer(engine, "localise", network_input(hu, grid, scout, model.localise), 2)
+    logits = network_output(engine, "localise", network_input(hu, grid, scout, model.localise), 2)
     try:
         return Localised(box=organ_box(logits, scout, grid, least_ml=model.least_organs_ml), spacing_mm=spacing_mm)
     except NothingFoundError:

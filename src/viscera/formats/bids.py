@@ -32,7 +32,15 @@ _NO_LABEL = re.compile(r"[^0-9A-Za-z]+")
 # A subject's label stands twice in a path and has to leave room in it.
 _LONGEST_LABEL = 64
 # What viscera writes into the folder that has no name in BIDS; validators are told to pass over it.
-_UNNAMED = ("*_preview.png", "*.dcm", "*.html", "/statistics.*", "/organs*")
+_UNNAMED = (
+    "*_preview.png",
+    "*_probabilities.nii.gz",
+    "*_uncertainty.nii.gz",
+    "*.dcm",
+    "*.html",
+    "/statistics.*",
+    "/organs*",
+)
 
 _README = """\
 # Organ labels of CTs

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from viscera.core.errors import GeometryError, ReadError
-from viscera.core.geometry import Grid
+from viscera.core.errors import ReadError, reading
 from viscera.formats.dicom.files import is_dicom_file, is_zip_file, unfetched
 from viscera.formats.itk_read import open_itk
 from viscera.formats.nifti_read import open_nifti
@@ -16,8 +15,6 @@ from viscera.formats.raster import Raster
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".mha", ".mhd")
 SUPPORTED = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a CT series in DICOM (a folder, a zip, a multi-frame file)"
-# No CT has voxels outside this; metres or micrometres taken for millimetres do.
-SPACING_RANGE_MM = (0.02, 50.0)
 
 Kind = Literal["nifti", "itk", "dicom"]
 
@@ -52,19 +49,8 @@ def require_kind(path: Path) -> Kind:
 
 def opened_raster(path: Path, kind: Kind, *, labels: bool = False) -> Raster:
     """The image of a file that is not DICOM, with what it says of its labels if these are asked for."""
-    return open_nifti(path, labels=labels) if kind == "nifti" else open_itk(path, labels=labels)
-
-
-def require_spacing(grid: Grid, path: Path) -> None:
-    """Raise GeometryError if no scan can have the spacing of `grid`."""
-    low, high = SPACING_RANGE_MM
-    if not all(low <= step <= high for step in grid.spacing_zyx_mm):
-        raise GeometryError(
-            f"reading {path}",
-            expected=f"spacings from {low} to {high} mm",
-            got=f"{[round(step, 6) for step in grid.spacing_zyx_mm]} mm (z, y, x)",
-            remedy="Correct the spacing in the file's header, which must be in mm",
-        )
+    with reading(path):
+        return open_nifti(path, labels=labels) if kind == "nifti" else open_itk(path, labels=labels)
 
 
 def _kind(path: Path) -> Kind | None:

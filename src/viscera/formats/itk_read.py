@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from viscera.core.errors import MissingExtraError, ReadError
 from viscera.core.geometry import Grid
-from viscera.core.hounsfield import LARGEST_VOLUME_VOX, require_likely
+from viscera.core.hounsfield import LARGEST_VOLUME_VOX, require_likely, slab_slices
 from viscera.formats.gzip import FAULTS, gzip_decompressor
 from viscera.formats.itk_header import TextHeader, checked_header
 from viscera.formats.nifti_read import DEFLATE_LARGEST_RATIO, GZIP_MAGIC
-from viscera.formats.raster import Raster, slab_slices
+from viscera.formats.raster import Raster
 
 _CHUNK_BYTES = 2**20
 # How ITK's names of types with several numbers in a voxel begin.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.core.errors import GeometryError, ReadError
-from viscera.core.geometry import Grid
+from viscera.core.errors import GeometryError, ReadError, reading
+from viscera.core.geometry import Grid, require_spacing
 from viscera.core.hounsfield import allocated
 from viscera.core.label_names import (
     LabelMeaning,
@@ -24,7 +24,7 @@ from viscera.core.label_names import (
 from viscera.core.organs import BACKGROUND, Organ
 from viscera.core.volume import LabelMap
 from viscera.formats.dicom.files import is_dicom_file
-from viscera.formats.file_kinds import ITK_SUFFIXES, NIFTI_SUFFIXES, opened_raster, require_kind, require_spacing
+from viscera.formats.file_kinds import ITK_SUFFIXES, NIFTI_SUFFIXES, opened_raster, require_kind
 from viscera.formats.label_grids import placed_on
 from viscera.formats.label_tables import bids_label_names
 from viscera.formats.raster import Raster
@@ -115,10 +115,12 @@ def read_label_file(path: Path, organs: Sequence[Organ]) -> LabelFile:
         from viscera.formats.dicom.seg_read import read_dicom_seg
 
         label_map = read_dicom_seg(path, organs)
-        require_spacing(label_map.grid, path)
+        with reading(path):
+            require_spacing(label_map.grid)
         return LabelFile(label_map=label_map, stored=False, partial=True, doing=doing)
     raster = opened_raster(path, kind, labels=True)
-    require_spacing(raster.grid, path)
+    with reading(path):
+        require_spacing(raster.grid)
     layers = {layer for layer, _ in raster.names}
     partial = kind == "itk" and bool(raster.names)
     if layers <= {0}:
@@ -158,8 +160,9 @@ def _joined_masks(masks: Mapping[Path, Organ], doing: str) -> LabelMap:
     grid: Grid | None = None
     for path, organ in masks.items():
         raster = opened_raster(path, require_kind(path))
-        require_spacing(raster.grid, path)
-        mask = _labels(raster, f"reading {path}")
+        with reading(path):
+            require_spacing(raster.grid)
+            mask = _labels(raster, f"reading {path}")
         if len(values := np.flatnonzero(_counts(mask))) > 2:
             raise _refused(f"reading {path}", "a mask of one organ", f"the labels {values.tolist()[:8]}", _ONE_MASK)
         if joined is None or grid is None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from viscera.core.errors import ReadError
 from viscera.core.geometry import Grid
-from viscera.formats.nifti_affine import stored_affine
+from viscera.core.nifti_affine import stored_affine
 
 # The two headers, of version 1 and of version 2.
 HEADER_1_BYTES, HEADER_2_BYTES = 348, 540
@@ -55,21 +55,21 @@ class NiftiHeader:
 
 
 @np.errstate(all="ignore")  # what damaged numbers lead to is refused in words, below and by the grid
-def parsed_header(raw: bytes, doing: str) -> NiftiHeader:
+def parsed_header(raw: bytes) -> NiftiHeader:
     """The record of the header in `raw`, the first `HEADER_2_BYTES` (or all, if fewer) of an uncompressed file.
 
     Raises:
         ReadError: If it is no NIfTI header of one real-valued 3-D image.
         GeometryError: If it does not say where the voxels lie.
     """
-    header = _header(raw, doing)
-    dtype = _stored_type(header, doing)
-    shape_ijk = _spatial_shape(header["dim"].tolist(), doing)
-    affine, notes = stored_affine(header, shape_ijk, doing)
-    slope, intercept = _scaling(header, doing)
+    header = _header(raw)
+    dtype = _stored_type(header)
+    shape_ijk = _spatial_shape(header["dim"].tolist())
+    affine, notes = stored_affine(header, shape_ijk)
+    slope, intercept = _scaling(header)
     first_byte = header["vox_offset"].item()
     if not (math.isfinite(first_byte) and header.single_vox_offset <= first_byte <= LARGEST_OFFSET_BYTES):
-        raise _broken(doing, f"data that begin at byte {first_byte}")
+        raise _broken(f"data that begin at byte {first_byte}")
     return NiftiHeader(
         grid=Grid.from_nifti(shape_ijk, affine),
         dtype=dtype,
@@ -80,11 +80,11 @@ def parsed_header(raw: bytes, doing: str) -> NiftiHeader:
     )
 
 
-def _broken(doing: str, got: str) -> ReadError:
-    return ReadError(doing, expected="a NIfTI header", got=got, remedy="Check the file, or convert the scan again")
+def _broken(got: str) -> ReadError:
+    return ReadError(expected="a NIfTI header", got=got, remedy="Check the file, or convert the scan again")
 
 
-def _header(raw: bytes, doing: str) -> Any:
+def _header(raw: bytes) -> Any:
     """A nibabel header, unchecked: its checks repair what is to be refused, and write to a log."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -96,14 +96,14 @@ def _header(raw: bytes, doing: str) -> Any:
         if len(raw) < size or (header := kind(raw[:size], order, check=False))["sizeof_hdr"] != size:
             continue
         if header["magic"] in (b"ni1", b"ni2"):
-            raise _broken(doing, "the header of a .hdr/.img pair, which is not supported")
+            raise _broken("the header of a .hdr/.img pair, which is not supported")
         if header["magic"] != kind.single_magic:
-            raise _broken(doing, "a header without the NIfTI mark (Analyze 7.5 is not supported)")
+            raise _broken("a header without the NIfTI mark (Analyze 7.5 is not supported)")
         return header
-    raise _broken(doing, "other bytes" if len(raw) >= Nifti1Header.sizeof_hdr else f"a file of {len(raw)} bytes")
+    raise _broken("other bytes" if len(raw) >= Nifti1Header.sizeof_hdr else f"a file of {len(raw)} bytes")
 
 
-def _stored_type(header: Any, doing: str) -> np.dtype[Any]:
+def _stored_type(header: Any) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
         name = header.get_value_label("datatype")
@@ -112,16 +112,15 @@ def _stored_type(header: Any, doing: str) -> np.dtype[Any]:
     if dtype.kind in "iuf" and dtype.itemsize <= 8:
         return dtype
     raise ReadError(
-        doing,
         expected="one real number per voxel",
         got=_TYPES.get(name, name),
         remedy="Give the CT itself, in Hounsfield units",
     )
 
 
-def _spatial_shape(dim: list[int], doing: str) -> tuple[int, int, int]:
+def _spatial_shape(dim: list[int]) -> tuple[int, int, int]:
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
-        raise _broken(doing, f"the dimensions {dim}")
+        raise _broken(f"the dimensions {dim}")
     shape = dim[1 : dim[0] + 1]
     volumes = math.prod(shape[3:])
     if len(shape) < 3 or min(shape[:3]) < 2:
@@ -130,17 +129,15 @@ def _spatial_shape(dim: list[int], doing: str) -> tuple[int, int, int]:
         got = f"{volumes} volumes in one file"
     else:
         return shape[0], shape[1], shape[2]
-    raise ReadError(
-        doing, expected="one 3-D volume", got=got, remedy="Give one volume with at least 2 voxels along each axis"
-    )
+    raise ReadError(expected="one 3-D volume", got=got, remedy="Give one volume with at least 2 voxels along each axis")
 
 
-def _scaling(header: Any, doing: str) -> tuple[float, float]:
+def _scaling(header: Any) -> tuple[float, float]:
     slope, intercept = header["scl_slope"].item(), header["scl_inter"].item()
     if slope == 0 or math.isnan(slope):  # the standard's two ways of saying "not scaled"
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
-        raise _broken(doing, f"the scaling {slope}, {intercept}")
+        raise _broken(f"the scaling {slope}, {intercept}")
     return slope, intercept
 
 

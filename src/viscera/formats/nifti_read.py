@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.errors import ReadError
-from viscera.core.hounsfield import require_likely
+from viscera.core.hounsfield import require_likely, slab_slices
 from viscera.formats.gzip import FAULTS, gzip_decompressor
 from viscera.formats.label_tables import LARGEST_TABLE_BYTES, label_table_names
 from viscera.formats.nifti_header import HEADER_1_BYTES, HEADER_2_BYTES, NiftiHeader, parsed_header
-from viscera.formats.raster import Raster, slab_slices
+from viscera.formats.raster import Raster
 
 GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot shrink anything further than this (zlib's technical details).
@@ -37,11 +37,10 @@ def open_nifti(path: Path, *, labels: bool = False) -> Raster:
             while slabs are taken, if its compressed data are cut off or damaged.
         GeometryError: If the header does not say where the voxels lie.
     """
-    doing = f"reading {path}"
     stream = _Stream(path)
     head = stream.taken(HEADER_2_BYTES)
-    header = parsed_header(head, doing)
-    _require_room(header, path, doing)
+    header = parsed_header(head)
+    _require_room(header, path)
     extensions = header.first_byte - HEADER_1_BYTES
     if labels and 0 < extensions <= LARGEST_TABLE_BYTES:
         head += stream.taken(max(0, header.first_byte - len(head)))
@@ -55,7 +54,7 @@ def open_nifti(path: Path, *, labels: bool = False) -> Raster:
     )
 
 
-def _require_room(header: NiftiHeader, path: Path, doing: str) -> None:
+def _require_room(header: NiftiHeader, path: Path) -> None:
     claimed = header.first_byte + math.prod(header.grid.shape_zyx) * header.dtype.itemsize
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -63,12 +62,11 @@ def _require_room(header: NiftiHeader, path: Path, doing: str) -> None:
     if claimed > size * (DEFLATE_LARGEST_RATIO if compressed else 1):
         kind = "compressed bytes, which can never unfold to that" if compressed else "bytes"
         raise ReadError(
-            doing,
             expected=f"the {claimed} bytes that its header claims",
             got=f"a file of {size} {kind}",
             remedy="The file is cut off or damaged: copy or convert it again",
         )
-    require_likely(header.grid.shape_zyx, size, doing)
+    require_likely(header.grid.shape_zyx, size)
 
 
 def _slabs(stream: _Stream, header: NiftiHeader, head: bytes) -> Iterator[NDArray[Any]]:
@@ -88,8 +86,7 @@ class _Stream:
     """The uncompressed bytes of a file, in order."""
 
     def __init__(self, path: Path) -> None:
-        self._doing = f"reading {path}"
-        self._chunks = _chunks(path, self._doing)
+        self._chunks = _chunks(path)
         self._pending = memoryview(b"")
 
     def taken(self, count: int) -> bytes:
@@ -117,7 +114,6 @@ class _Stream:
         while done < len(view):
             if not self._refilled():
                 raise ReadError(
-                    self._doing,
                     expected="as many voxels as its header claims",
                     got="the end of the file before",
                     remedy="The file is cut off: copy or convert it again",
@@ -140,20 +136,20 @@ class _Stream:
         return True
 
 
-def _chunks(path: Path, doing: str) -> Iterator[bytes]:
+def _chunks(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             compressed = file.read(2) == GZIP_MAGIC
             file.seek(0)
             plain = iter(lambda: file.read(_CHUNK_BYTES), b"")
-            yield from _inflated(plain, doing) if compressed else plain
+            yield from _inflated(plain) if compressed else plain
     except OSError as error:
         raise ReadError(
-            doing, expected="a readable file", got=error.strerror or "an error", remedy="Check the file and its disk"
+            expected="a readable file", got=error.strerror or "an error", remedy="Check the file and its disk"
         ) from error
 
 
-def _inflated(chunks: Iterator[bytes], doing: str) -> Iterator[bytes]:
+def _inflated(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The bytes of a gzip file of one or more members; no piece is longer than a few chunks."""
     try:
         member = gzip_decompressor()
@@ -170,10 +166,10 @@ def _inflated(chunks: Iterator[bytes], doing: str) -> Iterator[bytes]:
                 data = member.unused_data if member.eof else member.unconsumed_tail
                 started = True
     except FAULTS as error:
-        raise _damaged(doing, "damaged compressed data") from error
+        raise _damaged("damaged compressed data") from error
     if started and not member.eof:
-        raise _damaged(doing, "compressed data that are cut off")
+        raise _damaged("compressed data that are cut off")
 
 
-def _damaged(doing: str, got: str) -> ReadError:
-    return ReadError(doing, expected="a whole gzip stream", got=got, remedy="Copy or convert the file again")
+def _damaged(got: str) -> ReadError:
+    return ReadError(expected="a whole gzip stream", got=got, remedy="Copy or convert the file again")

@@ -6,14 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.geometry import Grid
 from viscera.core.label_names import LabelName
-
-# Slabs of about this size stay in a processor's cache while they are converted.
-SLAB_BYTES = 2**21
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,8 +31,3 @@ class Raster:
     slabs: Iterator[NDArray[Any]]
     names: Mapping[tuple[int, int], LabelName] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def slab_slices(shape_zyx: tuple[int, int, int], dtype: np.dtype[Any]) -> int:
-    """How many z slices make a slab of about `SLAB_BYTES`, at least 1."""
-    return max(1, SLAB_BYTES // (shape_zyx[1] * shape_zyx[2] * dtype.itemsize))

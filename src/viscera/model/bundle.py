@@ -96,8 +96,13 @@ def load_bundle(source: Path | str | None = None) -> Bundle:
     return Bundle(folder=folder, card=card)
 
 
-def shipped_bundles() -> tuple[str, ...]:
-    """The names of the bundles that come with the package, in alphabetical order."""
+def list_bundles() -> tuple[str, ...]:
+    """Return the names of the bundles that come with the package, in alphabetical order.
+
+    Example:
+        >>> list_bundles()
+        ('fast',)
+    """
     return tuple(sorted(path.parent.name for path in SHIPPED_FOLDER.glob(f"*/{CARD}")))
 
 
@@ -149,7 +154,7 @@ def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _shipped(name: str) -> Path:
-    names = shipped_bundles()
+    names = list_bundles()
     if name not in names:
         raise BundleError(
             f"choosing the bundle {name!r}",

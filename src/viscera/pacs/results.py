@@ -7,18 +7,20 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from viscera.case import CaseOptions
 from viscera.core.errors import ReadError
 from viscera.core.version import version
 from viscera.formats.dicom.files import dicom_sources
 from viscera.formats.dicom.series import NoCtSeriesError, ct_series
 from viscera.model.bundle import CARD
 from viscera.pacs.jobs import image_name, images_identity, series_key
-from viscera.segmenter import CaseOptions, SegmentedCase, Segmenter
+from viscera.result import Segmentation
+from viscera.segmenter import Segmenter
 
 
 def write_results(
     segmenter: Segmenter, images: Path, results: Path, formats: Sequence[str], *, identity: str
-) -> SegmentedCase:
+) -> Segmentation:
     """What became of one series; its DICOM files, `outputs`, are in the folder `results`.
 
     The same images, bundle, version and format give objects of the same identifiers, so that a result that is made or

@@ -1,4 +1,4 @@
-"""What `quality` judges, measured: of the labels on the scan's grid, and of the network's answer for the region."""
+"""Measure what `rules` assesses: the labels on the scan's grid, and the network's output for the ROI."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from viscera.quality.rules import OrganSignals
 if TYPE_CHECKING:
     from viscera.engines.engine import Answer
 
-# Enough to judge by any plausible number of parts.
-PARTS_KEPT = 4
+# Enough for any plausible number of components.
+COMPONENTS_KEPT = 4
 # Probabilities below this are left out of the expected Dice coefficient: of millions of voxels far from an organ they
 # would otherwise weigh as much as a small organ does.
 _TRACE = 0.01
@@ -28,67 +28,69 @@ _CERTAIN = 1e-6
 
 
 def organ_signals(
-    label_map: LabelMap, organs: Sequence[Organ], answer: Answer | None = None, *, factor: int = 1
+    label_map: LabelMap, organs: Sequence[Organ], output: Answer | None = None, *, factor: int = 1
 ) -> tuple[OrganSignals, ...]:
     """The signals of each of `organs`, in order.
 
     Args:
         label_map: On the scan's grid, any orientation.
         organs: What its labels mean.
-        answer: The segmentation network's, without the batch axis; None leaves its signals unmeasured.
-        factor: How much coarser than the probabilities the answer's disagreement is.
+        output: The segmentation network's, without the batch axis; None leaves its signals unmeasured.
+        factor: How much coarser than the probabilities the output's disagreement is.
     """
     # In the scan's own order, whatever it is: views along turned axes are far slower to read.
     labels, boxes = label_map.labels, label_boxes(label_map.labels)
-    doubts = {} if answer is None else network_signals(answer, factor)
+    from_network = {} if output is None else network_signals(output, factor)
     found = []
     for organ in organs:
         signals = OrganSignals(organ=organ.name, volume_ml=0.0)
         if organ.index in boxes:
             box = boxes[organ.index]
             signals = _shape_signals(organ, labels[box], box, label_map.grid)
-            if organ.index in doubts:
-                signals = replace(signals, **asdict(doubts[organ.index]))
+            if organ.index in from_network:
+                signals = replace(signals, **asdict(from_network[organ.index]))
         found.append(signals)
     return tuple(found)
 
 
 def _shape_signals(organ: Organ, labels: NDArray[np.uint8], box: Ranges, grid: Grid) -> OrganSignals:
-    """What the `labels` in the organ's `box` of the scan's `grid` tell."""
-    parts = connected_components(labels, value=organ.index)
-    sizes_ml = parts.sizes_vox * grid.voxel_ml
-    centre_vox = np.average(parts.centres_zyx_vox(), axis=0, weights=parts.sizes_vox) + [axis.start for axis in box]
+    """Measure the `labels` in the organ's `box` of the scan's `grid`."""
+    components = connected_components(labels, value=organ.index)
+    sizes_ml = components.sizes_vox * grid.voxel_ml
+    centre_vox = np.average(components.centres_zyx_vox(), axis=0, weights=components.sizes_vox) + [
+        axis.start for axis in box
+    ]
     x, y, z = (float(place) for place in grid.world(centre_vox))
     return OrganSignals(
         organ=organ.name,
         volume_ml=float(sizes_ml.sum()),
         border_faces=touched_faces(box, grid),
         centre_xyz_mm=(x, y, z),
-        parts_ml=tuple(float(size) for size in sizes_ml[:PARTS_KEPT]),
+        parts_ml=tuple(float(size) for size in sizes_ml[:COMPONENTS_KEPT]),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSignals:
-    """What the network's answer tells of one label it found; see `OrganSignals`."""
+    """What the network's output says about one label it found; see `OrganSignals`."""
 
     expected_dsc: float
     entropy_bits: float
     disagreement: float | None
 
 
-def network_signals(answer: Answer, factor: int) -> dict[int, NetworkSignals]:
-    """The signals of each label but 0 that is the likeliest of some voxel of the region, by label.
+def network_signals(output: Answer, factor: int) -> dict[int, NetworkSignals]:
+    """Measure each label but 0 that is the likeliest of some voxel of the ROI, by label.
 
     Args:
-        answer: Probabilities (labels, z, y, x) and, if told, the disagreement, coarser by `factor`.
+        output: Probabilities (labels, z, y, x) and, if given, the disagreement, coarser by `factor`.
         factor: Divides the sides of the probabilities.
     """
-    probabilities = answer.output
+    probabilities = output.output
     likeliest = _likeliest(probabilities)
     found = {}
     for label, box in label_boxes(likeliest).items():
-        organ, apart = likeliest == label, answer.disagreement
+        organ, apart = likeliest == label, output.disagreement
         found[label] = NetworkSignals(
             expected_dsc=_expected_dsc(probabilities[label], organ[box], box),
             entropy_bits=_entropy_bits(probabilities[label], organ, box),
@@ -98,7 +100,7 @@ def network_signals(answer: Answer, factor: int) -> dict[int, NetworkSignals]:
 
 
 class ExpectedDsc(NamedTuple):
-    """The Dice coefficient to be expected of a label, and its voxels."""
+    """The expected Dice coefficient of a label, and its voxels."""
 
     dsc: float
     voxels: int
@@ -116,7 +118,7 @@ def expected_dscs(probabilities: NDArray[np.float32]) -> dict[int, ExpectedDsc]:
 
 
 def expected_dsc(probabilities: NDArray[np.float32], label: int) -> float:
-    """The Dice coefficient that probabilities (labels, z, y, x) let expect of the voxels whose likeliest label it is.
+    """Return the expected Dice coefficient of the voxels whose likeliest label it is; probabilities (labels, z, y, x).
 
     2 E|A and B| / (|A| + E|B|) for these voxels A and a truth B drawn voxel by voxel; 0 if there are none.
     """
@@ -144,7 +146,7 @@ def _expected_dsc(probability: NDArray[np.float32], inside: NDArray[np.bool_], b
 
 
 def _entropy_bits(probability: NDArray[np.float32], organ: NDArray[np.bool_], box: Ranges) -> float:
-    """The mean entropy over the organ and the voxels that touch it, be it at a corner."""
+    """The mean entropy over the organ and the voxels that touch it, also at a corner."""
     z, y, x = (slice(max(axis.start - 1, 0), axis.stop + 1) for axis in box)
     around = organ[z, y, x].copy()
     for axis in range(3):

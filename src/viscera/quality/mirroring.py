@@ -1,9 +1,9 @@
 """Left and right: whether a scan looks like the mirror image of a patient, as a wrong header makes it.
 
-The labels alone cannot tell: the network knows organs by their place, too, and finds a liver on the right of any body.
+The labels alone cannot say: the network knows organs by their place, too, and finds a liver on the right of any body.
 But it is surer of the organs in a patient than in a mirror image. Where it is not sure of the liver the mirror image is
-looked at as well, at the cost of a second run of the network. The measure is the Dice coefficient that the
-probabilities let expect of each organ (`signals.expected_dscs`).
+looked at as well, at the cost of a second run of the network. The measure is the
+Dice coefficient expected of each organ, given its probabilities (`measurements.expected_dscs`).
 
 One organ is no proof: a liver whose left lobe dominates looks better in the mirror image, and so does any organ that
 the scan cuts. Nor are all of them: organs lie on exchanged sides in one of some ten thousand people (situs inversus).
@@ -36,9 +36,9 @@ SUSPICIOUS_GAIN = 0.04
 SUSPICIOUS_SUM = 0.1
 # What an organ may be worse by in the mirror image without speaking against it.
 _SLACK = 0.02
-# An organ that is not found this well in both is no witness: it may be cut, or hardly there.
+# An organ that is not found this well in both is no witness: it may be cut, or hardly visible.
 _WITNESS_DSC = 0.5
-# How many witnesses must speak for the mirror image, the liver among them, before it is beyond doubt.
+# How many witnesses must speak for the mirror image, the liver among them, before it counts as certain.
 _WITNESSES = 3
 
 WARNING = "The scan looks like the mirror image of a patient"
@@ -58,8 +58,8 @@ class MirrorFinding:
 
 
 def mirror_finding(
-    region: NDArray[np.float32],
-    answer: Answer,
+    image: NDArray[np.float32],
+    output: Answer,
     organs: Sequence[Organ],
     segment: Callable[[NDArray[np.float32]], Answer],
     *,
@@ -69,18 +69,18 @@ def mirror_finding(
     """What makes the scan look mirrored; None if nothing does, or the model knows no liver.
 
     Args:
-        region: The image (z, y, x) in canonical axes: x to the left.
-        answer: The segmentation network's, without the batch axis.
+        image: The ROI (z, y, x) in canonical axes: x to the left.
+        output: The segmentation network's, without the batch axis.
         organs: What its labels mean.
-        segment: Answers another image of that shape; called only if the liver is in doubt.
-        voxel_ml: Of the region.
+        segment: Runs the network on another image of that shape; called only if the liver is uncertain.
+        voxel_ml: Of the image.
         quality: Which volumes a whole organ has.
     """
     label = next((organ.index for organ in organs if organ.name == _SIDED), None)
-    if label is None or expected_dsc(answer.output, label) >= SURE_DSC:
+    if label is None or expected_dsc(output.output, label) >= SURE_DSC:
         return None
-    here = expected_dscs(answer.output)
-    there = expected_dscs(segment(np.flip(region, axis=2).copy()).output)
+    here = expected_dscs(output.output)
+    there = expected_dscs(segment(np.flip(image, axis=2).copy()).output)
     gains = {organ.index: _dsc(there, organ) - _dsc(here, organ) for organ in organs}
     if gains[label] <= SUSPICIOUS_GAIN or sum(gains.values()) <= SUSPICIOUS_SUM:
         return None

@@ -8,15 +8,15 @@ be one. What it does not flag can be wrong all the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from viscera.core.config import OrganLimits, QualityConfig
 from viscera.core.geometry import Vector
 
 
-class Verdict(StrEnum):
-    """What is to be done about an organ: nothing, a look at it, or a thought about why there is none."""
+class QcStatus(StrEnum):
+    """The quality control of an organ's label: nothing found, to be reviewed, or no label at all."""
 
     OK = "ok"
     CHECK = "check"
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an organ is to be checked (up to `FRAGMENTED`), or what is known of an absent one; stable names."""
+    """Why an organ is to be checked (up to `FRAGMENTED`), or why one may be absent; stable names."""
 
     DISAGREEMENT = "disagreement"
     UNCERTAIN = "uncertain"
@@ -48,8 +48,8 @@ class OrganSignals:
         volume_ml: Of its labels.
         border_faces: Faces of the scan it touches (`components.CANONICAL_FACES`).
         centre_xyz_mm: Mean place of its voxels in the world (to the left, the back, the head).
-        parts_ml: Volumes of its largest connected parts, descending, at most `signals.PARTS_KEPT`.
-        expected_dsc: Dice coefficient its probabilities let expect, if they are as often right as they say.
+        parts_ml: Volumes of its largest connected components, descending, at most `measurements.COMPONENTS_KEPT`.
+        expected_dsc: Expected Dice coefficient, given its probabilities, if these are calibrated.
         entropy_bits: Mean binary entropy of its probability, over its voxels and those around them.
         disagreement: Mean distance of the local from the spatial net's map, over its voxels.
     """
@@ -64,31 +64,36 @@ class OrganSignals:
     disagreement: float | None = None
 
     def fragments(self, parts: int) -> float:
-        """The share of it outside its largest `parts`; 0 for an absent organ."""
+        """The share of it outside its `parts` largest components; 0 for an absent organ."""
         return max(0.0, 1.0 - sum(self.parts_ml[:parts]) / self.volume_ml) if self.volume_ml else 0.0
 
     def large_parts(self, share: float) -> int:
-        """How many of its parts have at least that share of the largest one."""
+        """How many of its components have at least that share of the largest one."""
         return sum(part >= share * self.parts_ml[0] for part in self.parts_ml)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrganQuality:
-    """The verdict on one organ.
+    """The quality control of one organ's label.
 
     Attributes:
         organ: Its name.
-        verdict: What is to be done.
+        status: Its QC status.
         reasons: Why, in the order of `Reason`, each once.
         sentences: The same in words, one or more for each reason.
         signals: What was measured.
     """
 
     organ: str
-    verdict: Verdict
+    status: QcStatus
     reasons: tuple[Reason, ...]
     sentences: tuple[str, ...]
     signals: OrganSignals
+
+    @property
+    def verdict(self) -> QcStatus:
+        """The status, by its name in version 0.2; to be removed after 0.3."""
+        return self.status
 
 
 Finding = tuple[Reason, str]
@@ -114,17 +119,17 @@ _ORDERS = (
 )
 # The faces of a scan that shift an organ's centre along a world axis when they cut it.
 _FACES = (("right", "left"), ("anterior", "posterior"), ("inferior", "superior"))
-# Where organs lie, from the foot to the head and from the right to the left; those of equal rank beside each other.
+# Where organs lie, from the foot to the head and from the right to the left; those of equal rank lie abreast.
 _RANKS: Mapping[tuple[str, str], Mapping[str, int]] = {
     ("inferior", "superior"): {"kidney": 0, "pancreas": 1, "liver": 2, "spleen": 2},
     ("right", "left"): {"liver": 0, "pancreas": 1, "spleen": 2},
 }
 
-# What a note says of a reason, the most telling first. That an organ reaches the border stands beside its volume.
+# What a note says of a reason, the most telling first. That an organ reaches the border is said with its volume.
 _WORDS: Mapping[Reason, str] = {
     Reason.MISSING: "expected but not found",
     Reason.MISPLACED: "misplaced",
-    Reason.INCOMPLETE: "a part missing",
+    Reason.INCOMPLETE: "a component missing",
     Reason.TOO_SMALL: "too small",
     Reason.TOO_LARGE: "too large",
     Reason.FRAGMENTED: "in pieces",
@@ -134,13 +139,26 @@ _WORDS: Mapping[Reason, str] = {
 
 
 def assess(signals: Sequence[OrganSignals], config: QualityConfig) -> tuple[OrganQuality, ...]:
-    """The verdict on each organ of one scan, in order.
+    """Return the quality control of each organ of one scan, in order.
 
     Args:
         signals: Of all organs of the scan, since each is judged by the place of the others, too.
         config: The limits.
     """
-    return tuple(_judged(organ, signals, config) for organ in signals)
+    return tuple(_assessed(organ, signals, config) for organ in signals)
+
+
+def sided_quality(quality: Sequence[OrganQuality], signals: Sequence[OrganSignals]) -> tuple[OrganQuality, ...]:
+    """Return the quality control of a table whose pairs are apart (`organs.sided_table`).
+
+    The networks and the limits know pairs only: each side of a pair has the pair's status, but a missing one is absent.
+
+    Args:
+        quality: Of the organs with pairs in one label.
+        signals: Of the labels with the sides apart, in the order of the result.
+    """
+    whole = {one.organ: one for one in quality}
+    return tuple(whole.get(side.organ) or _side_quality(whole[side.organ.split(" ", 1)[1]], side) for side in signals)
 
 
 def quality_note(quality: Sequence[OrganQuality]) -> str | None:
@@ -169,39 +187,61 @@ def implausible_volume(volume_ml: float, limits: OrganLimits, *, cut: bool) -> R
     return Reason.TOO_SMALL if volume_ml < limits.volume_min_ml and not cut else None
 
 
-def _judged(organ: OrganSignals, signals: Sequence[OrganSignals], config: QualityConfig) -> OrganQuality:
+def _side_quality(pair: OrganQuality, side: OrganSignals) -> OrganQuality:
+    if pair.status is QcStatus.ABSENT:
+        return replace(pair, organ=side.organ, signals=side)
+    if not side.volume_ml > 0:
+        words = f"It was not found, although a {pair.organ} was."
+        return OrganQuality(
+            organ=side.organ, status=QcStatus.ABSENT, reasons=(Reason.NOT_FOUND,), sentences=(words,), signals=side
+        )
+    measured = replace(
+        side,
+        expected_dsc=pair.signals.expected_dsc,
+        entropy_bits=pair.signals.entropy_bits,
+        disagreement=pair.signals.disagreement,
+    )
+    sentences = tuple(f"Of both {pair.organ}s: {sentence}" for sentence in pair.sentences)
+    return replace(pair, organ=side.organ, sentences=sentences, signals=measured)
+
+
+def _assessed(organ: OrganSignals, signals: Sequence[OrganSignals], config: QualityConfig) -> OrganQuality:
     others = [other for other in signals if other.organ != organ.organ and other.volume_ml > 0]
     if not organ.volume_ml > 0:
-        verdict, found = Verdict.ABSENT, [_absence(organ.organ, others)]
+        status, found = QcStatus.ABSENT, [_absence(organ.organ, others)]
     else:
         limits = config.limits(organ.organ)
-        found = [*_doubts(organ, limits), *_size(organ, limits), *_place(organ, others, config), *_shape(organ, config)]
-        verdict = Verdict.CHECK if found else Verdict.OK
+        found = [
+            *_network_findings(organ, limits),
+            *_size(organ, limits),
+            *_place(organ, others, config),
+            *_shape(organ, config),
+        ]
+        status = QcStatus.CHECK if found else QcStatus.OK
     return OrganQuality(
         organ=organ.organ,
-        verdict=verdict,
+        status=status,
         reasons=tuple(dict.fromkeys(reason for reason, _ in found)),
         sentences=tuple(sentence for _, sentence in found),
         signals=organ,
     )
 
 
-def _doubts(organ: OrganSignals, limits: OrganLimits) -> Iterator[Finding]:
+def _network_findings(organ: OrganSignals, limits: OrganLimits) -> Iterator[Finding]:
     """What the networks themselves say; a signal that was not measured says nothing."""
     apart, dsc, entropy = organ.disagreement, organ.expected_dsc, organ.entropy_bits
     if apart is not None and apart > limits.disagreement_max:
-        what = "The local and the spatial network are apart in it by"
-        yield Reason.DISAGREEMENT, f"{what} {apart:.2f} on average, more than {limits.disagreement_max:g}."
+        what = "The local and the spatial network differ in it by"
+        yield Reason.DISAGREEMENT, f"{what} {apart:.2f} on average, above the limit of {limits.disagreement_max:.2f}."
     if dsc is not None and dsc < limits.expected_dsc_min:
-        what = "Its probabilities let expect a Dice coefficient of"
-        yield Reason.UNCERTAIN, f"{what} {dsc:.2f}, less than {limits.expected_dsc_min:g}."
+        yield Reason.UNCERTAIN, f"Expected Dice is {dsc:.2f}, below the limit of {limits.expected_dsc_min:.2f}."
     if entropy is not None and entropy > limits.entropy_max_bits:
-        what = "The entropy of its probabilities is"
-        yield Reason.UNCERTAIN, f"{what} {entropy:.2f} bits on average, more than {limits.entropy_max_bits:g}."
+        what = "Mean entropy of its probabilities is"
+        yield Reason.UNCERTAIN, f"{what} {entropy:.2f} bits, above the limit of {limits.entropy_max_bits:.2f}."
 
 
 def _size(organ: OrganSignals, limits: OrganLimits) -> Iterator[Finding]:
-    """Volumes no adult's organ has; one that the scan may cut may have any volume below."""
+    """Volumes no adult's organ has; an organ that the scan may cut may have any smaller one."""
     volume = f"Its volume of {organ.volume_ml:.0f} ml is"
     found = implausible_volume(organ.volume_ml, limits, cut=bool(organ.border_faces))
     if found is Reason.TOO_SMALL:
@@ -246,15 +286,15 @@ def _shape(organ: OrganSignals, config: QualityConfig) -> Iterator[Finding]:
         faces = f"{', '.join(first)} and {last}" if first else last
         yield Reason.AT_BORDER, f"It touches the {faces} border of the scan, which may cut it."
     elif (found := organ.large_parts(config.part_share_min)) < limits.parts:
-        yield Reason.INCOMPLETE, f"Only {found} of its {limits.parts} parts could be found."
+        yield Reason.INCOMPLETE, f"Only {found} of its {limits.parts} components could be found."
     fragments = organ.fragments(limits.parts)
     if fragments > limits.fragments_max:
-        whole = "its largest part" if limits.parts == 1 else f"its {limits.parts} largest parts"
+        whole = "its largest component" if limits.parts == 1 else f"its {limits.parts} largest components"
         yield Reason.FRAGMENTED, f"{fragments:.0%} of it lies outside {whole}, more than {limits.fragments_max:.0%}."
 
 
 def _absence(organ: str, others: Sequence[OrganSignals]) -> Finding:
-    """What the organs that were found tell of one that was not."""
+    """What the organs that were found say about one that was not."""
     for faces, ranks in _RANKS.items():
         for other in others:
             if organ not in ranks or other.organ not in ranks:

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.core.components import CANONICAL_FACES
+from viscera.core.components import label_boxes, touched_faces
 from viscera.core.errors import GeometryError
-from viscera.core.geometry import Grid
-from viscera.core.organs import ORGANS, Organ
+from viscera.core.geometry import Ranges
+from viscera.core.organs import ORGANS, PAIRED, Organ
 from viscera.core.volume import LabelMap, Volume
-from viscera.quality.rules import OrganQuality, Reason, Verdict
+from viscera.quality.laterality import organ_sides
+from viscera.quality.rules import OrganQuality, QcStatus, Reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,11 @@ class OrganStatistics:
         mean_hu, sd_hu: Mean and standard deviation of their HU (over all of them, n); None for an absent organ.
         border_faces: Faces of the scan the organ touches, so that it may be cut there: superior, inferior, anterior,
             posterior, left, right (the patient's), each the face nearest to that direction.
-        quality: The verdict on its labels, None where they were not assessed.
-        quality_reasons: Why, as `quality.Reason` names it.
+        quality: The QC status of its labels, None where they were not assessed.
+        quality_reasons: Why, as `quality.rules.Reason` names it.
+        left_ml, right_ml: Volume on the patient's left and right side, of a label that holds a pair (the kidneys); None
+            for any other.
+        sides_finding: What is unusual about the sides, such as a single or a horseshoe kidney, as a sentence.
     """
 
     organ: str
@@ -41,8 +45,11 @@ class OrganStatistics:
     mean_hu: float | None
     sd_hu: float | None
     border_faces: tuple[str, ...]
-    quality: Verdict | None = None
+    quality: QcStatus | None = None
     quality_reasons: tuple[Reason, ...] = ()
+    left_ml: float | None = None
+    right_ml: float | None = None
+    sides_finding: str = ""
 
     @property
     def touches_border(self) -> bool:
@@ -55,7 +62,7 @@ def organ_statistics(
 ) -> tuple[OrganStatistics, ...]:
     """The statistics of every one of `organs`, in their order; other labels are not counted.
 
-    Needs little memory beside the arrays: one slab's voxels at a time, summed exactly as integers.
+    Needs little memory beyond the arrays: one slab's voxels at a time, summed exactly as integers.
 
     Raises:
         GeometryError: If the label map lies on another grid than the volume.
@@ -67,52 +74,60 @@ def organ_statistics(
             got=f"one of {label_map.grid.shape_zyx} voxels, or elsewhere in space",
             remedy="Bring the label map onto the volume's grid",
         )
-    sums = _sums(volume.hu, label_map.labels, [organ.index for organ in organs])
-    faces = _border_faces(label_map.labels, label_map.grid)
-    return tuple(
-        _record(organ.name, sums[organ.index], volume.grid.voxel_ml, faces.get(organ.index, ())) for organ in organs
-    )
+    boxes = label_boxes(label_map.labels)
+    return tuple(_record(organ, volume, label_map, boxes.get(organ.index)) for organ in organs)
 
 
 def with_quality(statistics: Sequence[OrganStatistics], quality: Sequence[OrganQuality]) -> tuple[OrganStatistics, ...]:
-    """The statistics with the verdict on each organ, given in the same order."""
+    """The statistics with the QC status of each organ, given in the same order."""
     return tuple(
-        replace(row, quality=verdict.verdict, quality_reasons=verdict.reasons)
-        for row, verdict in zip(statistics, quality, strict=True)
+        replace(row, quality=found.status, quality_reasons=found.reasons)
+        for row, found in zip(statistics, quality, strict=True)
     )
 
 
-def _sums(hu: NDArray[np.int16], labels: NDArray[np.uint8], indices: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    """Per organ index: the number of voxels, the sum of their HU and of its squares."""
-    sums = dict.fromkeys(indices, (0, 0, 0))
+def _record(organ: Organ, volume: Volume, label_map: LabelMap, box: Ranges | None) -> OrganStatistics:
+    side_ml = 0.0 if organ.name in PAIRED else None
+    absent = OrganStatistics(
+        organ=organ.name,
+        voxels=0,
+        volume_ml=0.0,
+        mean_hu=None,
+        sd_hu=None,
+        border_faces=(),
+        left_ml=side_ml,
+        right_ml=side_ml,
+    )
+    if box is None:
+        return absent
+    count, total, squares = _sums(volume.hu[box], label_map.labels[box], organ.index)
+    voxel_ml = volume.grid.voxel_ml
+    row = replace(
+        absent,
+        voxels=count,
+        volume_ml=count * voxel_ml,
+        mean_hu=total / count,
+        # Integers keep the difference of two large numbers exact.
+        sd_hu=math.sqrt(count * squares - total * total) / count,
+        border_faces=touched_faces(box, label_map.grid),
+    )
+    if side_ml is None:
+        return row
+    sides = organ_sides(volume, label_map, organ, box)
+    return replace(
+        row, left_ml=sides.left_vox * voxel_ml, right_ml=sides.right_vox * voxel_ml, sides_finding=sides.finding
+    )
+
+
+def _sums(hu: NDArray[np.int16], labels: NDArray[np.uint8], index: int) -> tuple[int, int, int]:
+    """The number of an organ's voxels, the sum of their HU and of its squares."""
+    count = total = squares = 0
     for hu_slab, label_slab in zip(hu, labels, strict=True):
-        present = np.flatnonzero(np.bincount(label_slab.ravel(), minlength=max(indices) + 1))
-        for index in sums.keys() & set(present.tolist()):
-            values = hu_slab[label_slab == index].astype(np.int64)
-            count, total, squares = sums[index]
-            sums[index] = (count + values.size, total + int(values.sum()), squares + int(values @ values))
-    return sums
-
-
-def _border_faces(labels: NDArray[np.uint8], grid: Grid) -> dict[int, tuple[str, ...]]:
-    """The faces each label touches, by label."""
-    turned = grid.to_canonical().apply(labels)
-    faces: dict[int, tuple[str, ...]] = {}
-    for axis, names in enumerate(CANONICAL_FACES):
-        for position, name in zip((0, -1), names, strict=True):
-            for index in np.unique(turned.take(position, axis=axis)).tolist():
-                faces[index] = (*faces.get(index, ()), name)
-    return faces
-
-
-def _record(organ: str, sums: tuple[int, int, int], voxel_ml: float, faces: tuple[str, ...]) -> OrganStatistics:
-    count, total, squares = sums
-    mean = total / count if count else None
-    # Integers keep the difference of two large numbers exact.
-    sd = math.sqrt(count * squares - total * total) / count if count else None
-    return OrganStatistics(
-        organ=organ, voxels=count, volume_ml=count * voxel_ml, mean_hu=mean, sd_hu=sd, border_faces=faces
-    )
+        values = hu_slab[label_slab == index].astype(np.int64)
+        count += values.size
+        total += int(values.sum())
+        squares += int(values @ values)
+    return count, total, squares
 
 
 def statistics_csv(statistics: Sequence[OrganStatistics]) -> str:
@@ -123,12 +138,13 @@ def statistics_csv(statistics: Sequence[OrganStatistics]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measured = ["organ", "voxels", "volume_ml", "mean_hu", "sd_hu", "touches_border", "border_faces"]
-    writer.writerow([*measured, "quality", "quality_reasons"])
+    writer.writerow([*measured, "quality", "quality_reasons", "left_ml", "right_ml"])
     for row in statistics:
         hu = ["" if value is None else f"{value:.2f}" for value in (row.mean_hu, row.sd_hu)]
         border = ["yes" if row.touches_border else "no", " ".join(row.border_faces)]
         quality = [row.quality or "", " ".join(row.quality_reasons)]
-        writer.writerow([row.organ, row.voxels, f"{row.volume_ml:.3f}", *hu, *border, *quality])
+        sides = ["" if value is None else f"{value:.3f}" for value in (row.left_ml, row.right_ml)]
+        writer.writerow([row.organ, row.voxels, f"{row.volume_ml:.3f}", *hu, *border, *quality, *sides])
     return text.getvalue()
 
 

@@ -27,7 +27,7 @@ from viscera.evaluation.evaluate import evaluate_label_maps
 from viscera.evaluation.scores import CaseScore, Evaluation, ScoringConfig
 from viscera.formats.nifti_write import write_label_map
 from viscera.model.bundle import STAGES, Stage
-from viscera.pipeline import Allowed, segment_volume
+from viscera.pipeline import segment_volume
 from viscera.read import read_label_map, read_volume
 from viscera.training.cache import Cache, CaseEntry, file_sha256
 from viscera.training.config import TrainConfig
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 # So many held-out cases show how a training goes; no choice is made by them.
 _WATCHED_CASES = 8
-# Every case is scored, whatever was found.
-_ANYTHING = Allowed(empty=True, mirrored=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +226,10 @@ class _Work:
         """The scores of a case, whose labels are written to the fold's folder."""
         volume = read_unchanged(entry)
         reference = self._reference(entry, volume.grid)
-        segmentation = segment_volume(volume, engine, self.model, organs=self.organs, allowed=_ANYTHING)
+        # Every case is scored, also an empty one.
+        segmentation = segment_volume(
+            volume, engine, self.model, organs=self.organs, allow_empty=True, allow_mirrored=True
+        )
         write_label_map(segmentation.label_map, label_file(folder, entry.name), self.organs)
         return evaluate_label_maps(reference, segmentation.label_map, case=entry.name, config=self.scoring)
 

@@ -23,7 +23,7 @@ from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Box, Grid, Ranges, Size
 from viscera.core.resample import axis_maps, nearest_labels, resample
 from viscera.core.volume import LabelMap, Volume
-from viscera.crop import region_box, region_grid
+from viscera.crop import roi_box, roi_grid
 from viscera.model.bundle import STAGES, Stage
 from viscera.preprocess import fitted_grid
 from viscera.read import read_volume
@@ -186,8 +186,8 @@ def stored_grid(grid: Grid, organs: Box | None, stage: Stage, config: PrepareCon
         config: What to store.
     """
     if stage == "segment" and organs is not None:
-        target = region_grid(grid, organs, config.model)
-        wanted = region_box(grid, organs, config.model.margin_mm + config.reach_mm)
+        target = roi_grid(grid, organs, config.model)
+        wanted = roi_box(grid, organs, config.model.margin_mm + config.reach_mm)
     else:
         target, wanted = fitted_grid(grid, grid.box(), config.model.localise), grid.box()
     within = target.box_from(grid, wanted)

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from viscera.core.errors import ConfigError
 from viscera.core.volume import LabelMap, Volume
-from viscera.crop import region_grid
+from viscera.crop import roi_grid
 from viscera.engines.engine import Answer, Engine
 from viscera.localise import organ_box
 from viscera.model.bundle import ModelCard
-from viscera.pipeline import fitted_scout
-from viscera.postprocess import stray_parts
+from viscera.pipeline import low_resolution_grid
+from viscera.postprocess import small_components
 from viscera.preprocess import network_input
 from viscera.quality.measurements import network_signals
 from viscera.restore import restore_labels
-from viscera.segment import network_answer, segment_answer
+from viscera.segment import network_output, segmentation_output
 from viscera.training.cache import UNKNOWN_LABEL
 
 
@@ -79,12 +79,12 @@ def trusted_labels(
     model = card.model
     turn = volume.grid.to_canonical()
     hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
-    scout_grid = fitted_scout(grid, model)
-    logits = network_answer(
+    scout_grid = low_resolution_grid(grid, model)
+    logits = network_output(
         engine, "localise", network_input(hu, grid, scout_grid, model.localise), model.localiser.outputs
     )
-    target = region_grid(grid, organ_box(logits, scout_grid, grid, least_ml=model.least_organs_ml), model)
-    answer = segment_answer(engine, network_input(hu, grid, target, model.segment), model.scn)
+    target = roi_grid(grid, organ_box(logits, scout_grid, grid, least_ml=model.least_organs_ml), model)
+    answer = segmentation_output(engine, network_input(hu, grid, target, model.segment), model.scn)
 
     signals = network_signals(answer, model.scn.spatial_factor)
     expected = {
@@ -97,7 +97,7 @@ def trusted_labels(
     back = turn.inverse()
     place = back.apply_to_grid(target)
     labels = restore_labels(back.apply(answer.output), place, volume.grid)
-    strays = stray_parts(LabelMap(labels=labels, grid=volume.grid), volume, card.organs, model.cleaning)
+    strays = small_components(LabelMap(labels=labels, grid=volume.grid), volume, card.organs, model.cleaning)
     labels[restore_labels(back.apply(np.stack([1 - doubt, doubt])), place, volume.grid) == 1] = UNKNOWN_LABEL
     for _, voxels in strays:
         labels[voxels] = UNKNOWN_LABEL

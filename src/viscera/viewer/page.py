@@ -14,13 +14,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from viscera.quality.rules import Verdict
+from viscera.quality.rules import QcStatus
 from viscera.viewer.organs import OrganRow, viewer_entry
 
 ASSETS = Path(__file__).parent / "assets"
 STYLE, SCRIPT, NIIVUE, NOTICES = "viewer.css", "viewer.js", "niivue.umd.js", "THIRD_PARTY.txt"
 
-_VERDICTS = {Verdict.OK: "ok", Verdict.CHECK: "check", Verdict.ABSENT: "absent"}
+_VERDICTS = {QcStatus.OK: "ok", QcStatus.CHECK: "check", QcStatus.ABSENT: "absent"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from typing import Any
 from viscera.model.bundle import CARD
 from viscera.quality.rules import OrganQuality
 from viscera.quality.statistics import OrganStatistics
-from viscera.segmenter import SegmentedCase, Segmenter
+from viscera.result import Segmentation
+from viscera.segmenter import Segmenter
 from viscera.viewer.run_report import Machinery
 
 
@@ -19,17 +20,17 @@ def organ_entry(organ: OrganStatistics) -> dict[str, Any]:
     return {**asdict(organ), "touches_border": organ.touches_border}
 
 
-def organ_entries(done: SegmentedCase) -> tuple[dict[str, Any], ...]:
+def organ_entries(done: Segmentation) -> tuple[dict[str, Any], ...]:
     """All of a case's organs as the report shows them: statistics, what was removed, and what the verdict rests on."""
-    removed = None if done.segmentation.removed is None else {one.organ: one for one in done.segmentation.removed}
+    removed = {one.organ: one for one in done.removed or ()}
     return tuple(
         {
             **organ_entry(organ),
-            "removed_ml": None if removed is None else removed[organ.organ].volume_ml,
+            "removed_ml": removed[organ.organ].volume_ml if organ.organ in removed else None,
             "quality_sentences": quality.sentences,
             "signals": asdict(quality.signals),
         }
-        for organ, quality in zip(done.statistics, done.segmentation.quality, strict=True)
+        for organ, quality in zip(done.statistics, done.quality, strict=True)
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from viscera.core.errors import ReadError, reason
-from viscera.quality.rules import Verdict
+from viscera.quality.rules import QcStatus
 from viscera.quality.statistics import OrganStatistics
 from viscera.viewer.run_report import SCHEMA
 
@@ -30,7 +30,7 @@ _MACHINERY = {
 class OrganVerdict:
     """The verdict on one organ, and why, one sentence each."""
 
-    verdict: Verdict
+    verdict: QcStatus
     sentences: tuple[str, ...]
 
 
@@ -88,7 +88,7 @@ def _voxels(case: Mapping[str, Any]) -> dict[str, int]:
 def _facts(report: Mapping[str, Any], case: Mapping[str, Any]) -> RunFacts:
     verdicts = {
         str(organ["organ"]): OrganVerdict(
-            verdict=Verdict(organ["quality"]), sentences=tuple(map(str, organ.get("quality_sentences", ())))
+            verdict=QcStatus(organ["quality"]), sentences=tuple(map(str, organ.get("quality_sentences", ())))
         )
         for organ in case["organs"]
         if organ["quality"] is not None
