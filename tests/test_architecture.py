@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("pipeline",),
     ("segmenter",),
-    ("evaluation", "synthesis"),
+    ("evaluation", "synthesis", "demo_data"),
     ("training",),
     ("viewer",),
     ("batch", "pacs"),

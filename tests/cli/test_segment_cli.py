@@ -465,15 +465,22 @@ def test_the_demo_leaves_everything_it_speaks_of(
         "ct.nii.gz",
         "labels.nii.gz",
         "labels_preview.png",
+        "phantom.nii.gz",
+        "phantom_labels.nii.gz",
+        "phantom_labels_preview.png",
+        "phantom_truth.nii.gz",
+        "reference.nii.gz",
         "report.json",
         "statistics.csv",
         "statistics.json",
-        "truth.nii.gz",
     ]
-    assert set(np.unique(viscera.read_label_map(folder / "truth.nii.gz").labels)) == {0, 1, 2, 3, 4}
-    assert str(folder / "labels_preview.png") in out
-    assert "DSC" in out
-    assert "segment 0." in out, "the seconds by stage"
+    for name in ("reference", "phantom_truth"):
+        assert set(np.unique(viscera.read_label_map(folder / f"{name}.nii.gz").labels)) == {0, 1, 2, 3, 4}
+    assert out.index("real CT, compared with") < out.index("synthetic CT, compared with")
+    assert out.count("DSC") == 2
+    assert out.count("seconds: read ") == 2
+    for picture in ("labels_preview.png", "phantom_labels_preview.png"):
+        assert str(folder / picture) in out
 
 
 def test_scans_that_must_be_refused_are_one_line_each(

@@ -105,7 +105,7 @@ def test_the_tables_of_many_cases_name_each_case() -> None:
 
 
 def test_seconds_are_listed_and_summed() -> None:
-    assert seconds_text({"read": 0.25, "write": 1.5}) == "seconds: read 0.25, write 1.50; in all 1.75"
+    assert seconds_text({"read": 0.25, "write": 1.5}) == "seconds: read 0.25, write 1.50; 1.75 in total"
 
 
 def test_a_phantom_and_its_labels_are_two_files(tmp_path: Path) -> None:

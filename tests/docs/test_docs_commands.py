@@ -31,12 +31,14 @@ PAGES = [
 LANGUAGES = {"bash", "python", "toml", "json", "ini", "text"}
 
 INSTALLS = "installs packages from the network"
-HOURS = "takes hours with the published settings; the second tutorial runs the same verbs small"
+HOURS = "takes hours with the published settings; the second tutorial runs the same subcommands on small networks"
 SERVES = "serves pages until it is stopped; tests/cli/test_view_cli.py does so"
 TRUNKS = "needs TotalSegmentator's label maps; tests/cli/test_synthesis_cli.py makes small ones"
 TEACHER = "needs a trained bundle and real CTs; tests/cli/test_pseudolabel_cli.py does so on a phantom"
 RECIPE = "needs anatomies and prepared CTs; tests/recipes/test_gpu_recipe.py runs it on small ones"
 MEASURES = "measures for minutes"
+CONTAINERS = "needs a container engine"
+TESTS = "runs the tests themselves"
 CLUSTER = "needs a cluster; tests/batch/test_batch_faults.py starts a small one"
 
 # By page: the beginning of each command that is not run, and why.
@@ -56,6 +58,15 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "viscera batch cases.csv -o labels/ --scheduler": CLUSTER,
         "sbatch": "needs Slurm; the page plays two of its tasks by hand",
         "snakemake": "tests/docs/test_batch_guide.py runs it where it is installed",
+    },
+    "docs/how-to/containers.md": {"podman": CONTAINERS},
+    "docs/how-to/contribute.md": {
+        "python3 -m venv": INSTALLS,
+        ". .venv/bin/activate": INSTALLS,
+        "pip install": INSTALLS,
+        "pytest": TESTS,
+        "ruff": TESTS,
+        "mypy": TESTS,
     },
     "docs/how-to/dicom.md": {"pip install": INSTALLS},
     "docs/how-to/gpu-training.md": {"recipes/gpu.sh": RECIPE},
@@ -233,6 +244,7 @@ INPUTS: dict[str, tuple[Callable[[Path], None], ...]] = {
     ),
     "docs/how-to/batch.md": (series("archive/p1/study1"), series("archive/p2/study1")),
     "docs/how-to/bids.md": (bids,),
+    "docs/how-to/contribute.md": (single("ct.nii.gz"),),
     "docs/how-to/dicom.md": (series("series"),),
     "docs/how-to/evaluate.md": (predictions,),
     "docs/how-to/radiotherapy.md": (series("series"),),

@@ -9,6 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "CODE_OF_CONDUCT.md",
     *sorted(str(path.relative_to(ROOT).as_posix()) for path in ROOT.glob("docs/**/*.md")),
 ]
 

@@ -68,7 +68,7 @@ EXIT_TERMINATED = 143
 _DESCRIPTION = "Liver, kidneys, spleen and pancreas in an abdominal CT."
 _EPILOG = """\
 examples:
-  viscera demo                              try it on a synthetic CT
+  viscera demo                              try it on the CT that ships with it
   viscera segment ct.nii.gz -o organs.nii.gz
   viscera segment scans/ -o labels/ --preview --statistics
 
