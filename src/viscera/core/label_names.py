@@ -100,7 +100,7 @@ class LabelMeaning:
         return (f"Labels that are no organ of the table were passed over: {_listed(self.passed_over)}.",)
 
 
-def label_meaning(labels: Mapping[int, LabelName], organs: Sequence[Organ], doing: str) -> LabelMeaning | None:
+def label_meaning(labels: Mapping[int, LabelName], organs: Sequence[Organ], doing: str = "") -> LabelMeaning | None:
     """Which organs the named labels are; None if the names and codes say nothing, such as Segment_1, Segment_2.
 
     A code says more than a name, a name more than a code that fits any tissue. Several labels may be one organ, as a
@@ -109,7 +109,7 @@ def label_meaning(labels: Mapping[int, LabelName], organs: Sequence[Organ], doin
     Args:
         labels: What the file says of each label.
         organs: The organ table.
-        doing: For errors.
+        doing: For errors; left out where the caller adds it.
 
     Raises:
         ReadError: If a name and its code are two organs, or none of the names is an organ of the table.
