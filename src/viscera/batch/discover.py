@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viscera.core.errors import ConfigError, ReadError
+from viscera.core.errors import ConfigError, ReadError, during
 from viscera.core.folders import folders_below
 from viscera.formats.bids import DESCRIPTION
 from viscera.formats.case_lists import read_list
@@ -280,7 +280,8 @@ def _parts(folder: Path, names: Sequence[str]) -> list[_Part]:
     if not sources:
         return []
     try:
-        ranked = ct_series(sources, f"listing {folder}")
+        with during(f"listing {folder}"):
+            ranked = ct_series(sources)
     except NoCtSeriesError:
         return []
     best: dict[str, Series] = {}

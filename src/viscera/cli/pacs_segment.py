@@ -132,13 +132,13 @@ def _examined(web: DicomWeb, study: str, candidates: Sequence[RemoteSeries]) -> 
             web.fetch(study, series.uid, Path(name), instance=images[len(images) // 2].uid)
             try:
                 with dicom_sources(Path(name)) as sources:
-                    best = ct_series(sources, "looking into a series")[0]
+                    best = ct_series(sources)[0]
             except ReadError:
                 continue  # a localiser, or a picture of a report
             found.append(series.examined(best.traits, best.slices[0].normal, images))
     if not found:
         raise TransferError(
-            "looking into the series of the study",
+            "examining the series of the study",
             expected="a CT series of slices",
             got="only localisers or pictures",
             remedy="Give one with --series if you know better",

@@ -1,5 +1,5 @@
 """Other people's formats, each read or written by one module that loads its package only when called."""
 
-from viscera.formats.dicom.gdcm_import import guard_gdcm
+from viscera.formats.dicom.import_guard import guard_imports
 
-guard_gdcm()  # before any module below loads pydicom or nibabel, and with them gdcm
+guard_imports()  # before any module below loads pydicom or nibabel

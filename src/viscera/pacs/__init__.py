@@ -1,3 +1,3 @@
 """A listener and a client for picture archives."""
 
-import viscera.formats as viscera_formats  # noqa: F401  # guards the import of gdcm before modules here load pydicom
+import viscera.formats as viscera_formats  # noqa: F401  # guards the imports of gdcm and pydicom

@@ -122,7 +122,7 @@ class DicomWeb:
         Raises:
             TransferError: If it has none, or the PACS does not respond as it should.
         """
-        with _explained(f"looking into a series at {self._url}"):
+        with _explained(f"examining a series at {self._url}"):
             found = self._search(f"studies/{study}/series/{series}/instances", includefield=(_POSITION,))
             images = [
                 RemoteImage(uid=_value(one, "00080018"), position_xyz_mm=_position(one.get(_POSITION, {})))

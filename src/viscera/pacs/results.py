@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from viscera.case import CaseOptions
-from viscera.core.errors import ReadError
+from viscera.core.errors import ReadError, during
 from viscera.core.version import version
 from viscera.formats.dicom.files import dicom_sources
 from viscera.formats.dicom.series import NoCtSeriesError, ct_series
@@ -45,22 +45,21 @@ def write_results(
 def require_worth(images: Path) -> None:
     """Raise ReadError if the images in a folder, all of one series, show no organs as they are.
 
-    What arrives was chosen by nobody, and its results are stored where nobody reads a note: projections and renderings
-    are not segmented. What is not in Hounsfield units is refused by reading it.
+    No person chose what arrives, and nobody reads a note where its results are stored: projections and renderings are
+    not segmented. What is not in Hounsfield units is refused by reading it.
     """
-    doing = "looking into a series"
-    # One image tells in nearly all cases.
-    with dicom_sources(min(images.iterdir())) as sources, contextlib.suppress(NoCtSeriesError):
-        if all(one.traits.worth for one in ct_series(sources, doing)):
-            return
-    with dicom_sources(images) as sources:
-        if ct_series(sources, doing)[0].traits.kind.projection:
-            raise ReadError(
-                doing,
-                expected="slices of the body, not projections or renderings (MIP, MinIP)",
-                got="these",
-                remedy="Send the series they were made from",
-            )
+    with during("examining a series"):
+        # One image is enough in nearly all cases.
+        with dicom_sources(min(images.iterdir())) as sources, contextlib.suppress(NoCtSeriesError):
+            if all(one.traits.worth for one in ct_series(sources)):
+                return
+        with dicom_sources(images) as sources:
+            if ct_series(sources)[0].traits.kind.projection:
+                raise ReadError(
+                    expected="slices of the body, not projections or renderings (MIP, MinIP)",
+                    got="these",
+                    remedy="Send the series they were made from",
+                )
 
 
 def series_identity(images: Path) -> str:

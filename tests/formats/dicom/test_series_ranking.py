@@ -225,7 +225,7 @@ def test_an_image_without_type_is_no_derived_one(tmp_path):
     for one in datasets:
         del one.ImageType
     with dicom_sources(save(tmp_path, datasets)) as sources:
-        assert ct_series(sources, "testing")[0].traits.kind == replace(PLAIN)
+        assert ct_series(sources)[0].traits.kind == replace(PLAIN)
 
 
 def test_a_batch_passes_over_projections_and_maps(tmp_path):

@@ -20,7 +20,7 @@ _BLOCK_BYTES = 2**20
 _DECIMALS = 2
 
 
-def without_copies(slices: Sequence[Slice], doing: str) -> tuple[list[Slice], int]:
+def without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], int]:
     """The slices in their order without copies of earlier ones, of equal place and voxels, and how many those were.
 
     Where two images of one place differ and do not claim to be the same, the search ends: such a series has several
@@ -38,30 +38,29 @@ def without_copies(slices: Sequence[Slice], doing: str) -> tuple[list[Slice], in
             between.setdefault((first.source, other.source), []).append((first, other))
     copies: set[Slice] = set()
     for sources, pairs in between.items():
-        with closing(_equal(sources, pairs, doing)) as results:
+        with closing(_equal(sources, pairs)) as results:
             for (first, other), equal in zip(pairs, results, strict=True):
                 if equal:
                     copies.add(other)
                 elif first.instance and (first.instance, first.frame) == (other.instance, other.frame):
-                    raise _contradiction(first.source, other.source, doing)
+                    raise _contradiction(first.source, other.source)
                 else:
                     return list(slices), 0
     return [one for one in slices if one not in copies], len(copies)
 
 
-def undecodable(error: BaseException, source: DicomSource, doing: str) -> ReadError:
+def undecodable(error: BaseException, source: DicomSource) -> ReadError:
     """The error to raise when the pixels of an object cannot be decoded."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ReadError(
-        f"{doing}, {source.label}",
-        expected="pixels that can be decoded",
+        expected=f"pixels that can be decoded in {source.label}",
         got=lines[0][:200],
         remedy="Copy the series again from its archive",
     )
 
 
 def _equal(
-    sources: tuple[DicomSource, DicomSource], pairs: Sequence[tuple[Slice, Slice]], doing: str
+    sources: tuple[DicomSource, DicomSource], pairs: Sequence[tuple[Slice, Slice]]
 ) -> Generator[bool, None, None]:
     """Whether the images of each pair are equal in HU; objects that are equal as files need no decoding."""
     if sources[0] is not sources[1] and _same_bytes(*sources):
@@ -74,18 +73,18 @@ def _equal(
             decoded: Any = file_images(file, [pair[k].frame for pair in pairs])
             images.append(opened.enter_context(closing(decoded)))
         for first, other in pairs:
-            one, two = (_next(stream, source, doing) for stream, source in zip(images, sources, strict=True))
+            one, two = (_next(stream, source) for stream, source in zip(images, sources, strict=True))
             rescale = (first.slope, first.intercept) == (other.slope, other.intercept)
             yield rescale and np.array_equal(one, two)
 
 
-def _next(images: Iterator[NDArray[Any]], source: DicomSource, doing: str) -> NDArray[Any]:
+def _next(images: Iterator[NDArray[Any]], source: DicomSource) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             return next(images)
     except (*DICOM_FAULTS, StopIteration) as error:
-        raise undecodable(error, source, doing) from error
+        raise undecodable(error, source) from error
 
 
 def _same_bytes(first: DicomSource, second: DicomSource) -> bool:
@@ -98,9 +97,8 @@ def _same_bytes(first: DicomSource, second: DicomSource) -> bool:
     return True
 
 
-def _contradiction(first: DicomSource, second: DicomSource, doing: str) -> ReadError:
+def _contradiction(first: DicomSource, second: DicomSource) -> ReadError:
     return ReadError(
-        doing,
         expected="one image under each SOP Instance UID",
         got=f"two that differ: {first.label} and {second.label}",
         remedy="Keep one version of the series, and put the other into a folder of its own",

@@ -36,7 +36,7 @@ SIDES: Mapping[Laterality, Code] = {
 }
 
 
-def set_identity(dataset: Dataset, source: SourceImages, origin: Origin, doing: str) -> None:
+def set_identity(dataset: Dataset, source: SourceImages, origin: Origin) -> None:
     """Patient and study of `dataset` become those of the source, byte for byte and in the source's character set.
 
     They are never decoded: text in an undeclared character set, or with a backslash, would not survive that.
@@ -54,7 +54,6 @@ def set_identity(dataset: Dataset, source: SourceImages, origin: Origin, doing: 
     if not (own.isascii() or _encodable(own, declared)):
         if not _plain_ascii(source.identity):
             raise WriteError(
-                doing,
                 expected=f"names of organs in the images' character set, {declared or 'ASCII'}",
                 got="others",
                 remedy="Name the bundle's organs in plain letters, or ask for NIfTI only",
@@ -95,11 +94,10 @@ def private_codes_used(organs: Sequence[Organ]) -> bool:
     return any(organ.code.scheme == PRIVATE_SCHEME for organ in organs)
 
 
-def require_described(label_map: LabelMap, origin: Origin, doing: str) -> None:
+def require_described(label_map: LabelMap, origin: Origin) -> None:
     """Raise WriteError if a label is none of the origin's organs."""
     if (largest := int(label_map.labels.max())) > len(origin.organs):
         raise WriteError(
-            doing,
             expected=f"labels of the bundle's {len(origin.organs)} organs",
             got=f"a label {largest}",
             remedy="Give the bundle whose organs the labels are",
@@ -117,7 +115,7 @@ def file_meta(sop_class: str, instance: str) -> FileMetaDataset:
     return meta
 
 
-def save(dataset: Dataset, path: Path, source: SourceImages, doing: str) -> None:
+def save(dataset: Dataset, path: Path, source: SourceImages) -> None:
     """Write a DICOM object, whole or not at all.
 
     Raises:
@@ -129,11 +127,11 @@ def save(dataset: Dataset, path: Path, source: SourceImages, doing: str) -> None
     dataset.set_original_encoding(False, True, convert_encodings(declared) if declared else default_encoding)
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-    _require_identity(buffer, source, doing)
+    _require_identity(buffer, source)
     write_bytes(buffer.getvalue(), path)
 
 
-def _require_identity(written: BytesIO, source: SourceImages, doing: str) -> None:
+def _require_identity(written: BytesIO, source: SourceImages) -> None:
     written.seek(0)
     names = [name for name in (*REQUIRED_COPIES, *OPTIONAL_COPIES) if name in source.identity]
     result = pydicom.dcmread(written, stop_before_pixels=True, specific_tags=names)
@@ -141,7 +139,6 @@ def _require_identity(written: BytesIO, source: SourceImages, doing: str) -> Non
         element = source.identity.get_item(tag_of(name))
         if element.VR != "SQ" and (result.get_item(tag_of(name)).value or b"") != element.value:
             raise WriteError(
-                doing,
                 expected=f"the images' own {name}",
                 got="another, as the package pydicom has changed it",
                 remedy="Report it with the version of pydicom; ask for NIfTI meanwhile",

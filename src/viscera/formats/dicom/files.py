@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from viscera.core.errors import ReadError
+from viscera.core.errors import ReadError, reading
 from viscera.core.folders import LARGEST_FILE_COUNT, files_below
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -112,12 +112,11 @@ def dicom_sources(path: Path) -> Iterator[list[DicomSource]]:
             if readable_dicom(file, path)
         ]
     elif is_zip_file(path):
-        doing = f"reading {path}"
-        with _opened_zip(path, doing) as archive:
+        with reading(path), _opened_zip(path) as archive:
             yield [
-                _zip_source(archive, member, number, doing)
-                for number, member in enumerate(_checked_members(archive, path, doing), 1)
-                if looks_like_dicom(_member_bytes(archive, member, _SNIFFED_BYTES, doing))
+                _zip_source(archive, member, number)
+                for number, member in enumerate(_checked_members(archive, path), 1)
+                if looks_like_dicom(_member_bytes(archive, member, _SNIFFED_BYTES))
             ]
     else:
         yield [_file_source(path, path.name)]
@@ -163,16 +162,16 @@ class _ZipFile(io.FileIO):
 
 
 @contextmanager
-def _opened_zip(path: Path, doing: str) -> Iterator[zipfile.ZipFile]:
+def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         file = _ZipFile(path)
     except OSError as error:
-        raise _bad_zip(doing, "one that cannot be opened") from error
+        raise _bad_zip("one that cannot be opened") from error
     with file:
         try:
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, struct.error) as error:
-            raise _bad_zip(doing, "a damaged one") from error
+            raise _bad_zip("a damaged one") from error
         file.largest_read = sys.maxsize  # members are checked one by one
         with archive:
             yield archive
@@ -193,19 +192,18 @@ def _file_source(path: Path, label: str) -> DicomSource:
     return DicomSource(label=label, size_bytes=path.stat().st_size, opened=lambda: path.open("rb"))
 
 
-def _bad_zip(doing: str, got: str) -> ReadError:
+def _bad_zip(got: str) -> ReadError:
     return ReadError(
-        doing, expected="a zip of DICOM files", got=got, remedy="Zip the series again without a password, or unpack it"
+        expected="a zip of DICOM files", got=got, remedy="Zip the series again without a password, or unpack it"
     )
 
 
-def _checked_members(archive: zipfile.ZipFile, path: Path, doing: str) -> list[zipfile.ZipInfo]:
+def _checked_members(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     # Not `is_dir`, which fails on an empty name.
     members = [member for member in archive.infolist() if not member.filename.endswith("/")]
     total, packed = sum(member.file_size for member in members), path.stat().st_size
     if len(members) > LARGEST_FILE_COUNT or total > LARGEST_ZIP_BYTES or total > LARGEST_ZIP_RATIO * packed:
         raise ReadError(
-            doing,
             expected=f"at most {LARGEST_FILE_COUNT} files, {LARGEST_ZIP_BYTES} bytes and {LARGEST_ZIP_RATIO} times "
             "the zip's own size when unpacked",
             got=f"{len(members)} files and {total} bytes in {packed}",
@@ -213,32 +211,31 @@ def _checked_members(archive: zipfile.ZipFile, path: Path, doing: str) -> list[z
         )
     if any(member.file_size > LARGEST_MEMBER_BYTES for member in members):
         raise ReadError(
-            doing,
             expected=f"files of at most {LARGEST_MEMBER_BYTES} bytes in the zip",
             got="a larger one",
             remedy="Unpack it yourself if you trust it, and give the folder",
         )
     if any(member.flag_bits & 1 for member in members):
-        raise _bad_zip(doing, "one locked with a password")
+        raise _bad_zip("one locked with a password")
     return members
 
 
-def _zip_source(archive: zipfile.ZipFile, member: zipfile.ZipInfo, number: int, doing: str) -> DicomSource:
+def _zip_source(archive: zipfile.ZipFile, member: zipfile.ZipInfo, number: int) -> DicomSource:
     label = f"file {number} of the zip"  # names inside a zip may be people's names
     return DicomSource(
         label=label,
         size_bytes=member.file_size,
-        opened=lambda: io.BytesIO(_member_bytes(archive, member, member.file_size, doing)),
+        opened=lambda: io.BytesIO(_member_bytes(archive, member, member.file_size)),
     )
 
 
-def _member_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, count: int, doing: str) -> bytes:
+def _member_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, count: int) -> bytes:
     # With a count, zipfile unfolds no more than that even where the member's declared size is a lie, and it verifies
     # the checksum at the end. That holds for deflate only; other methods it unfolds without a limit.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _bad_zip(doing, "one compressed by another method than deflate")
+        raise _bad_zip("one compressed by another method than deflate")
     try:
         with archive.open(member) as file:
             return file.read(count)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
-        raise _bad_zip(doing, "a damaged one") from error
+        raise _bad_zip("a damaged one") from error

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viscera.core.errors import GeometryError, ReadError
+from viscera.core.errors import GeometryError, ReadError, reading
 from viscera.core.geometry import Grid
 from viscera.core.hounsfield import allocated, fill_hu, require_hu, require_likely, require_offset
 from viscera.core.volume import Volume
@@ -54,14 +54,13 @@ def read_dicom(
         GeometryError: If slices are missing, doubled or unevenly spaced.
         MemoryBudgetError: If there is no memory for it.
     """
-    doing = f"reading {path}"
     require_offset(hu_offset)
-    with dicom_sources(path) as sources:
-        stack = chosen_stack(sources, series, doing)
+    with reading(path), dicom_sources(path) as sources:
+        stack = chosen_stack(sources, series)
         if on_grid is not None:
             on_grid(stack.grid)
-        hu = _decoded(stack.slices, stack.grid, hu_offset, doing)
-    return Volume(hu=hu, grid=stack.grid, notes=stack.notes + require_hu(hu), sides_certain=True)
+        hu = _decoded(stack.slices, stack.grid, hu_offset)
+        return Volume(hu=hu, grid=stack.grid, notes=stack.notes + require_hu(hu), sides_certain=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,12 +78,11 @@ class Stack:
     notes: tuple[str, ...]
 
 
-def chosen_stack(sources: Sequence[DicomSource], series: str | None, doing: str) -> Stack:
+def chosen_stack(sources: Sequence[DicomSource], series: str | None) -> Stack:
     """The stack that `read_dicom` takes from `sources`, its pixels not yet read; raises what `read_dicom` does."""
-    chosen, notes = _chosen(ct_series(sources, doing), series, doing)
+    chosen, notes = _chosen(ct_series(sources), series)
     if not chosen.traits.kind.in_hu:
         raise ReadError(
-            doing,
             expected="Hounsfield units",
             got=f"{chosen.text(with_uid=False)}, in units {chosen.units}",
             remedy="Choose another series with --series",
@@ -92,9 +90,9 @@ def chosen_stack(sources: Sequence[DicomSource], series: str | None, doing: str)
     if chosen.traits.kind.projection:
         notes += ("The images are projections or renderings (MIP, MinIP): organs are not shown as large as they are.",)
     normal = chosen.slices[0].normal
-    distinct, copies = without_copies(chosen.slices, doing)
+    distinct, copies = without_copies(chosen.slices)
     ordered = sorted(distinct, key=lambda one: float(np.dot(one.position_xyz_mm, normal)))
-    grid, tilt = _stacked(ordered, doing)
+    grid, tilt = _stacked(ordered)
     if copies:
         notes += (f"{copies} repeated copies of slices were passed over.",)
     if tilt > TILT_DEGREES:
@@ -102,7 +100,7 @@ def chosen_stack(sources: Sequence[DicomSource], series: str | None, doing: str)
     return Stack(slices=tuple(ordered), grid=grid, notes=notes)
 
 
-def _chosen(candidates: list[Series], wanted: str | None, doing: str) -> tuple[Series, tuple[str, ...]]:
+def _chosen(candidates: list[Series], wanted: str | None) -> tuple[Series, tuple[str, ...]]:
     if wanted is None:
         if len(candidates) == 1:
             return candidates[0], ()
@@ -119,18 +117,16 @@ def _chosen(candidates: list[Series], wanted: str | None, doing: str) -> tuple[S
     numbers = [one.number for one in candidates]
     listing = "; ".join(one.text(with_uid=not one.number or numbers.count(one.number) > 1) for one in candidates)
     raise ReadError(
-        doing,
         expected=f"one series that matches {wanted!r}",
         got=f"{len(matches)} among: {listing}",
         remedy="Give the number or the UID of one of them with --series",
     )
 
 
-def _stacked(ordered: Sequence[Slice], doing: str) -> tuple[Grid, float]:
+def _stacked(ordered: Sequence[Slice]) -> tuple[Grid, float]:
     """The grid of evenly spaced slices, and the angle in degrees between their normal and the way they advance."""
     if len(ordered) < 2:
         raise ReadError(
-            doing,
             expected="a series of at least 2 slices",
             got="one slice",
             remedy="Give the folder that holds the whole series",
@@ -138,11 +134,11 @@ def _stacked(ordered: Sequence[Slice], doing: str) -> tuple[Grid, float]:
     first = ordered[0]
     positions = np.array([one.position_xyz_mm for one in ordered])
     along = positions @ first.normal
-    _require_even(along, doing)
+    _require_even(along)
     origin, step = line_through(positions, np.arange(len(ordered)))
     astray = np.linalg.norm(positions - origin - np.arange(len(ordered))[:, None] * step, axis=1)
     if astray.max() > SLICE_TOLERANCE * np.linalg.norm(step):
-        raise _uneven(doing, f"slice {astray.argmax() + 1} is {astray.max():.2f} mm from its place")
+        raise _uneven(f"slice {astray.argmax() + 1} is {astray.max():.2f} mm from its place")
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = np.asarray(first.orientation[3:]) * first.spacing_mm[0]
@@ -163,11 +159,10 @@ def line_through(
     return origin.round(_DECIMALS), step.round(_DECIMALS)
 
 
-def _require_even(along: NDArray[np.float64], doing: str) -> None:
+def _require_even(along: NDArray[np.float64]) -> None:
     gaps = np.diff(along)
     if gaps.min() < SAME_PLACE_MM:
         raise GeometryError(
-            doing,
             expected="one slice at each place",
             got=f"{int((gaps < SAME_PLACE_MM).sum())} of {len(along)} at the place of another",
             remedy="Keep one phase or reconstruction, or choose another series with --series",
@@ -180,25 +175,23 @@ def _require_even(along: NDArray[np.float64], doing: str) -> None:
     if len(wide) and rest <= 2 * SLICE_TOLERANCE:
         lost = int(np.rint(gaps[wide] / usual - 1).sum())
         raise GeometryError(
-            doing,
             expected=f"a slice every {usual:.2f} mm",
             got=f"{lost} missing (the first after slice {wide[0] + 1} of {len(along)})",
             remedy="Copy the whole series again from its archive",
         )
-    raise _uneven(doing, f"gaps from {gaps.min():.2f} to {gaps.max():.2f} mm")
+    raise _uneven(f"gaps from {gaps.min():.2f} to {gaps.max():.2f} mm")
 
 
-def _uneven(doing: str, got: str) -> GeometryError:
+def _uneven(got: str) -> GeometryError:
     return GeometryError(
-        doing,
         expected="evenly spaced slices",
         got=got,
         remedy="Reconstruct the scan with even spacing, or choose another series with --series",
     )
 
 
-def _decoded(ordered: Sequence[Slice], grid: Grid, hu_offset: int, doing: str) -> NDArray[np.int16]:
-    _require_room(ordered, doing)
+def _decoded(ordered: Sequence[Slice], grid: Grid, hu_offset: int) -> NDArray[np.int16]:
+    _require_room(ordered)
     hu: NDArray[np.int16] = allocated(grid.shape_zyx, np.int16)
     members_of: dict[DicomSource, list[int]] = {}
     for place, one in enumerate(ordered):
@@ -214,17 +207,16 @@ def _decoded(ordered: Sequence[Slice], grid: Grid, hu_offset: int, doing: str) -
                         raise ValueError(f"an image of {image.shape}")
                     fill_hu(hu[place], image, slope=one.slope, intercept=one.intercept + hu_offset)
         except DICOM_FAULTS as error:
-            raise undecodable(error, source, doing) from error
+            raise undecodable(error, source) from error
     return hu
 
 
-def _require_room(ordered: Sequence[Slice], doing: str) -> None:
+def _require_room(ordered: Sequence[Slice]) -> None:
     """Refuse objects too short to hold any image of their size, before memory is taken for it."""
     size = sum(source.size_bytes for source in {one.source for one in ordered})
     voxels = len(ordered) * ordered[0].size_vox[0] * ordered[0].size_vox[1]
     if voxels > size * LARGEST_IMAGE_RATIO:
         raise ReadError(
-            doing,
             expected=f"pixels for the {voxels} voxels that the headers claim",
             got=f"{size} bytes",
             remedy="Copy the series again from its archive",

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag
 
-from viscera.core.errors import GeometryError, ReadError
+from viscera.core.errors import GeometryError, ReadError, reading
 from viscera.core.geometry import Grid
 from viscera.formats.dicom.files import DicomSource, dicom_sources, is_dicom_file, is_zip_file
 from viscera.formats.dicom.read import Stack, chosen_stack
@@ -90,11 +90,10 @@ class SourceImages:
         """Whether an object holds several slices."""
         return "PerFrameFunctionalGroupsSequence" in self.first
 
-    def require_grid(self, grid: Grid, doing: str) -> None:
+    def require_grid(self, grid: Grid) -> None:
         """Raise GeometryError if `grid` is not the images' own."""
         if not self.grid.matches(grid):
             raise GeometryError(
-                doing,
                 expected=f"labels on the CT's own grid, {self.grid.shape_zyx} voxels",
                 got=f"{grid.shape_zyx} voxels" if grid.shape_zyx != self.grid.shape_zyx else "another place in space",
                 remedy="Give the series that the labels were made for",
@@ -118,22 +117,26 @@ def source_images(path: Path, *, series: str | None = None) -> SourceImages:
         GeometryError: If slices are missing, doubled or unevenly spaced.
     """
     path = Path(path)
-    doing = f"reading {path}"
-    if not (path.is_dir() or is_zip_file(path) or is_dicom_file(path)):
-        raise ReadError(
-            doing,
-            expected="a CT series in DICOM (a folder, a zip, a multi-frame file), as the results are to be DICOM",
-            got="another file" if path.exists() else "nothing there",
-            remedy="Give the DICOM images, or ask for NIfTI only",
-        )
-    with dicom_sources(path) as sources:
-        stack = chosen_stack(sources, series, doing)
-        objects = list(dict.fromkeys(one.source for one in stack.slices))
-        headers = [_header(source, doing) for source in objects]
+    with reading(path):
+        if not (path.is_dir() or is_zip_file(path) or is_dicom_file(path)):
+            raise ReadError(
+                expected="a CT series in DICOM (a folder, a zip, a multi-frame file), as the results are to be DICOM",
+                got="another file" if path.exists() else "nothing there",
+                remedy="Give the DICOM images, or ask for NIfTI only",
+            )
+        with dicom_sources(path) as sources:
+            stack = chosen_stack(sources, series)
+            objects = list(dict.fromkeys(one.source for one in stack.slices))
+            headers = [_header(source) for source in objects]
+        return _checked(stack, objects, headers)
+
+
+def _checked(stack: Stack, objects: Sequence[DicomSource], headers: Sequence[tuple[Any, Dataset]]) -> SourceImages:
+    """The images of a stack, once their headers are known to be of one person, study and space."""
     images = tuple(header for header, _ in headers)
     notes = (*_contradictions(images), *_with_study_and_series(images))
-    _require_one_frame_of_reference(images, doing)
-    _require_one_person([identity for _, identity in headers], doing)
+    _require_one_frame_of_reference(images)
+    _require_one_person([identity for _, identity in headers])
     for image in images:
         if not image.get("SliceThickness"):
             image.SliceThickness = round(stack.grid.spacing_zyx_mm[0], 4)
@@ -182,7 +185,7 @@ def _places(stack: Stack, objects: Sequence[DicomSource]) -> tuple[tuple[int, in
     return tuple((number[one.source], one.frame + 1) for one in stack.slices)
 
 
-def _header(source: DicomSource, doing: str) -> tuple[Any, Dataset]:
+def _header(source: DicomSource) -> tuple[Any, Dataset]:
     """An object's header, and the text about the patient and the study taken out of it."""
     try:
         with warnings.catch_warnings(), source.opened() as file:
@@ -198,11 +201,10 @@ def _header(source: DicomSource, doing: str) -> tuple[Any, Dataset]:
                 if not (_UID.fullmatch(uid := str(header.get(name) or "")) or (not uid and name in _REPLACEABLE))
             ]
     except DICOM_FAULTS as error:
-        raise _unusable(f"{doing}, {source.label}", "a header that can be read", type(error).__name__) from error
+        raise _unusable(f"a header that can be read in {source.label}", type(error).__name__) from error
     if missing:
         raise ReadError(
-            f"{doing}, {source.label}",
-            expected="identifiers that DICOM results can refer to",
+            expected=f"identifiers that DICOM results can refer to in {source.label}",
             got=f"no valid {missing[0]}",
             remedy="Give images whose UIDs were not removed, or ask for NIfTI only",
         )
@@ -263,24 +265,23 @@ def _may_be_copied(name: str, stored: bytes) -> bool:
     return pattern is None or bool(pattern.fullmatch(text))
 
 
-def _require_one_frame_of_reference(images: Sequence[Any], doing: str) -> None:
+def _require_one_frame_of_reference(images: Sequence[Any]) -> None:
     for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
         if (count := len({str(image.get(name)) for image in images})) > 1:
-            raise _unusable(doing, f"one {name} in the series", f"{count}")
+            raise _unusable(f"one {name} in the series", f"{count}")
 
 
-def _require_one_person(identities: Sequence[Dataset], doing: str) -> None:
+def _require_one_person(identities: Sequence[Dataset]) -> None:
     for name in _PERSON:
         tag = BaseTag(tag_for_keyword(name) or 0)
         values = {identity.get_item(tag).value.rstrip(b" \0^").upper() for identity in identities}
         if len(values) > 1:
             raise ReadError(
-                doing,
                 expected=f"one {name} in the series, as the results are to be of one person",
                 got=f"{len(values)}",
                 remedy="Separate the persons' images, or ask for NIfTI only",
             )
 
 
-def _unusable(doing: str, expected: str, got: str) -> ReadError:
-    return ReadError(doing, expected=expected, got=got, remedy="Copy the series again from its archive")
+def _unusable(expected: str, got: str) -> ReadError:
+    return ReadError(expected=expected, got=got, remedy="Copy the series again from its archive")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 
+from viscera.core.errors import during
 from viscera.core.extras import needs
 from viscera.core.organs import PRIVATE_SCHEME, Organ
 from viscera.core.provenance import Origin
@@ -62,15 +63,14 @@ def write_rtstruct(label_map: LabelMap, source: SourceImages, path: Path, origin
         MissingExtraError: If contourpy is not installed.
     """
     import_contourpy()
-    doing = f"writing {path}"
-    source.require_grid(label_map.grid, doing)
-    require_described(label_map, origin, doing)
     # The patient's data are the archive's own and are copied as they are, valid or not.
-    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+    with during(f"writing {path}"), pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values
+        source.require_grid(label_map.grid)
+        require_described(label_map, origin)
         dataset = _structure_set(label_map, source, origin)
-        set_identity(dataset, source, origin, doing)
-        save(dataset, path, source, doing)
+        set_identity(dataset, source, origin)
+        save(dataset, path, source)
 
 
 def import_contourpy() -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from viscera.core.errors import GeometryError, ReadError
+from viscera.core.errors import GeometryError, ReadError, reading
 from viscera.core.geometry import Grid
 from viscera.core.hounsfield import allocated
 from viscera.core.label_names import LabelMeaning, LabelName, label_meaning
@@ -73,26 +73,26 @@ def read_dicom_seg(path: Path, organs: Sequence[Organ] = ORGANS) -> LabelMap:
         GeometryError: If its frames are not slices of one regular grid.
         MemoryBudgetError: If there is no memory for it.
     """
-    doing = f"reading {path}"
-    with dicom_sources(Path(path)) as sources, warnings.catch_warnings():
+    path = Path(path)
+    with reading(path), dicom_sources(path) as sources, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values
-        source = _only_seg(sources, doing)
+        source = _only_seg(sources)
         try:
             with source.opened() as file:
                 dataset = pydicom.dcmread(file, force=True)
-            _require_supported(dataset, source, doing)
-            meaning = _meaning(dataset, organs, doing)
-            frames = _frames(dataset, doing)
-            places, grid = _laid_out(frames, (int(dataset.Rows), int(dataset.Columns)), doing)
+            _require_supported(dataset, source)
+            meaning = _meaning(dataset, organs)
+            frames = _frames(dataset)
+            places, grid = _laid_out(frames, (int(dataset.Rows), int(dataset.Columns)))
             labels: NDArray[np.uint8] = allocated(grid.shape_zyx, np.uint8)
             labels[:] = BACKGROUND
-            _fill(labels, dataset, list(zip(places, frames, strict=True)), meaning.indices, doing)
+            _fill(labels, dataset, list(zip(places, frames, strict=True)), meaning.indices)
         except DICOM_FAULTS as error:
-            raise _damaged(doing, type(error).__name__) from error
+            raise _damaged(type(error).__name__) from error
     return LabelMap(labels=labels, grid=grid, notes=meaning.notes)
 
 
-def _only_seg(sources: Sequence[DicomSource], doing: str) -> DicomSource:
+def _only_seg(sources: Sequence[DicomSource]) -> DicomSource:
     kinds: Counter[str] = Counter()
     found = []
     for source in sources:
@@ -109,49 +109,46 @@ def _only_seg(sources: Sequence[DicomSource], doing: str) -> DicomSource:
                 found.append(source)
             kinds[str(header.get("Modality") or "no modality")[:16]] += 1
         except DICOM_FAULTS as error:
-            raise _damaged(f"{doing}, {source.label}", type(error).__name__) from error
+            raise _damaged(type(error).__name__, f" in {source.label}") from error
     if len(found) == 1:
         return found[0]
     others = ", ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items())) or "no DICOM object"
     raise ReadError(
-        doing,
         expected="one DICOM segmentation (SEG)",
         got=f"{len(found)} of them" if found else others,
         remedy="Give the file of one SEG; structure sets (RTSTRUCT) are not read",
     )
 
 
-def _require_supported(dataset: Any, source: DicomSource, doing: str) -> None:
+def _require_supported(dataset: Any, source: DicomSource) -> None:
     """Refuse what cannot be read as labels, and objects shorter than what they claim to hold."""
     kind = str(dataset.get("SegmentationType") or "")
     if kind not in ("BINARY", "LABELMAP"):
         raise ReadError(
-            doing,
             expected="a SEG of type BINARY or LABELMAP",
             got=kind[:16] or "no type",
             remedy="Cut it at a threshold of your choice in the program that made it, and save it as BINARY",
         )
     rows, columns, count = int(dataset.Rows), int(dataset.Columns), int(dataset.NumberOfFrames)
     if not (1 <= rows <= LARGEST_MATRIX_VOX and 1 <= columns <= LARGEST_MATRIX_VOX and count >= 1):
-        raise _damaged(doing, f"{count} frames of {rows} x {columns} voxels")
+        raise _damaged(f"{count} frames of {rows} x {columns} voxels")
     bits = rows * columns * count * int(dataset.BitsAllocated)
     packed = dataset.file_meta.TransferSyntaxUID.is_compressed
     held = 8 * source.size_bytes * (LARGEST_IMAGE_RATIO if packed else 1)
     if bits > held or (not packed and bits > 8 * len(dataset.PixelData)):
-        raise _damaged(doing, f"too few bytes for {count} frames of {rows} x {columns} voxels")
+        raise _damaged(f"too few bytes for {count} frames of {rows} x {columns} voxels")
     if len(dataset.PerFrameFunctionalGroupsSequence) != count:
-        raise _damaged(doing, f"{len(dataset.PerFrameFunctionalGroupsSequence)} places for {count} frames")
+        raise _damaged(f"{len(dataset.PerFrameFunctionalGroupsSequence)} positions for {count} frames")
 
 
-def _meaning(dataset: Any, organs: Sequence[Organ], doing: str) -> LabelMeaning:
+def _meaning(dataset: Any, organs: Sequence[Organ]) -> LabelMeaning:
     """The organ of each segment number."""
     segments = {int(segment.SegmentNumber): _label_name(segment) for segment in dataset.SegmentSequence}
     if len(segments) < len(dataset.SegmentSequence):
-        raise _damaged(doing, "two segments of one number")
+        raise _damaged("two segments of one number")
     meaning = label_meaning(segments, organs) if segments else None
     if meaning is None:
         raise ReadError(
-            doing,
             expected=f"segments coded or named as {', '.join(organ.name for organ in organs)}",
             got=", ".join(one.name or "without a name" for one in list(segments.values())[:8]) or "no segment",
             remedy="Give a SEG of these organs, or the bundle whose organs they are",
@@ -190,7 +187,7 @@ def _code(item: Any) -> Code:
     return Code(value=value, meaning=meaning, scheme=scheme)
 
 
-def _frames(dataset: Any, doing: str) -> list[_Frame]:
+def _frames(dataset: Any) -> list[_Frame]:
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
     frames = []
     for groups in dataset.PerFrameFunctionalGroupsSequence:
@@ -210,7 +207,7 @@ def _frames(dataset: Any, doing: str) -> list[_Frame]:
         )
         numbers = [*frame.position, *frame.orientation, *frame.spacing, frame.between]
         if len(numbers) != 12 or not np.isfinite(numbers).all() or min(frame.spacing) <= 0:
-            raise _damaged(doing, "a frame without place, direction or spacing")
+            raise _damaged("a frame without place, direction or spacing")
         frames.append(frame)
     return frames
 
@@ -223,28 +220,28 @@ def _item(items: Sequence[Any], name: str) -> Any:
     raise KeyError(name)
 
 
-def _laid_out(frames: Sequence[_Frame], size_vox: tuple[int, int], doing: str) -> tuple[list[int], Grid]:
+def _laid_out(frames: Sequence[_Frame], size_vox: tuple[int, int]) -> tuple[list[int], Grid]:
     """For each frame its slice, and the grid of all slices from the first to the last one that has a frame."""
     first = frames[0]
     column, row = np.array(first.orientation).reshape(2, 3)
     normal = np.cross(column, row)
     lengths = np.linalg.norm([column, row, normal], axis=1)
     if np.abs(lengths - 1).max() > 10 * ORIENTATION_TOLERANCE or not all(_alike(first, frame) for frame in frames):
-        raise _irregular(doing, "frames of several directions or spacings")
+        raise _irregular("frames of several directions or spacings")
     positions = np.array([frame.position for frame in frames])
     along = positions @ normal
-    step_mm = _slice_step(np.unique(along.round(3)), first.between, doing)
+    step_mm = _slice_step(np.unique(along.round(3)), first.between)
     places = np.rint((along - along.min()) / step_mm).astype(np.int_)
     count = int(places.max()) + 1
     if count > LARGEST_MATRIX_VOX:
-        raise _irregular(doing, f"frames over {count} slices")
+        raise _irregular(f"frames over {count} slices")
     if count == 1:
         origin, step = positions[0], normal * step_mm
     else:
         origin, step = line_through(positions, places)
     astray = np.linalg.norm(positions - origin - places[:, None] * step, axis=1).max()
     if astray > SLICE_TOLERANCE * step_mm:
-        raise _irregular(doing, f"a frame {astray:.2f} mm from its place")
+        raise _irregular(f"a frame {astray:.2f} mm from its place")
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = row / lengths[1] * first.spacing[0]
@@ -253,18 +250,18 @@ def _laid_out(frames: Sequence[_Frame], size_vox: tuple[int, int], doing: str) -
     return places.tolist(), Grid(shape_zyx=(count, *size_vox), affine=affine)
 
 
-def _slice_step(along: NDArray[np.float64], declared: float, doing: str) -> float:
+def _slice_step(along: NDArray[np.float64], declared: float) -> float:
     """The distance of neighbouring slices: as declared if all frames fit, else that of the nearest two."""
     if len(along) == 1:
         if declared <= 0:
-            raise _irregular(doing, "one slice without a thickness")
+            raise _irregular("one slice without a thickness")
         return declared
     gaps = np.diff(along)
     for step in (declared, float(gaps.min())):
         if step > 0 and np.abs(gaps / step - np.rint(gaps / step)).max() <= SLICE_TOLERANCE and gaps.min() > step / 2:
             # The mean over all steps evens out rounded positions.
             return float((along[-1] - along[0]) / np.rint(gaps / step).sum())
-    raise _irregular(doing, f"gaps from {gaps.min():.2f} to {gaps.max():.2f} mm")
+    raise _irregular(f"gaps from {gaps.min():.2f} to {gaps.max():.2f} mm")
 
 
 def _alike(first: _Frame, other: _Frame) -> bool:
@@ -279,7 +276,6 @@ def _fill(
     dataset: Any,
     places: Sequence[tuple[int, _Frame]],
     indices: Mapping[int, int],
-    doing: str,
 ) -> None:
     """Write every frame's voxels of organs into `labels`."""
     overlapping = 0
@@ -288,33 +284,31 @@ def _fill(
         by_segment[segment] = index
     for (place, frame), image in zip(places, dataset_images(dataset, range(len(places))), strict=True):
         if image.shape != labels.shape[1:]:
-            raise _damaged(doing, f"a frame of {image.shape} voxels")
+            raise _damaged(f"a frame of {image.shape} voxels")
         target = labels[place]
         if dataset.SegmentationType == "LABELMAP":
             found = by_segment[image]
         else:
             if frame.segment is None:
-                raise _damaged(doing, "a frame without a segment")
+                raise _damaged("a frame without a segment")
             found = np.where(image > 0, by_segment[frame.segment], np.uint8(BACKGROUND))
         inside = found != BACKGROUND
         overlapping += int(np.count_nonzero(inside & (target != BACKGROUND) & (target != found)))
         target[inside] = found[inside]
     if overlapping:
         raise ReadError(
-            doing,
             expected="at most one organ in a voxel",
             got=f"{overlapping} voxels with two",
             remedy="Separate the segments in the program that made them",
         )
 
 
-def _damaged(doing: str, got: str) -> ReadError:
-    return ReadError(doing, expected="a whole DICOM SEG", got=got, remedy="Copy or make it again")
+def _damaged(got: str, where: str = "") -> ReadError:
+    return ReadError(expected=f"a whole DICOM SEG{where}", got=got, remedy="Copy or make it again")
 
 
-def _irregular(doing: str, got: str) -> GeometryError:
+def _irregular(got: str) -> GeometryError:
     return GeometryError(
-        doing,
         expected="frames on parallel, evenly spaced slices in the patient's space",
         got=got,
         remedy="Resample the segmentation onto its CT in the program that made it",

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from viscera.core.errors import WriteError
+from viscera.core.errors import WriteError, during
 from viscera.core.extras import needs
 from viscera.core.organs import CATEGORY, PRIVATE_SCHEME, Organ
 from viscera.core.provenance import Origin
@@ -54,23 +54,22 @@ def write_dicom_seg(
         WriteError: If the source or a label has no place in a DICOM SEG, or the file cannot be written.
         MissingExtraError: If highdicom is not installed.
     """
-    doing = f"writing {path}"
     import_highdicom()
-    source.require_grid(label_map.grid, doing)
-    require_described(label_map, origin, doing)
-    if source.multi_frame and len(source.images) > 1:
-        raise _refused(doing, "one multi-frame object", f"{len(source.images)}", "Ask for an RTSTRUCT or NIfTI")
     # The patient's data are the archive's own and are copied as they are, valid or not.
-    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+    with during(f"writing {path}"), pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values
+        source.require_grid(label_map.grid)
+        require_described(label_map, origin)
+        if source.multi_frame and len(source.images) > 1:
+            raise _refused("one multi-frame object", f"{len(source.images)}", "Ask for an RTSTRUCT or NIfTI")
         try:
             dataset = _segmentation(label_map, source, origin, kind)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise _refused(
-                doing, "images that a DICOM SEG can refer to", type(error).__name__, "Ask for NIfTI instead"
+                "images that a DICOM SEG can refer to", type(error).__name__, "Ask for NIfTI instead"
             ) from error
-        set_identity(dataset, source, origin, doing)
-        save(dataset, path, source, doing)
+        set_identity(dataset, source, origin)
+        save(dataset, path, source)
 
 
 def import_highdicom() -> Any:
@@ -188,5 +187,5 @@ def _date(dataset: Any, origin: Origin) -> None:
         setattr(dataset, f"{part}Time", time)
 
 
-def _refused(doing: str, expected: str, got: str, remedy: str) -> WriteError:
-    return WriteError(doing, expected=expected, got=got, remedy=remedy)
+def _refused(expected: str, got: str, remedy: str) -> WriteError:
+    return WriteError(expected=expected, got=got, remedy=remedy)

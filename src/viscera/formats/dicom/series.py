@@ -133,7 +133,7 @@ class Series:
         return f"{name}{described}{uid}, {len(self.slices)} slices"
 
 
-def ct_series(sources: Sequence[DicomSource], doing: str) -> list[Series]:
+def ct_series(sources: Sequence[DicomSource]) -> list[Series]:
     """The CT series in `sources`, best first, see `viscera.formats.dicom.series_ranking`.
 
     Localisers, pictures of reports and objects of other modalities are passed over. Images in HU and others, and
@@ -150,7 +150,7 @@ def ct_series(sources: Sequence[DicomSource], doing: str) -> list[Series]:
         warnings.simplefilter("ignore")  # pydicom's warnings quote values
         for source in sources:
             try:
-                header = _header(source, doing)
+                header = _header(source)
                 if header is None:
                     continue
                 modality = _text(header, "Modality") or "no modality"
@@ -160,14 +160,14 @@ def ct_series(sources: Sequence[DicomSource], doing: str) -> list[Series]:
                     passed_over[reason] += 1
                     found.append((_labels(header), slices))
             except DICOM_FAULTS as error:
-                raise _unreadable(doing, source, type(error).__name__) from error
+                raise _unreadable(source, type(error).__name__) from error
     series = _grouped(found)
     if not series:
-        raise _no_series(doing, modalities, passed_over)
+        raise _no_series(modalities, passed_over)
     return sorted(series, key=lambda one: one.traits.rank())
 
 
-def _header(source: DicomSource, doing: str) -> Any | None:
+def _header(source: DicomSource) -> Any | None:
     """The few fields of interest; None for bytes that only look like DICOM."""
     with source.opened() as file:
         head = file.read(META_BYTES)
@@ -175,7 +175,7 @@ def _header(source: DicomSource, doing: str) -> Any | None:
         if marked and DEFLATED in head:
             if _CT_CLASSES not in head:
                 return None
-            raise _unreadable(doing, source, "the deflated transfer syntax, which is not supported")
+            raise _unreadable(source, "the deflated transfer syntax, which is not supported")
         file.seek(0)
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
@@ -186,10 +186,9 @@ def _header(source: DicomSource, doing: str) -> Any | None:
             return None
 
 
-def _unreadable(doing: str, source: DicomSource, got: str) -> ReadError:
+def _unreadable(source: DicomSource, got: str) -> ReadError:
     return ReadError(
-        f"{doing}, {source.label}",
-        expected="a whole DICOM object",
+        expected=f"a whole DICOM object in {source.label}",
         got=got,
         remedy="Remove the file if it is not part of the CT, or copy the series again",
     )
@@ -329,11 +328,11 @@ def _alike(first: Slice, second: Slice) -> bool:
     )
 
 
-def _no_series(doing: str, modalities: Counter[str], passed_over: Counter[str]) -> NoCtSeriesError:
+def _no_series(modalities: Counter[str], passed_over: Counter[str]) -> NoCtSeriesError:
     if not modalities:
         got = "no DICOM object at all"
     elif "CT" not in modalities:
         got = f"only {', '.join(sorted(modalities))}"
     else:
         got = "only " + ", ".join(f"{count} {reason}" for reason, count in sorted(passed_over.items()))
-    return NoCtSeriesError(doing, expected="a CT series", got=got, remedy="Give the folder of a CT series in DICOM")
+    return NoCtSeriesError(expected="a CT series", got=got, remedy="Give the folder of a CT series in DICOM")

@@ -1,4 +1,4 @@
-"""Files beside the user's script or in the working directory are never taken for modules of ours or of gdcm."""
+"""Files beside the user's script or in the working directory are never taken for modules."""
 
 import subprocess
 import sys
@@ -51,9 +51,13 @@ def test_what_gdcm_would_import_is_not_taken_from_the_users_files(tmp_path, labe
 
 def test_folders_named_like_packages_that_are_looked_for_do_no_harm(tmp_path, labelled_ct):
     beside = tmp_path / "beside"
-    for name in ("viscera", "dl", "pylibjpeg", "openjpeg", "libjpeg", "rle", "compression", "indexed_gzip"):
+    names = ["viscera", "dl", "pylibjpeg", "openjpeg", "libjpeg", "rle", "indexed_gzip", "compression"]
+    names += ["chardet", "simplejson", "brotli", "brotlicffi", "zstandard"]
+    for name in names:
         (beside / name).mkdir(parents=True)
-    (beside / "script.py").write_text(READ.format(series=str(labelled_ct(SERIES).folder), before="", after=""))
+    after = "import nibabel.nifti1, viscera.pacs.dicomweb"
+    after += "\nfrom importlib.util import find_spec\nif find_spec('requests'): import requests"
+    (beside / "script.py").write_text(READ.format(series=str(labelled_ct(SERIES).folder), before="", after=after))
     done = ran(beside, "script.py")
     assert (done.returncode, done.stdout) == (0, "(10, 11, 12)\n"), done.stderr
 
