@@ -183,7 +183,7 @@ def test_notes_name_what_was_removed_and_nothing_else():
 def test_grids_that_differ():
     label_map, volume = scan(LARGE)
     moved = Grid.from_axes(SHAPE, spacing_zyx_mm=(3, 2, 1), direction_zyx=np.eye(3)[:, ::-1], origin_xyz_mm=(0, 0, 0))
-    with pytest.raises(GeometryError, match="cleaning labels"):
+    with pytest.raises(GeometryError, match="post-processing labels"):
         clean_labels(LabelMap(labels=label_map.labels, grid=moved), volume, ORGANS, CONFIG)
 
 

@@ -122,7 +122,7 @@ def test_grids_that_differ():
 def test_csv():
     rows = list(csv.DictReader(io.StringIO(statistics_csv(organ_statistics(*scan(liver=(1, INSIDE, 60)))))))
     assert [row["organ"] for row in rows] == ["liver", "kidney", "spleen", "pancreas"]
-    assert list(rows[0].values()) == ["liver", "24", "0.144", "60.00", "0.00", "no", "", "", ""]
+    assert list(rows[0].values()) == ["liver", "24", "0.144", "60.00", "0.00", "no", "", "", "", "", ""]
     assert (rows[1]["volume_ml"], rows[1]["mean_hu"]) == ("0.000", "")
 
 

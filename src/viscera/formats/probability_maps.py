@@ -46,7 +46,8 @@ def _header(grid: Grid, labels: int) -> bytes:
     from nibabel.nifti1 import Nifti1Header
 
     header: Any = Nifti1Header.from_fileobj(io.BytesIO(packed_header(grid, np.dtype("<i2"))))  # type: ignore[no-untyped-call]
-    header.set_data_shape(grid.shape_zyx[::-1] if labels == 1 else (*grid.shape_zyx[::-1], labels))
+    if labels > 1:
+        header.set_data_shape((*header.get_data_shape(), labels))
     header.set_slope_inter(1 / _ONE, 0)
     header["cal_max"] = 1.0  # what a viewer shows as the brightest
     packed = io.BytesIO()
