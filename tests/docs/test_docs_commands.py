@@ -37,6 +37,9 @@ TRUNKS = "needs TotalSegmentator's label maps; tests/cli/test_synthesis_cli.py m
 TEACHER = "needs a trained bundle and real CTs; tests/cli/test_pseudolabel_cli.py does so on a phantom"
 RECIPE = "needs anatomies and prepared CTs; tests/recipes/test_gpu_recipe.py runs it on small ones"
 MEASURES = "measures for minutes"
+GPU = "needs a GPU"
+CHECKS = "fails where memory is short; tests/cli/test_info_cli.py does so"
+MONAI = "tests/model/test_monai_bundle.py runs the workflow"
 CLUSTER = "needs a cluster; tests/batch/test_batch_faults.py starts a small one"
 
 # By page: the beginning of each command that is not run, and why.
@@ -58,7 +61,9 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "snakemake": "tests/docs/test_batch_guide.py runs it where it is installed",
     },
     "docs/how-to/dicom.md": {"pip install": INSTALLS},
+    "docs/how-to/gpu.md": {"pip install": INSTALLS, "viscera info --check": CHECKS, "viscera segment": GPU},
     "docs/how-to/gpu-training.md": {"recipes/gpu.sh": RECIPE},
+    "docs/how-to/monai.md": {"cd fast-monai": MONAI, "python -m monai.bundle run": MONAI},
     "docs/how-to/slicer-and-itksnap.md": {"itksnap": "a program with windows"},
     "docs/how-to/train-on-synthetic.md": {
         "viscera anatomies": TRUNKS,
