@@ -1,8 +1,8 @@
 """Scoring against the package surface-distance: seconds for the same masks, and whether the scores are the same.
 
 Run `python benchmarks/evaluation.py [--repeats N]`; it needs `viscera[dev]`. References are labels of phantoms;
-predictions are the same labels bent by a few millimetres, with a false piece of liver far off. In the row "exchanged"
-the organs' numbers are exchanged, so that surfaces lie far apart: the worst case for either program.
+predictions are the same labels deformed by a few millimetres, with a false-positive piece of liver far off. In the row
+"exchanged" the organs' numbers are exchanged, so that surfaces lie far apart: the worst case for either program.
 
 Both work on one thread, on masks in memory, in the same process, in turn; the fastest of N runs counts. The package
 gives, of four organs, surface Dice at 1 and 2 mm, HD95, mean distances and Dice; viscera gives these, the volumes, and
@@ -50,7 +50,7 @@ def main() -> None:
     print("case        voxels z, y, x    viscera   surfaces    package   ratio   largest difference")
     for name, (shape, spacing) in SCANS.items():
         reference = make_phantom(options.seed, config=PhantomConfig(shape_zyx=shape, spacing_zyx_mm=spacing)).label_map
-        print_row(name, reference, bent(reference, options.seed), options.repeats)
+        print_row(name, reference, deformed(reference, options.seed), options.repeats)
         if name != "small":
             exchanged = LabelMap(labels=EXCHANGED[reference.labels], grid=reference.grid)
             print_row("exchanged", reference, exchanged, options.repeats)
@@ -111,7 +111,7 @@ def difference(reference: LabelMap, prediction: LabelMap) -> float:
     return float(np.abs(np.array(found) - np.array(theirs(reference, prediction))).max())
 
 
-def bent(label_map: LabelMap, seed: int) -> LabelMap:
+def deformed(label_map: LabelMap, seed: int) -> LabelMap:
     """The labels seen through a smooth bend of a few millimetres, and a false cube of liver in a corner."""
     labels, spacing = label_map.labels, label_map.grid.spacing_zyx_mm
     rng = np.random.default_rng(seed)
