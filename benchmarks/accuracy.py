@@ -1,7 +1,7 @@
 """DSC, NSD and volumes of bundles on real CTs, one way or several: what cards and the README quote.
 
 Run `python benchmarks/accuracy.py [--bundle DIR_OR_NAME]... [--margin MM]... [--out FOLDER] [--pictures]`. Each bundle
-is run with each margin over the cases of a data folder, which lies beside the repository and is not part of it. The
+is run with each margin over the cases of a data folder, which is kept next to the repository and is not part of it. The
 tables are printed as they come; with `--out` they are written too, as accuracy.md and accuracy.json. Seconds are wall
 clock from the volume to its labels; those of a bundle's first case include loading the networks.
 
@@ -290,7 +290,7 @@ def drawn(
     result: CaseAccuracy,
     config: AccuracyConfig,
 ) -> bytes:
-    """A PNG of the case: beside its reference, or alone with the volumes found."""
+    """A PNG of the case: next to its reference, or alone with the volumes found."""
     from viscera.drawing.overlay import preview_png
     from viscera.evaluation.overlay_cases import CaseRow, case_png
 

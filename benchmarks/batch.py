@@ -1,7 +1,7 @@
 """What running many cases costs: throughput by workers, the engine's own time per case, and ten thousand cases.
 
     python benchmarks/batch.py throughput    synthetic CTs of full size, really segmented, with 1 and 2 workers
-    python benchmarks/batch.py overhead      time per case beside the work, with a stand-in for the networks
+    python benchmarks/batch.py overhead      time per case without the work, with a stand-in for the networks
     python benchmarks/batch.py many          10,000 cases through the scheduler with the stand-in, then once more
 
 Ledger entries, claims and hashes are real in all of them. Each prints a table in Markdown.

@@ -9,8 +9,8 @@ children together. GPU memory, where there is a GPU, is the largest value of the
 more than 2 % of samples taken every 0.1 s (FLARE 2021). Methods take turns within each repeat, so that a machine that
 slows down slows all of them; the figures are medians.
 
-Scans are synthetic, drawn anew from fixed seeds. "viscera" uses the shipped networks with the largest region of the
-paper, 160 x 128 x 160 voxels, whatever the scan; "viscera-shipped" is what an installation does. The phantom's organs
+Scans are synthetic, drawn again from fixed seeds. "viscera" uses the shipped networks with the largest region of the
+paper, 160 x 128 x 160 voxels, for every scan; "viscera-shipped" is what an installation does. The phantom's organs
 look simpler than what the networks learned from; their logits are multiplied here, so that no organ is doubted and
 nothing is looked at twice. That changes no computation.
 """

@@ -51,10 +51,10 @@ def plain(scan: Path, output: Path, folder: Path) -> None:
     model = bundle.card.model
     image = sitk.Cast(sitk.ReadImage(str(scan)), sitk.sitkFloat32)
     with torch.inference_mode():
-        scout = _resampled(image, _whole(image), model.localise)
-        logits = load_network("localise", model, bundle.weights("localise"))(_tensor(scout))
+        low_resolution = _resampled(image, _whole(image), model.localise)
+        logits = load_network("localise", model, bundle.weights("localise"))(_tensor(low_resolution))
         found = np.argwhere((logits[0, 1] > logits[0, 0]).numpy())
-        region = _resampled(image, _box(scout, found, model.margin_mm), model.segment)
+        region = _resampled(image, _box(low_resolution, found, model.margin_mm), model.segment)
         network = load_network("segment", model, bundle.weights("segment"))
         probabilities = network(_tensor(region)).probabilities[0].numpy()
     whole = []
@@ -82,11 +82,11 @@ def _whole(image: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return centre, size * spacing
 
 
-def _box(scout: Any, found: NDArray[np.int64], margin_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _box(coarse: Any, found: NDArray[np.int64], margin_mm: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Centre and extent (x, y, z) in mm of the voxels `found` (n, zyx) with a margin on each side."""
     low, high = found.min(axis=0)[::-1], found.max(axis=0)[::-1]
-    centre = np.array(scout.TransformContinuousIndexToPhysicalPoint(((low + high) / 2).tolist()))
-    return centre, (high - low + 1) * np.array(scout.GetSpacing()) + 2 * margin_mm
+    centre = np.array(coarse.TransformContinuousIndexToPhysicalPoint(((low + high) / 2).tolist()))
+    return centre, (high - low + 1) * np.array(coarse.GetSpacing()) + 2 * margin_mm
 
 
 def _resampled(image: Any, box: tuple[NDArray[np.float64], NDArray[np.float64]], stage: StageConfig) -> Any:
@@ -138,7 +138,7 @@ class OnnxRuntimeEngine:
         """Nothing to compile."""
 
     def run(self, stage: str, image: NDArray[np.float32]) -> Any:
-        """The network's answer."""
+        """The network's output."""
         from viscera.engines.engine import NetworkOutput
 
         return NetworkOutput(*self._sessions[stage].run(None, {"image": image}))

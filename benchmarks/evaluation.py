@@ -1,7 +1,7 @@
 """Scoring against the package surface-distance: seconds for the same masks, and whether the scores are the same.
 
 Run `python benchmarks/evaluation.py [--repeats N]`; it needs `viscera[dev]`. References are labels of phantoms;
-predictions are the same labels deformed by a few millimetres, with a false piece of liver far off. In the row
+predictions are the same labels deformed by a few millimetres, with a false-positive piece of liver far off. In the row
 "exchanged" the organs' numbers are exchanged, so that surfaces lie far apart: the worst case for either program.
 
 Both work on one thread, on masks in memory, in the same process, in turn; the fastest of N runs counts. The package

@@ -1,7 +1,7 @@
-"""How many bad organs the quality flag names: DSC below 0.7 against verdicts, on synthetic and on real CTs.
+"""How many bad organs the quality flag names: DSC below 0.7 against QC statuses, on synthetic and on real CTs.
 
 Run `python benchmarks/flags.py ANATOMIES [--bundle DIR_OR_NAME] [--count N] [--data FOLDER] [--out FILE.json]`.
-Synthetic scans are drawn anew from anatomies (`viscera anatomies`) with all that training draws, so that many are bad
+Synthetic scans are drawn again from anatomies (`viscera anatomies`) with all that training draws, so that many are bad
 cases: slabs, narrow crops, noise. Of the real CTs only those with a reference count (`benchmarks/accuracy.py` names
 them). The file holds every organ's signals, on which other limits can be tried with `viscera.quality.rules.assess`. An
 organ of which neither the reference nor the labels show 1 ml is left out.

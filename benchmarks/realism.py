@@ -3,7 +3,7 @@
 Run `python benchmarks/realism.py ANATOMIES [--count N] [--out FOLDER]`, with a folder that `viscera anatomies` wrote.
 Scans are drawn with the settings of training (`--set synthesis...` changes them), a part around the organs as finely as
 the segmentation network's samples are, the whole as coarsely as the localisation network's; then the same functions
-measure them and the real CTs of a data folder, which lies beside the repository and is not part of it. Tables are
+measure them and the real CTs of a data folder, which is kept next to the repository and is not part of it. Tables are
 printed in Markdown; with `--out` they and the figures behind them are written: realism.md, realism.json and PNGs.
 
 What is compared: HU of the organs as the segmentation network reads them, a voxel within their surface; what lies 3 to
@@ -215,8 +215,8 @@ def with_organs(measured: Measured, near: tuple[Volume, LabelMap], whole: tuple[
     image, organs = sampled(volume, labels, target, MODEL.segment)
     values, histograms = organ_figures(image, organs, target.spacing_zyx_mm[0])
     values["liver: step between voxels, segmentation's sampling (HU)"] = step_hu(image, inside(organs == 1))
-    scout = fitted_grid(whole[0].grid, whole[0].grid.box(), MODEL.localise)
-    coarse, coarse_organs = sampled(*whole, scout, MODEL.localise)
+    low_resolution = fitted_grid(whole[0].grid, whole[0].grid.box(), MODEL.localise)
+    coarse, coarse_organs = sampled(*whole, low_resolution, MODEL.localise)
     values["liver: step between voxels, localisation's sampling (HU)"] = step_hu(coarse, inside(coarse_organs == 1))
     power, noise = noise_power(volume, labels)
     middle = int(np.argmax(((organs == 4) if (organs == 4).any() else organs > 0).sum(axis=(1, 2))))
@@ -386,7 +386,7 @@ def extent(line: Array) -> int:
 
 
 def anatomy_figures(labels: LabelMap, *, cut_sides: bool) -> dict[str, float]:
-    """Volumes and distances of the organs of a label map of ours, kidneys told apart by their sides."""
+    """Volumes and distances of the organs of a label map of ours, left and right kidney apart."""
     middle = np.argwhere(labels.labels > 0).mean(axis=0)[2]
     tissues = np.select([labels.labels == index for index in (1, 3, 4)], [1, 3, 4], 0)
     kidney = labels.labels == 2
@@ -427,7 +427,7 @@ def tissue_figures(
 def markdown(real: Sequence[Measured], synthetic: Sequence[Measured]) -> str:
     """Three tables: distances of histograms, every figure, and the figures that lie furthest out."""
     names = sorted({name for one in real for name in one.figures})
-    lines = [f"# {len(synthetic)} synthetic CTs beside {sum(one.kind == 'real' for one in real)} real ones", ""]
+    lines = [f"# {len(synthetic)} synthetic CTs and {sum(one.kind == 'real' for one in real)} real ones", ""]
     lines += ["## Where they differ most", "", *difference_rows(real, synthetic, names), ""]
     lines += ["## HU of the organs", "", *histogram_rows(real, synthetic), "", "## Every figure", ""]
     lines += [

@@ -1,9 +1,9 @@
 """Resampling against SimpleITK: seconds, extra memory and agreement, on one full-size volume.
 
-Run `python benchmarks/resampling.py [--repeats N]`. Each row is measured in its own fresh process. The task "scout" and
-"region" are a network's input from an int16 CT of 512 x 512 x 200 voxels; "labels" is the way back of 5 probabilities
-and their argmax. SimpleITK smooths with SmoothingRecursiveGaussian (the region cropped first, with four sigmas of
-surroundings) and resamples linearly, on as many threads as it likes.
+Run `python benchmarks/resampling.py [--repeats N]`. Each row is measured in its own fresh process. The tasks "localise"
+and "region" are a network's input from an int16 CT of 512 x 512 x 200 voxels; "labels" is the way back of 5
+probabilities and their argmax. SimpleITK smooths with SmoothingRecursiveGaussian (the region cropped first, with four
+sigmas of surroundings) and resamples linearly, on as many threads as it likes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from viscera.core.resample import resample
 from viscera.preprocess import fitted_grid
 from viscera.restore import restore_labels
 
-TASKS = ("scout", "region", "labels")
+TASKS = ("localise", "region", "labels")
 SCAN = Grid.from_axes(
     (200, 512, 512),
     spacing_zyx_mm=(2.5, 0.8, 0.8),
@@ -81,7 +81,7 @@ def made(task: str, tool: str) -> Task:
             return lambda: restore_labels(probabilities, target, SCAN)
         return lambda: simpleitk_labels(probabilities, target)
     hu = np.random.default_rng(0).integers(-1000, 1000, SCAN.shape_zyx, dtype=np.int16)
-    box, stage = (SCAN.box(), MODEL.localise) if task == "scout" else (REGION, MODEL.segment)
+    box, stage = (SCAN.box(), MODEL.localise) if task == "localise" else (REGION, MODEL.segment)
     target = fitted_grid(SCAN, box, stage)
     if tool == "viscera":
         return lambda: resample(hu, SCAN, target, sigma_mm=stage.sigma_mm, outside=AIR_HU)
@@ -96,7 +96,7 @@ def agreement(task: str) -> str:
 
 
 def blobs(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Four smooth balls in sure background: the size and kind of answer a network gives."""
+    """Four smooth balls in sure background: the size and kind of output a network gives."""
     z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
     probabilities = np.zeros((5, *shape), dtype=np.float32)
     balls = ((80, 60, 50, 32), (70, 80, 110, 20), (90, 60, 120, 20), (60, 60, 80, 14))

@@ -3,7 +3,7 @@
 Run `python benchmarks/stages.py [--seed N] [--device auto|cpu|cuda] [--precision auto|f32|bf16] [--stand-in]`. The
 phantom is drawn in one process; each row is measured in its own fresh one: once as it comes (canonical axes), once
 mirrored and with its axes permuted, as a scan may be stored. With `--stand-in` the networks are left out and fixed
-blobs are their answer: what remains is the path around them.
+blobs are their output: what remains is the path around them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STORED = {
 
 
 class StandIn:
-    """An engine that answers at once: a box of foreground, four balls of organs."""
+    """An engine that gives at once: a box of foreground, four balls of organs."""
 
     name, precision = "stand-in", "f32"
 
@@ -46,7 +46,7 @@ class StandIn:
         """Nothing to compile."""
 
     def run(self, stage: str, image: NDArray[np.float32]) -> NetworkOutput:
-        """Logits or probabilities in the middle of the image, whatever it shows."""
+        """Logits or probabilities in the middle of any image."""
         shape = image.shape[2:]
         if stage == "localise":
             logits = np.zeros((1, 2, *shape), dtype=np.float32)

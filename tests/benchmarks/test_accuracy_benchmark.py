@@ -145,7 +145,7 @@ def test_a_known_box_is_what_the_pipeline_crops_to(tiny_bundle, phantom, turn):
 class TestNetworkPair:
     IMAGE = np.random.default_rng(3).uniform(-1, 1, (2, 1, 8, 16, 24)).astype(np.float32)
 
-    def test_the_networks_of_a_bundle_answer_as_its_engine_does(self, tiny_bundle, one_thread):
+    def test_the_networks_of_a_bundle_give_what_its_engine_gives(self, tiny_bundle, one_thread):
         from viscera.engines.torch_engine import TorchEngine
 
         bundle = load_bundle(tiny_bundle)

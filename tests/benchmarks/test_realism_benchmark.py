@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def realism():
-    """The script, as a module, beside those it imports."""
+    """The script, as a module, next to those it imports."""
     before = set(sys.modules)
     sys.path.insert(0, str(FOLDER))
     yield importlib.import_module("realism")

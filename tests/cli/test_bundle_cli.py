@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from viscera.cli.main import main
-from viscera.core.errors import ConfigError, ReadError
+from viscera.core.errors import BundleError, ConfigError, ReadError
 from viscera.model.bundle import load_bundle
 
 torch = pytest.importorskip("torch")
@@ -130,6 +130,60 @@ def test_scoring_by_it_speaks_of_its_organs(work: Path, tmp_path: Path) -> None:
     assert viscera("evaluate", path, path, "--bundle", work / "bundle", "--csv", tmp_path / "scores.csv") == 0
     with (tmp_path / "scores.csv").open() as file:
         assert [row["organ"] for row in csv.DictReader(file)] == ["spleen", "left liver", "right liver"]
+
+
+def test_the_other_network_comes_from_a_bundle(
+    work: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = load_bundle(tiny_bundle)
+    assert main(["bundle", str(tiny_bundle), str(work / "segment"), "-o", str(tmp_path / "mixed")]) == 0
+    said = capsys.readouterr().out
+    made = load_bundle(tmp_path / "mixed")
+    assert made.card.files["localise.safetensors"] == base.card.files["localise.safetensors"]
+    assert made.card.files["segment.safetensors"] == load_bundle(work / "bundle").card.files["segment.safetensors"]
+    assert made.card.model == load_bundle(work / "bundle").card.model
+    assert [organ.name for organ in made.card.organs] == ["spleen", "left liver", "right liver"]
+    assert made.card.training["localise"]["bundle"] == base.card.name
+    assert made.card.training["segment"]["cases"] == 2
+    assert made.card.metrics == {}
+    assert "localise: the same weights" in said
+    assert "segment: other weights" in said
+    assert "model.scn.labels: 4 instead of 5" in said
+    assert "organs: spleen, left liver, right liver instead of liver, kidney, spleen, pancreas" in said
+
+
+def test_a_localisation_is_taken_into_a_bundle(work: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert viscera("bundle", tiny_bundle, work / "localise", "-o", tmp_path / "mixed") == 0
+    made, base = load_bundle(tmp_path / "mixed"), load_bundle(tiny_bundle)
+    assert made.card.files["segment.onnx"] == base.card.files["segment.onnx"]
+    assert made.card.files["localise.onnx"] != base.card.files["localise.onnx"]
+    assert made.card.organs == base.card.organs
+    assert made.card.limits == base.card.limits
+
+
+def test_an_export_says_what_differs(
+    work: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "--card", tiny_bundle / "card.json", "-o", tmp_path / "new", "--bundle", tiny_bundle]
+    words += ["--localiser", tiny_bundle / "localise.safetensors"]
+    words += ["--segmenter", tiny_bundle / "segment.safetensors"]
+    assert main(list(map(str, words))) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == ["  localise: the same weights", "  segment: the same weights"]
+
+
+def test_weights_of_other_settings_are_refused_with_their_shapes(
+    work: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--card", tiny_bundle / "card.json", "-o", tmp_path / "new", "--localiser"]
+    words += [tiny_bundle / "localise.safetensors", "--segmenter", work / "segment" / "weights.safetensors"]
+    assert viscera("export", *words) == BundleError.exit_code
+    assert "of shape (5, 2, 1, 1, 1), got shape (4, 2, 1, 1, 1)" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_neither_is_refused(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert viscera("bundle", tmp_path, work / "segment", "-o", tmp_path / "new") != 0
+    assert "a finished training's folder" in capsys.readouterr().err
 
 
 CARDS: dict[str, tuple[object, type[Exception], str]] = {

@@ -39,6 +39,9 @@ RECIPE = "needs anatomies and prepared CTs; tests/recipes/test_gpu_recipe.py run
 MEASURES = "measures for minutes"
 CONTAINERS = "needs a container engine"
 TESTS = "runs the tests themselves"
+GPU = "needs a GPU"
+CHECKS = "fails where memory is short; tests/cli/test_info_cli.py does so"
+MONAI = "tests/model/test_monai_bundle.py runs the workflow"
 CLUSTER = "needs a cluster; tests/batch/test_batch_faults.py starts a small one"
 
 # By page: the beginning of each command that is not run, and why.
@@ -69,7 +72,9 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "mypy": TESTS,
     },
     "docs/how-to/dicom.md": {"pip install": INSTALLS},
+    "docs/how-to/gpu.md": {"pip install": INSTALLS, "viscera info --check": CHECKS, "viscera segment": GPU},
     "docs/how-to/gpu-training.md": {"recipes/gpu.sh": RECIPE},
+    "docs/how-to/monai.md": {"cd fast-monai": MONAI, "python -m monai.bundle run": MONAI},
     "docs/how-to/slicer-and-itksnap.md": {"itksnap": "a program with windows"},
     "docs/how-to/train-on-synthetic.md": {
         "viscera anatomies": TRUNKS,

@@ -1,4 +1,4 @@
-"""`viscera export`: a model bundle from trained weights."""
+"""`viscera export`: a model bundle from trained weights, or a MONAI bundle of one."""
 
 from __future__ import annotations
 
@@ -8,39 +8,59 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viscera.cli.console import Console
-from viscera.core.errors import ReadError
+from viscera.core.errors import ConfigError, ReadError
 
 if TYPE_CHECKING:
-    from viscera.model.bundle import ModelCard
+    from viscera.model.bundle import Bundle, ModelCard
 
-HELP = "make a model bundle from trained weights"
-DESCRIPTION = (
-    "Makes a model bundle (weights, graphs, model card, checksums) from trained weights; needs viscera[train]."
-)
+HELP = "make a model bundle from trained weights, or a MONAI bundle"
+DESCRIPTION = """\
+Makes a model bundle (weights, graphs, model card, checksums) from trained weights, and says how it differs from another
+one; needs viscera[train]. With --monai DIR a bundle is written for MONAI instead, which needs nothing else."""
 EXAMPLE = "viscera export --localiser localise.safetensors --segmenter segment.safetensors --card card.json -o bundle/"
 
 # Fields of a bundle's card that are written by the export itself.
 _WRITTEN = {"format", "files"}
+_FROM_WEIGHTS = {"localiser": "--localiser", "segmenter": "--segmenter", "card": "--card", "output": "-o"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     for name, network in (("localiser", "localisation"), ("segmenter", "segmentation")):
         parser.add_argument(
-            f"--{name}",
-            metavar="FILE.safetensors",
-            required=True,
-            type=Path,
-            help=f"weights of the {network} network",
+            f"--{name}", metavar="FILE.safetensors", type=Path, help=f"weights of the {network} network"
         )
-    parser.add_argument("--card", metavar="CARD.json", required=True, type=Path, help="the model card")
-    parser.add_argument("-o", "--output", metavar="BUNDLE", required=True, type=Path, help="folder of the new bundle")
-
+    parser.add_argument("--card", metavar="CARD.json", type=Path, help="the model card")
+    parser.add_argument("-o", "--output", metavar="BUNDLE", type=Path, help="folder of the new bundle")
     parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is in that folder")
+    parser.add_argument("--monai", metavar="DIR", type=Path, help="write --bundle as a MONAI bundle to this new folder")
+    parser.add_argument(
+        "--bundle",
+        metavar="DIR_OR_NAME",
+        help="bundle that --monai writes, or that the new one is compared with (default: the shipped one)",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Write the bundle and return the exit code."""
+    from viscera.model.bundle import load_bundle
+    from viscera.segmenter import bundle_source
+
+    given = [option for name, option in _FROM_WEIGHTS.items() if getattr(args, name) is not None]
+    if len(given) != (0 if args.monai is not None else len(_FROM_WEIGHTS)):
+        raise ConfigError(
+            "exporting a bundle",
+            expected=f"all of {', '.join(_FROM_WEIGHTS.values())}, or --monai without them",
+            got=", ".join([*given, *(["--monai"] if args.monai is not None else [])]) or "none of them",
+            remedy="See viscera export --help",
+        )
+    base = load_bundle(None if args.bundle is None else bundle_source(args.bundle))
+    if args.monai is not None:
+        from viscera.model.monai_bundle import write_monai_bundle
+
+        folder = write_monai_bundle(args.monai, base)
+        console.say(f"wrote {base.card.name} {base.card.version} as a MONAI bundle to {folder}")
+        return 0
     from viscera.engines.export import export_bundle
 
     bundle = export_bundle(
@@ -51,11 +71,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
         overwrite=args.overwrite,
     )
     console.say(f"wrote {bundle.card.name} {bundle.card.version} to {bundle.folder}")
+    say_differences(bundle, base, console)
     return 0
 
 
+def say_differences(bundle: Bundle, base: Bundle, console: Console) -> None:
+    """Print how `bundle` differs from `base`."""
+    from viscera.model.bundle import bundle_differences
+
+    console.say(f"compared with {base.card.name} {base.card.version}:")
+    for line in bundle_differences(bundle, base):
+        console.say(f"  {line}")
+
+
 def read_card(path: Path) -> ModelCard:
-    """The card described in a JSON file; the checksums of a bundle's own card are passed over.
+    """The card described in a JSON file; the checksums of a bundle's own card are ignored.
 
     Raises:
         ReadError: If the file cannot be read or is not JSON with the fields of a card.

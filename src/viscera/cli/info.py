@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from viscera.model.bundle import Bundle
     from viscera.model.flops import Complexity
 
-HELP = "show versions, the model bundle and the engine"
-DESCRIPTION = "Shows versions, a model bundle's card, the engine this machine would use, and the networks' complexity."
-EXAMPLE = "viscera info --networks"
+HELP = "show versions, the model bundle and the engine; check the installation"
+DESCRIPTION = """\
+Shows versions, a model bundle's card, the engine this machine would use, and the networks' complexity. With --check the
+installation is tested instead: one line for each part, ok or failed and what to do; exit code 1 if any failed."""
+EXAMPLE = "viscera info --check"
 
 _PACKAGES = ("numpy", "nibabel", "pydicom", "openvino", "torch", "scipy", "SimpleITK", "highdicom")
 
@@ -27,6 +29,9 @@ _PACKAGES = ("numpy", "nibabel", "pydicom", "openvino", "torch", "scipy", "Simpl
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="folder or shipped name (default: the shipped one)")
+    parser.add_argument(
+        "--check", action="store_true", help="test the installation: engine, DICOM, GPU, folders, memory"
+    )
     parser.add_argument("--networks", action="store_true", help="parameters and operations of the networks, by layer")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="as for segment (default: %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="as for segment (default: %(default)s)")
@@ -39,6 +44,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     console.say(f"viscera {version()}, Python {platform.python_version()}, {platform.platform(terse=True)}")
     console.say(", ".join(f"{package} {_version(package)}" for package in _PACKAGES))
+    if args.check:
+        return _check(args, console)
     segmenter = Segmenter.load(args.bundle, device=args.device, precision=args.precision)
     console.say("")
     for line in _bundle_lines(segmenter.bundle):
@@ -49,6 +56,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
         for line in _network_lines(segmenter.bundle):
             console.say(line)
     return 0
+
+
+def _check(args: argparse.Namespace, console: Console) -> int:
+    from viscera.cli.installation import installation_checks
+
+    console.say("")
+    failed = 0
+    for check in installation_checks(args.bundle, device=args.device, precision=args.precision):
+        failed += check.failed
+        line = f"{'failed' if check.failed else 'ok':6}  {check.name}: {check.found}"
+        console.say(f"{line}. {check.remedy}" if check.remedy else line)
+    console.say(f"\n{failed} failed" if failed else "\nall ok")
+    return 1 if failed else 0
 
 
 def _version(package: str) -> str:
@@ -67,7 +87,7 @@ def _bundle_lines(bundle: Bundle) -> Iterator[str]:
     yield f"  localisation: {_sampling(card.model.localise)}"
     yield f"  segmentation: {_sampling(card.model.segment)}, margin {card.model.margin_mm:g} mm"
     for title, values in (("training", card.training), ("metrics", card.metrics)):
-        yield from (f"  {title}: {name} = {value}" for name, value in _flat(values))
+        yield from (f"  {title}, {line}" for line in _plain_lines(values))
     yield from (f"  limit: {limit}" for limit in card.limits)
 
 
@@ -82,12 +102,33 @@ def _sizes(stage: StageConfig) -> tuple[Size, Size]:
     return (axes[0][0], axes[1][0], axes[2][0]), (axes[0][-1], axes[1][-1], axes[2][-1])
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _plain_lines(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Nested values of a card as lines without brackets, one for each innermost object."""
     for name, value in values.items():
+        title = f"{above}{name}"
+        objects = [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}.")
+            yield from _object_lines(value, title)
+        elif objects:
+            for number, item in enumerate(objects, start=1):
+                yield from _object_lines(item, f"{title} {number}")
         else:
-            yield f"{above}{name}", value
+            yield f"{title}: {_plain(value)}"
+
+
+def _object_lines(values: Mapping[str, Any], title: str) -> Iterator[str]:
+    if any(isinstance(value, Mapping) for value in values.values()):
+        yield from _plain_lines(values, f"{title}, ")
+    else:
+        yield f"{title}: {'; '.join(f'{name}: {_plain(value)}' for name, value in values.items())}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    if isinstance(value, bool | None):
+        return {True: "yes", False: "no", None: "none"}[value]
+    return str(value)
 
 
 def _network_lines(bundle: Bundle) -> Iterator[str]:

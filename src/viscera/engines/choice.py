@@ -60,8 +60,17 @@ def make_engine(
 
 def gpu_may_exist() -> bool:
     """Whether torch is installed and the machine has a trace of an NVIDIA driver, found out without importing torch."""
-    packages = all(importlib.util.find_spec(name) is not None for name in ("torch", "safetensors"))
-    return packages and (any(mark.exists() for mark in _GPU_MARKS) or _GPU_MARK_WINDOWS.exists())
+    return torch_is_installed() and driver_is_loaded()
+
+
+def torch_is_installed() -> bool:
+    """Whether what the torch engine needs is installed, found out without importing it."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "safetensors"))
+
+
+def driver_is_loaded() -> bool:
+    """Whether the machine has a trace of an NVIDIA driver."""
+    return any(mark.exists() for mark in _GPU_MARKS) or _GPU_MARK_WINDOWS.exists()
 
 
 def _torch_finds_a_gpu() -> bool:

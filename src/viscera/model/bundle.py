@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -106,10 +106,37 @@ def list_bundles() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in SHIPPED_FOLDER.glob(f"*/{CARD}")))
 
 
+def bundle_differences(bundle: Bundle, base: Bundle) -> tuple[str, ...]:
+    """Return how `bundle` differs from `base`, one line per network and setting; lines on networks come first."""
+    card, other = bundle.card, base.card
+    lines = []
+    for stage in STAGES:
+        same = card.files[WEIGHTS[stage]] == other.files[WEIGHTS[stage]]
+        lines.append(f"{stage}: {'the same weights' if same else 'other weights'}")
+    mine, theirs = (dict(_flat_settings(dataclasses.asdict(one.model))) for one in (card, other))
+    lines += [
+        f"model.{name}: {mine.get(name)} instead of {theirs.get(name)}"
+        for name in {**theirs, **mine}
+        if mine.get(name) != theirs.get(name)
+    ]
+    names, before = (", ".join(organ.name for organ in one.organs) for one in (card, other))
+    if names != before:
+        lines.append(f"organs: {names} instead of {before}")
+    return tuple(lines)
+
+
+def _flat_settings(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat_settings(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
 def write_bundle(folder: Path, card: ModelCard, contents: Mapping[str, bytes], *, overwrite: bool = False) -> Bundle:
     """The bundle written to the new `folder`: the card with every file's sha256, and `contents` by file name.
 
-    All or nothing: everything is written to a temporary folder beside it, which is then renamed. The same arguments
+    All or nothing: everything is written to a temporary folder next to it, which is then renamed. The same arguments
     give the same bytes. With `overwrite` an existing bundle is replaced, any other existing path never.
 
     Raises:
@@ -124,7 +151,7 @@ def write_bundle(folder: Path, card: ModelCard, contents: Mapping[str, bytes], *
     text = _card_text(card, folder)
     _card_from_text(text, folder / CARD)
     try:
-        _write_folder(folder, {CARD: text.encode()} | dict(contents))
+        write_folder(folder, {CARD: text.encode()} | dict(contents))
     except OSError as error:
         raise WriteError(
             f"writing the bundle {folder}",
@@ -135,12 +162,18 @@ def write_bundle(folder: Path, card: ModelCard, contents: Mapping[str, bytes], *
     return Bundle(folder=folder, card=card)
 
 
-def _write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files by their relative paths to `folder`, whole or not at all; one that exists is replaced.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".viscera-", dir=folder.parent) as temporary:
         fresh, replaced = Path(temporary) / "fresh", Path(temporary) / "replaced"
         fresh.mkdir()
         for name, content in contents.items():
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(content)
         if not folder.exists():
             fresh.rename(folder)
@@ -235,7 +268,7 @@ def _require_consistent(card: ModelCard, path: Path) -> None:
 
 
 def _require_file(path: Path, digest: str) -> None:
-    remedy = "Get the bundle anew; the file is damaged or from another bundle"
+    remedy = "Get the bundle again; the file is damaged or from another bundle"
     try:
         if not path.is_file():
             raise _error(path, "a file", "none", remedy)

@@ -10,7 +10,7 @@ from typing import Any
 from viscera.core.config import ModelConfig, from_dict, organ_table
 from viscera.core.errors import ConfigError, ReadError, reason
 from viscera.core.organs import ORGANS, Organ
-from viscera.model.bundle import Bundle, ModelCard, Stage
+from viscera.model.bundle import STAGES, WEIGHTS, Bundle, ModelCard, Stage
 from viscera.training.config import TrainConfig, current_names
 
 
@@ -85,20 +85,21 @@ def run_bundle(localise: TrainedRun, segment: TrainedRun, organs: tuple[Organ, .
     return RunBundle(folder=segment.folder, card=card, runs=(localise, segment))
 
 
-def read_run(folder: Path, stage: Stage) -> TrainedRun:
-    """Return the finished training of `stage` in `folder`.
+def read_run(folder: Path, stage: Stage | None = None) -> TrainedRun:
+    """Return the finished training of `stage` in `folder`; None takes either stage.
 
     Raises:
         ReadError: If the folder holds no finished training.
         ConfigError: If it is of the other stage, or its settings are not of this version.
     """
     card, config = (_object(folder / name) for name in ("card.json", "config.json"))
-    if card.get("stage") != stage:
+    found = next((one for one in STAGES if card.get("stage") == one), None)
+    if found is None or found != (stage or found):
         raise ConfigError(
             f"reading the run {folder}",
-            expected=f"a training of stage {stage}",
+            expected=f"a training of stage {stage or ' or '.join(STAGES)}",
             got=str(card.get("stage")),
-            remedy="Give the runs in the order localisation, segmentation",
+            remedy="Give the runs in the order localisation, segmentation, or a bundle and a run",
         )
     weights = folder / "weights.safetensors"
     if not weights.is_file():
@@ -109,7 +110,7 @@ def read_run(folder: Path, stage: Stage) -> TrainedRun:
             remedy="Finish the training first",
         )
     return TrainedRun(
-        folder=folder, stage=stage, config=from_dict(TrainConfig, current_names(config)), weights=weights, card=card
+        folder=folder, stage=found, config=from_dict(TrainConfig, current_names(config)), weights=weights, card=card
     )
 
 
@@ -141,15 +142,7 @@ def bundle_card(localise: TrainedRun, segment: TrainedRun, *, name: str, file: P
         ReadError: If `file` cannot be read.
         ConfigError: If it has other fields or types, or the organs are not as many as the segmentation's labels.
     """
-    try:
-        given = CardFile() if file is None else from_dict(CardFile, _object(file))
-    except ConfigError as error:
-        raise ConfigError(
-            f"{error.doing} from {file}",
-            expected=error.expected,
-            got=error.got,
-            remedy="Correct the card; the rest is taken from the runs",
-        ) from error
+    given = _given_fields(file)
     return ModelCard(
         name=name if given.name is None else given.name,
         version=given.version,
@@ -161,6 +154,57 @@ def bundle_card(localise: TrainedRun, segment: TrainedRun, *, name: str, file: P
         metrics=given.metrics,
         limits=tuple(map(str, given.limits)),
     )
+
+
+def combined_card(base: Bundle, run: TrainedRun, *, name: str, file: Path | None = None) -> ModelCard:
+    """The card of the bundle that a run of one network and the other network of `base` make.
+
+    The metrics of `base` are left out, as they were measured with both of its networks.
+
+    Args:
+        base: The bundle whose other network is kept, with its settings.
+        run: The training of one network.
+        name: Of the bundle, unless `file` says another.
+        file: As in `bundle_card`.
+
+    Raises:
+        ReadError, ConfigError: As in `bundle_card`.
+    """
+    given, card = _given_fields(file), base.card
+    if run.stage == "segment":
+        kept: Stage = "localise"
+        model = replace(run.config.model, localise=card.model.localise, localiser=card.model.localiser)
+        organs = _organs(run, given.organs)
+    else:
+        kept, organs = "segment", card.organs
+        model = replace(card.model, localise=run.config.model.localise, localiser=run.config.model.localiser)
+    source = {"bundle": card.name, "version": card.version, "weights_sha256": card.files[WEIGHTS[kept]]}
+    description = (
+        f"{run.stage}: trained for {run.config.iterations:,} iterations; {kept}: of {card.name} {card.version}."
+    )
+    return ModelCard(
+        name=name if given.name is None else given.name,
+        version=given.version,
+        description=description if given.description is None else given.description,
+        licence=given.licence,
+        model=model,
+        organs=organs,
+        training={run.stage: training_entry(run), kept: source},
+        metrics=given.metrics,
+        limits=tuple(map(str, given.limits or card.limits)),
+    )
+
+
+def _given_fields(file: Path | None) -> CardFile:
+    try:
+        return CardFile() if file is None else from_dict(CardFile, _object(file))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error.doing} from {file}",
+            expected=error.expected,
+            got=error.got,
+            remedy="Correct the card; the rest is taken from the runs",
+        ) from error
 
 
 def _organs(segment: TrainedRun, given: list[Any] | None) -> tuple[Organ, ...]:
