@@ -6,52 +6,46 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from viscera.drawing.canvas import COLOURS, GREY, GRID, INK, Axis, Canvas, faded
+from viscera.drawing.charts import COLOURS, INK, chart_style, figure_png
 
 if TYPE_CHECKING:
     from efficiency import Run
-
-ROW_PX, BAR_PX = 25, 17
-TITLE_PX, HEAD_PX, LEFT_PX, RIGHT_PX, BETWEEN_PX = 44, 34, 372, 86, 96
-PANEL_PX = 330
-SMALL_PX = 14
+    from matplotlib.axes import Axes
 
 
+@chart_style("drawing the efficiency")
 def figure(found: Mapping[str, Mapping[str, Sequence[Run]]], names: Mapping[str, str]) -> bytes:
-    """A PNG with one row for each case and method: a bar of seconds, a bar of memory, both medians."""
-    rows = sum(len(methods) for methods in found.values())
-    height = TITLE_PX + HEAD_PX * len(found) + ROW_PX * rows + 40
-    canvas = Canvas(LEFT_PX + 2 * PANEL_PX + BETWEEN_PX + RIGHT_PX, height)
-    seconds = [median(run.seconds for run in runs) for methods in found.values() for runs in methods.values()]
-    memory = [median(run.peak_mb for run in runs) for methods in found.values() for runs in methods.values()]
-    panels = [
-        (LEFT_PX, "seconds, process start to exit", Axis(low=0.5, high=1.3 * max(seconds), log=True), "{:.3g} s"),
-        (
-            LEFT_PX + PANEL_PX + BETWEEN_PX,
-            "peak resident memory",
-            Axis(low=100, high=1.3 * max(memory), log=True),
-            "{:,.0f} MB",
-        ),
-    ]
-    for left, title, axis, _ in panels:
-        canvas.text((left, 14), title, colour=INK)
-        for tick in axis.ticks(5):
-            x = left + PANEL_PX * float(axis.places(np.array([tick]))[0])
-            canvas.line([(x, TITLE_PX), (x, height - 30)], GRID, 1)
-            canvas.text((x, height - 26), f"{tick:,g}", colour=GREY, size=SMALL_PX, anchor="ma")
-    y = float(TITLE_PX)
-    values = iter(zip(seconds, memory, strict=True))
+    """Return a PNG with one row for each case and method: a bar of seconds, a bar of memory, both medians."""
+    from matplotlib.figure import Figure
+
+    rows = [(case, method, runs) for case, methods in found.items() for method, runs in methods.items()]
+    drawing = Figure((12.5, 0.9 + 0.28 * len(rows) + 0.3 * len(found)), layout="constrained")
+    left, right = drawing.subplots(1, 2, sharey=True)
+    heights, height = [], 0.0
     for case, methods in found.items():
-        canvas.text((16, y + 8), case, colour=INK)
-        y += HEAD_PX
-        for method in methods:
-            colour = COLOURS[4] if method.startswith("viscera") else COLOURS[7]
-            canvas.text((LEFT_PX - 10, y + 1), names[method], colour=INK, size=SMALL_PX, anchor="ra")
-            for (left, _, axis, form), value in zip(panels, next(values), strict=True):
-                end = left + PANEL_PX * float(axis.places(np.array([value]))[0])
-                canvas.box((left, y), (end, y + BAR_PX), outline=colour, fill=faded(colour, 0.75), width=1)
-                canvas.text((end + 6, y + 1), form.format(value), colour=INK, size=SMALL_PX)
-            y += ROW_PX
-    return canvas.png()
+        left.text(-0.02, height, case, transform=left.get_yaxis_transform(), ha="right", va="center", weight="bold")
+        heights += [height + 1 + place for place in range(len(methods))]
+        height += len(methods) + 1.2
+    colours = [COLOURS[4] if method.startswith("viscera") else COLOURS[7] for _, method, _ in rows]
+    seconds = [median(run.seconds for run in runs) for *_, runs in rows]
+    memory = [median(run.peak_mb for run in runs) for *_, runs in rows]
+    _draw_bars(left, heights, seconds, colours, "{:.3g} s")
+    _draw_bars(right, heights, memory, colours, "{:,.0f} MB")
+    left.set_title("seconds, process start to exit", loc="left")
+    right.set_title("peak resident memory", loc="left")
+    left.set_xlim(left=min(0.5, 0.8 * min(seconds)))
+    right.set_xlim(left=min(100, 0.8 * min(memory)))
+    left.set_yticks(heights, [names[method] for _, method, _ in rows], color=INK)
+    left.set_ylim(height, -0.8)
+    return figure_png(drawing)
+
+
+def _draw_bars(axes: Axes, heights: list[float], values: list[float], colours: list[str], words: str) -> None:
+    axes.set_xscale("log")
+    bars = axes.barh(heights, values, height=0.7, color=colours, alpha=0.75)
+    axes.bar_label(bars, [words.format(value) for value in values], padding=4)
+    axes.set_xlim(right=2.2 * max(values))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)

@@ -61,7 +61,19 @@ REVERSALS = {
 # One word says best what both the module and its one function are.
 NAMED_LIKE_ITS_MODULE = {"resample", "main", "version", "surface_distances", "train"}
 
-HEAVY = {"torch", "openvino", "scipy", "SimpleITK", "PIL", "gdcm", "onnx", "highdicom", "pynetdicom", "requests"}
+HEAVY = {
+    "torch",
+    "openvino",
+    "scipy",
+    "SimpleITK",
+    "PIL",
+    "matplotlib",
+    "gdcm",
+    "onnx",
+    "highdicom",
+    "pynetdicom",
+    "requests",
+}
 # The networks are torch modules, and everything that trains or exports them needs torch to exist at all.
 TORCH_AT_HOME = (
     "model.networks",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,13 @@ def test_values_that_are_none(folders: Path, option: str) -> None:
     with pytest.raises(SystemExit) as ended:
         evaluate(folders, "truth", "good", option)
     assert ended.value.code == 2
+
+
+def test_charts_without_matplotlib_are_refused_before_anything_is_scored(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert evaluate(folders, "truth", "good", "--plots", str(folders / "plots")) == 2
+    output = capsys.readouterr()
+    assert "pip install 'viscera[plots]'" in output.err
+    assert "liver" not in output.out

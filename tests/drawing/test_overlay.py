@@ -188,11 +188,10 @@ class TestDoubt:
         ]
         picture(*scan(), quality)
         after = written.index("liver")
-        assert written[after + 2 : after + 5] == [
-            "check",
-            "One reason that is too long to stand",
-            "in a line of the legend.",
-        ]
+        lines = written[after + 2 : written.index("", after)]
+        assert lines[0] == "check"
+        assert len(lines) == 3
+        assert " ".join(lines[1:]) == "One reason that is too long to stand in a line of the legend."
         assert written[written.index("spleen") + 1 :][:3] == ["not found", "absent", "It was not found."]
 
     def test_only_organs_to_be_checked_have_dashed_contours(self):
@@ -270,7 +269,7 @@ class TestShapes:
         grid = Grid.from_axes(
             shape, spacing_zyx_mm=(5.0, 3.0, 2.0), direction_zyx=np.eye(3)[::-1], origin_xyz_mm=(0, 0, 0)
         )
-        assert picture(*scan(liver=(slice(0, 1), slice(0, 1), slice(0, 1)), grid=grid)).height <= 1100
+        assert picture(*scan(liver=(slice(0, 1), slice(0, 1), slice(0, 1)), grid=grid)).height <= 1200
 
 
 def test_the_same_input_gives_the_same_bytes():

@@ -128,7 +128,7 @@ def test_growths_belong_to_their_organ_and_their_lesions_fill_them():
         grown = (after.tissue == Tissue.KIDNEY_RIGHT) & (before != Tissue.KIDNEY_RIGHT)
         assert grown.any()
         hu = torch.full(GRID.shape_zyx, 500.0)
-        paint_lesion(hu, after.tissue, dataclasses.replace(lesion, hu=0.0, added=False), (GRID, torch.zeros_like(hu)))
+        paint_lesion(hu, after.tissue, dataclasses.replace(lesion, hu=0.0, added=False), GRID, torch.zeros_like(hu))
         assert (hu[grown] == 0).all()
         assert (hu[after.tissue != Tissue.KIDNEY_RIGHT] == 500).all()
 
@@ -199,13 +199,13 @@ def test_deposits_lie_in_the_liver_and_metal_anywhere(small_anatomy):
     config = AppearanceConfig(**{**never(AppearanceConfig), "lipiodol_probability": 1.0})
     patient = Patient.draw(small_anatomy, BodyConfig(**never(BodyConfig)), rng())
     seen = Tissues(torch.full(GRID.shape_zyx, int(Tissue.LIVER)), torch.zeros(GRID.shape_zyx))
-    deposits = draw_lesions(patient, (seen, GRID), config, rng())
+    deposits = draw_lesions(patient, seen, GRID, config, rng())
     assert deposits
     assert all(one.tissue == Tissue.LIVER and 100 <= one.hu <= 1200 for one in deposits)
     hu = torch.zeros(GRID.shape_zyx)
     metal = SyntheticLesion(tissue=None, centre_zyx_mm=(0.0, 0.0, 0.0), radius_mm=6.0, hu=2000.0, added=False)
     tissue = torch.from_numpy(rng().integers(0, len(Tissue), GRID.shape_zyx))
-    paint_lesion(hu, tissue, metal, (GRID, torch.zeros_like(hu)))
+    paint_lesion(hu, tissue, metal, GRID, torch.zeros_like(hu))
     assert float(hu.max()) == 2000
     assert int((hu > 1000).sum()) * 8 == pytest.approx(4 / 3 * np.pi * 5**3, rel=0.15)  # soft over the outer 2 mm
 

@@ -139,14 +139,14 @@ def a_ball_of_kidney(tissue=Tissue.KIDNEY_RIGHT):
     z, y, x = (place - 20.0 for place in torch.meshgrid(*[torch.arange(41.0)] * 3, indexing="ij"))
     away = 2 * (z.square() + y.square() + x.square()).sqrt()
     seen = Tissues(torch.where(away < 40, int(tissue), int(Tissue.FAT)), (40 - away).abs())
-    return seen, grid, (torch.zeros(grid.shape_zyx), torch.zeros(grid.shape_zyx))
+    return seen, grid, {"coarse": torch.zeros(grid.shape_zyx), "fine": torch.zeros(grid.shape_zyx)}
 
 
 def test_the_medulla_lies_deeper_than_the_cortex_and_measures_its_share():
     seen, grid, fields = a_ball_of_kidney()
     hu = torch.full(grid.shape_zyx, 200.0)
     paint_kidneys(
-        hu, seen, grid, KidneyAppearance(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0), fields
+        hu, seen, grid, KidneyAppearance(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0), **fields
     )
     kidney = seen.tissue == Tissue.KIDNEY_RIGHT
     assert hu[kidney & (seen.depth_mm <= 7)].unique().tolist() == [200.0]
@@ -155,10 +155,10 @@ def test_the_medulla_lies_deeper_than_the_cortex_and_measures_its_share():
 
 
 def test_between_the_pyramids_lie_columns_of_cortex():
-    seen, grid, (flat, _) = a_ball_of_kidney()
+    seen, grid, fields = a_ball_of_kidney()
     hu = torch.full(grid.shape_zyx, 200.0)
     appearance = KidneyAppearance(medulla=0.4, cortex_mm=7.0, sinus=0.0, pelvis=0.0, pelvis_hu=0.0)
-    paint_kidneys(hu, seen, grid, appearance, (flat, torch.full(grid.shape_zyx, 1.0)))
+    paint_kidneys(hu, seen, grid, appearance, coarse=fields["coarse"], fine=torch.full(grid.shape_zyx, 1.0))
     assert hu[20, 20, 20] == 200
 
 
@@ -167,7 +167,7 @@ def test_the_sinus_lies_towards_the_middle_and_the_front_and_holds_the_pelvis(ti
     seen, grid, fields = a_ball_of_kidney(tissue)
     hu = torch.full(grid.shape_zyx, 200.0)
     paint_kidneys(
-        hu, seen, grid, KidneyAppearance(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0), fields
+        hu, seen, grid, KidneyAppearance(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0), **fields
     )
     bright, dark = ((hu == value).nonzero().double().mean(0).numpy() - 20 for value in (500, -75))
     for place in (bright, dark):
@@ -407,14 +407,14 @@ def test_a_lesion_is_painted_in_its_organ_only(scene):
 def test_a_lesions_hu_are_a_difference_or_its_own(scene, added, expected):
     seen, grid = scene
     hu = torch.full(grid.shape_zyx, 50.0)
-    paint_lesion(hu, seen.tissue, ball(scene, hu=10.0, added=added), (grid, torch.zeros(grid.shape_zyx)))
+    paint_lesion(hu, seen.tissue, ball(scene, hu=10.0, added=added), grid, torch.zeros(grid.shape_zyx))
     assert hu.unique().numpy()[[0, -1] if added else [-1, 0]] == pytest.approx([50.0, expected])
 
 
 def test_a_lesions_volume_is_that_of_a_ball(scene):
     seen, grid = scene
     hu = torch.zeros(grid.shape_zyx)
-    paint_lesion(hu, torch.full_like(seen.tissue, 1), ball(scene, 11.0, 1.0), (grid, torch.zeros(grid.shape_zyx)))
+    paint_lesion(hu, torch.full_like(seen.tissue, 1), ball(scene, 11.0, 1.0), grid, torch.zeros(grid.shape_zyx))
     # Its rim is soft over the outer 2 mm: as large as a ball a millimetre smaller.
     assert float(hu.sum()) * 8 == pytest.approx(4 / 3 * np.pi * 10**3, rel=0.05)
 
@@ -423,14 +423,14 @@ def test_a_lesion_beyond_the_image_changes_nothing(scene):
     seen, grid = scene
     hu = torch.zeros(grid.shape_zyx)
     far = dataclasses.replace(ball(scene), centre_zyx_mm=(1000.0, 0.0, 0.0))
-    paint_lesion(hu, seen.tissue, far, (grid, torch.zeros(grid.shape_zyx)))
+    paint_lesion(hu, seen.tissue, far, grid, torch.zeros(grid.shape_zyx))
     assert not hu.any()
 
 
 def test_lesions_are_drawn_within_their_organs_and_ranges(scene, patient):
     seen, grid = scene
     config = dataclasses.replace(PLAIN, lesion_probability=1.0, lesion_count=(2, 3), lesion_radius_mm=(5.0, 9.0))
-    lesions = draw_lesions(patient, (seen, grid), config, rng())
+    lesions = draw_lesions(patient, seen, grid, config, rng())
     assert {lesion.tissue for lesion in lesions} == set(ORGANS)
     first = np.array(corners_zyx_mm(grid)[0])
     for lesion in lesions:
@@ -443,7 +443,7 @@ def test_lesions_are_drawn_within_their_organs_and_ranges(scene, patient):
 
 def test_stones_lie_in_kidneys_and_gallbladder(scene, patient):
     config = dataclasses.replace(PLAIN, stone_probability=1.0, stone_hu=(500.0, 600.0))
-    stones = draw_lesions(patient, scene, config, rng())
+    stones = draw_lesions(patient, *scene, config, rng())
     assert {stone.tissue for stone in stones} == {Tissue.KIDNEY_LEFT, Tissue.KIDNEY_RIGHT, Tissue.GALLBLADDER}
     assert all(500 <= stone.hu <= 600 and not stone.added for stone in stones)
 
@@ -452,14 +452,14 @@ def test_organs_that_are_not_there_have_no_lesions(scene, patient):
     seen, grid = scene
     config = dataclasses.replace(PLAIN, lesion_probability=1.0, stone_probability=1.0)
     nothing = Tissues(torch.zeros_like(seen.tissue), seen.depth_mm)
-    assert draw_lesions(patient, (nothing, grid), config, rng()) == ()
+    assert draw_lesions(patient, nothing, grid, config, rng()) == ()
 
 
 def test_an_inflated_lesion_lies_where_the_organ_bulges(small_anatomy, scene):
     body = dataclasses.replace(STILL, inflation_probability=1.0)
     patients = (Patient.draw(small_anatomy, body, rng(seed)) for seed in range(50))
     patient = next(one for one in patients if len(one.inflations) == 1)  # two that overlap move each other's middle
-    lesions = draw_lesions(patient, scene, PLAIN, rng())
+    lesions = draw_lesions(patient, *scene, PLAIN, rng())
     assert len(lesions) == len(patient.inflations)
     for lesion, inflation in zip(lesions, patient.inflations, strict=True):
         assert (lesion.tissue, lesion.radius_mm) == (inflation.tissue, inflation.radius_mm)

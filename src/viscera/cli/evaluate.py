@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the tables as .txt, .csv, .md, .tex or, with every score, .json (repeatable)",
     )
     group.add_argument("--csv", metavar="FILE", type=Path, help="write one row per case and organ")
-    group.add_argument("--plots", metavar="FOLDER", type=Path, help="draw the scores and the volumes as PNG")
+    group.add_argument("--plots", metavar="FOLDER", type=Path, help="draw charts (PNG); needs viscera[plots]")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """
     from viscera.core.files import write_text
     from viscera.core.organs import ORGANS
+    from viscera.drawing.charts import require_matplotlib
     from viscera.evaluation.results import FORMS, Results
     from viscera.evaluation.scores import FLARE21, ScoringConfig
     from viscera.evaluation.tables import scores_csv
@@ -94,6 +95,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 remedy="Give the table such a name",
             )
     organs = ORGANS if args.bundle is None else load_bundle(bundle_source(args.bundle)).card.organs
+    if args.plots is not None:
+        require_matplotlib("drawing the charts of an evaluation")  # before hours of scoring
     config = ScoringConfig(tolerances=tuple(args.tolerance or (FLARE21,)), empty=args.empty, organs=organs)
     evaluations = {
         name: _evaluated(args, path, config, console, name=name if len(methods) > 1 else "")

@@ -147,21 +147,22 @@ def painted(seen: Tissues, grid: Grid, appearance: Appearance, rng: np.random.Ge
     one, other = fields.smooth(11.0), fields.smooth(11.0)
     # Where two fields vanish together they leave curves: branching vessels, strands.
     threads = torch.exp((one.square() + other.square()) * -35.0)
+    y_mm = axes_mm(grid, device)[1]
     hu = _table(appearance.means, device)[tissue]
     hu += _table(appearance.textures, device)[tissue] * (0.7 * fine + 0.7 * one)
     _paint_bone(hu, seen, appearance.compact_hu, fine)
-    paint_kidneys(hu, seen, grid, appearance.kidney, (middle, one))
-    _paint_spleen(hu, tissue, appearance.spleen_bands_hu, (middle, one))
-    _paint_vessels(hu, tissue, appearance, (middle, threads))
-    _paint_contents(hu, seen, appearance, (middle, one, _y_mm(grid, device)))
-    _paint_interior(hu, tissue, appearance, (broad, middle, one, threads, _y_mm(grid, device)))
+    paint_kidneys(hu, seen, grid, appearance.kidney, coarse=middle, fine=one)
+    _paint_spleen(hu, tissue, appearance.spleen_bands_hu, middle, one)
+    _paint_vessels(hu, tissue, appearance, middle, threads)
+    _paint_contents(hu, seen, appearance, middle, one, y_mm)
+    _paint_interior(hu, tissue, appearance, broad, middle, one, threads, y_mm)
     if appearance.effusion is not None:
         _paint_effusion(hu, tissue, grid, appearance.effusion)
-    _paint_outside(hu, seen, appearance, (around, middle, fine), _y_mm(grid, device))
+    _paint_outside(hu, seen, appearance, around, middle, fine, y_mm)
     if appearance.arms:
         _paint_arms(hu, tissue, grid, rng)
     for lesion in appearance.lesions:
-        paint_lesion(hu, tissue, lesion, (grid, middle))
+        paint_lesion(hu, tissue, lesion, grid, middle)
     return hu
 
 
@@ -250,26 +251,25 @@ def _paint_bone(hu: Tensor, seen: Tissues, compact_hu: float, fine: Tensor) -> N
     hu += torch.where(tissue == Tissue.BONE, compact, 0.0)
 
 
-def _paint_spleen(hu: Tensor, tissue: Tensor, bands_hu: float, fields: tuple[Tensor, Tensor]) -> None:
+def _paint_spleen(hu: Tensor, tissue: Tensor, bands_hu: float, middle: Tensor, one: Tensor) -> None:
     """Winding stripes: a wave along two random fields."""
     if bands_hu <= 0:
         return
-    middle, one = fields
     places = (tissue == Tissue.SPLEEN).nonzero(as_tuple=True)
     hu[places] += bands_hu * torch.sin(3.0 * middle[places] + 2.0 * one[places])
 
 
-def _paint_vessels(hu: Tensor, tissue: Tensor, appearance: Appearance, fields: tuple[Tensor, Tensor]) -> None:
+def _paint_vessels(hu: Tensor, tissue: Tensor, appearance: Appearance, middle: Tensor, threads: Tensor) -> None:
     """Branches of the portal and the hepatic veins in the liver, vessels of the lung."""
-    middle, threads = fields
     places = ((tissue == Tissue.LIVER) | (tissue == Tissue.LUNG)).nonzero(as_tuple=True)
     own = hu[places]
     portal, hepatic = float(appearance.means[Tissue.PORTAL_VEIN]), float(appearance.means[Tissue.VEIN])
     hu[places] = torch.lerp(own, torch.where(middle[places] > 0, portal, hepatic), threads[places])
 
 
-def _paint_contents(hu: Tensor, seen: Tissues, appearance: Appearance, fields: tuple[Tensor, Tensor, Tensor]) -> None:
-    middle, one, y_mm = fields
+def _paint_contents(
+    hu: Tensor, seen: Tissues, appearance: Appearance, middle: Tensor, one: Tensor, y_mm: Tensor
+) -> None:
     tissue, depth = seen
     device = hu.device
     hollow = torch.zeros(len(Tissue), dtype=torch.bool, device=device)
@@ -284,8 +284,16 @@ def _paint_contents(hu: Tensor, seen: Tissues, appearance: Appearance, fields: t
     hu.copy_(torch.where(inside, content, hu))
 
 
-def _paint_interior(hu: Tensor, tissue: Tensor, appearance: Appearance, fields: tuple[Tensor, ...]) -> None:
-    broad, middle, one, threads, y_mm = fields
+def _paint_interior(
+    hu: Tensor,
+    tissue: Tensor,
+    appearance: Appearance,
+    broad: Tensor,
+    middle: Tensor,
+    one: Tensor,
+    threads: Tensor,
+    y_mm: Tensor,
+) -> None:
     # Sheets of connective tissue, also through the fat of the kidneys: where a field vanishes.
     sheets = torch.exp(one.square() * -12.0) * (0.6 + 0.4 * middle).clamp_(min=0.0)
     filled = hu + appearance.strands_hu * sheets
@@ -323,9 +331,8 @@ def _paint_effusion(hu: Tensor, tissue: Tensor, grid: Grid, effusion: Effusion) 
 
 
 def _paint_outside(
-    hu: Tensor, seen: Tissues, appearance: Appearance, fields: tuple[Tensor, Tensor, Tensor], y_mm: Tensor
+    hu: Tensor, seen: Tissues, appearance: Appearance, around: Tensor, middle: Tensor, fine: Tensor, y_mm: Tensor
 ) -> None:
-    around, middle, fine = fields
     tissue, depth = seen
     # Behind, the maps name the muscles themselves.
     behind = 1 - 0.8 * ((y_mm - 20.0) / 40.0).clamp(0, 1)
@@ -374,10 +381,6 @@ def with_table(hu: Tensor, grid: Grid, rng: np.random.Generator) -> Tensor:
     solid = inside & ((below < shell) | (below > thickness - shell))
     value = torch.where(solid, rng.uniform(-250, 250), rng.uniform(-980, -700))
     return torch.where(inside & (hu < -500) & (x.abs() < rng.uniform(180, 280)), value, hu)
-
-
-def _y_mm(grid: Grid, device: torch.device) -> Tensor:
-    return axes_mm(grid, device)[1]
 
 
 def _table(values: NDArray[np.float32] | Sequence[float], device: torch.device) -> Tensor:

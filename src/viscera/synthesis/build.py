@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -58,8 +59,14 @@ _BROUGHT = (
 _KEPT = (Tissue.BONE, Tissue.ARTERY, Tissue.VEIN, Tissue.SPINAL_CORD, Tissue.KIDNEY_RIGHT, Tissue.ADRENAL)
 _LEAST_ORGAN_ML = 5.0
 
-# An anatomy to make: its name, the host, the donor, and whether the donor's kidney is mirrored.
-_Plan = tuple[str, NDArray[np.uint8], NDArray[np.uint8] | None, bool]
+
+class _Plan(NamedTuple):
+    """An anatomy to make: its name, the host, the donor, and whether the donor's kidney is mirrored."""
+
+    name: str
+    host: NDArray[np.uint8]
+    donor: NDArray[np.uint8] | None = None
+    mirror_kidney: bool = False
 
 
 def make_anatomy(name: str, tissues: NDArray[np.uint8]) -> Anatomy:
@@ -158,26 +165,28 @@ def write_anatomies(
     if donors:
         for name, tissues in (*hosts.items(), *donors.items()):
             _require_anchor(name, tissues)
-    plans: list[_Plan] = [(name, host, None, False) for name, host in hosts.items()]
+    plans = [_Plan(name, host) for name, host in hosts.items()]
     plans += [
-        (f"{name}-{other}", host, donor, number % 2 == 0)
+        _Plan(f"{name}-{other}", host, donor, mirror_kidney=number % 2 == 0)
         for name, host in hosts.items()
         for number, (other, donor) in enumerate(donors.items())
     ]
-    plans += [(f"head-{seed}", head_map(np.random.default_rng(seed)), None, False) for seed in range(heads)]
+    plans += [_Plan(f"head-{seed}", head_map(np.random.default_rng(seed))) for seed in range(heads)]
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_written, plans, [folder] * len(plans))
-    names = sorted(plan[0] for plan in plans)
+    names = sorted(plan.name for plan in plans)
     write_bytes((json.dumps(names, indent=1) + "\n").encode(), folder / ANATOMIES)
 
 
 def _written(plan: _Plan, folder: Path) -> str:
-    name, host, donor, mirror_kidney = plan
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{plan.name}.safetensors"
     if not path.exists():
-        make_anatomy(name, host if donor is None else with_donor(host, donor, mirror_kidney=mirror_kidney)).save(path)
-    return name
+        tissues = plan.host
+        if plan.donor is not None:
+            tissues = with_donor(plan.host, plan.donor, mirror_kidney=plan.mirror_kidney)
+        make_anatomy(plan.name, tissues).save(path)
+    return plan.name
 
 
 def _canonical(label_map: LabelMap) -> NDArray[np.uint8]:

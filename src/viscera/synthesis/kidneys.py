@@ -51,7 +51,7 @@ class KidneyAppearance:
 
 
 def paint_kidneys(
-    hu: Tensor, seen: Tissues, grid: Grid, appearance: KidneyAppearance, fields: tuple[Tensor, Tensor]
+    hu: Tensor, seen: Tissues, grid: Grid, appearance: KidneyAppearance, *, coarse: Tensor, fine: Tensor
 ) -> None:
     """Paints the inside of both kidneys into `hu` (z, y, x), in place, which holds the cortex's everywhere.
 
@@ -60,22 +60,23 @@ def paint_kidneys(
         seen: Tissues of every voxel.
         grid: The upright grid they lie on.
         appearance: What to paint.
-        fields: Two smooth random fields on the grid, coarse and fine, that make borders uneven.
+        coarse: A smooth random field on the grid that makes borders uneven.
+        fine: A finer one.
     """
     for kidney, medial in _MEDIAL.items():
         places = (seen.tissue == kidney).nonzero(as_tuple=True)
         if len(places[0]) < _LEAST_VOXELS:
             continue
-        middle, fine = (field[places] for field in fields)
+        broad, narrow = coarse[places], fine[places]
         sinus = _sinus_distance(places, grid, medial, appearance.sinus)
         # Towards the sinus there is no cortex: there pyramids end.
         cortex_mm = appearance.cortex_mm * (2.0 * (sinus - 1.0)).clamp(0, 1)
-        deep = ((seen.depth_mm[places] - cortex_mm + 1.2 * middle) / 2.5).clamp(0, 1)
+        deep = ((seen.depth_mm[places] - cortex_mm + 1.2 * broad) / 2.5).clamp(0, 1)
         # Columns of cortex between the pyramids.
-        deep *= (2.0 - 2.0 * fine).clamp(0, 1)
+        deep *= (2.0 - 2.0 * narrow).clamp(0, 1)
         own = hu[places] * (1 + deep * (appearance.medulla - 1))
         if appearance.sinus > 0:
-            fat = -75.0 + 20.0 * fine
+            fat = -75.0 + 20.0 * narrow
             pelvis = ((appearance.pelvis - sinus) * 6 + 0.5).clamp(0, 1)
             own = torch.lerp(own, fat + pelvis * (appearance.pelvis_hu - fat), ((1 - sinus) * 5).clamp(0, 1))
         hu[places] = own

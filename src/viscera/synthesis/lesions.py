@@ -44,10 +44,10 @@ class SyntheticLesion:
 
 
 def draw_lesions(
-    patient: Patient, overview: tuple[Tissues, Grid], config: AppearanceConfig, rng: np.random.Generator
+    patient: Patient, seen: Tissues, grid: Grid, config: AppearanceConfig, rng: np.random.Generator
 ) -> tuple[SyntheticLesion, ...]:
-    """Random lesions in organs that `overview`, a coarse map on an upright grid, shows, and those that bulge one."""
-    (tissue, _), grid = overview
+    """Random lesions in organs that `seen`, a coarse map on an upright grid, shows, and those that bulge one."""
+    tissue = seen.tissue
     lesions = [_inflated(one, patient, grid, config, rng) for one in patient.inflations]
     for organ in ORGANS:
         if rng.uniform() < config.lesion_probability:
@@ -88,16 +88,16 @@ def _stent(tissue: Tensor, grid: Grid, config: AppearanceConfig, rng: np.random.
     ]
 
 
-def paint_lesion(hu: Tensor, tissue: Tensor, lesion: SyntheticLesion, place: tuple[Grid, Tensor]) -> None:
+def paint_lesion(hu: Tensor, tissue: Tensor, lesion: SyntheticLesion, grid: Grid, unevenness: Tensor) -> None:
     """Paints a lesion into `hu` (z, y, x), in place; only where its organ is.
 
     Args:
         hu: Changed.
         tissue: Of every voxel.
         lesion: What to paint.
-        place: The upright grid, and a smooth random field on it that makes the rim uneven.
+        grid: The upright one they lie on.
+        unevenness: A smooth random field (z, y, x) that makes the rim uneven.
     """
-    grid, middle = place
     axes = axes_mm(grid, hu.device)
     part = ball_part(axes, lesion.centre_zyx_mm, 1.4 * lesion.radius_mm)
     if part is None:
@@ -106,7 +106,7 @@ def paint_lesion(hu: Tensor, tissue: Tensor, lesion: SyntheticLesion, place: tup
     zc, yc, xc = lesion.centre_zyx_mm
     distance = ((z - zc).square() + (y - yc).square() + (x - xc).square()).sqrt()
     # An uneven rim, soft over two millimetres; or beyond the radius, where the organ it is confined to ends.
-    rim = lesion.radius_mm + 2.0 if lesion.whole else lesion.radius_mm * (1 + 0.12 * middle[part])
+    rim = lesion.radius_mm + 2.0 if lesion.whole else lesion.radius_mm * (1 + 0.12 * unevenness[part])
     share = ((rim - distance) / 2.0).clamp_(0, 1)
     if lesion.tissue is not None:
         share = torch.where(tissue[part] == lesion.tissue, share, 0.0)

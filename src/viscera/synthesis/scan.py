@@ -89,14 +89,14 @@ def draw_scan(
         overview = _overview_grid(low_z, high_z)
         seen = patient.tissues(overview)
         additions = draw_additions(seen, overview, config.additions, rng)
-        lesions = draw_lesions(patient, (seen, overview), config.appearance, rng)
+        lesions = draw_lesions(patient, seen, overview, config.appearance, rng)
         appearance = draw_appearance(config.body, config.appearance, (*additions.lesions, *lesions), rng)
         seen = with_additions(seen, overview, additions.capsules)
         body = _body(seen, appearance).cpu().numpy()
         organs = torch.tensor(ORGAN_LABELS).to(seen.tissue.device)[seen.tissue].cpu().numpy() > 0
         if not body.any():
             continue
-        lower, upper = _field_of_view((body, organs), overview, config.acquisition, rng, off=not organs_needed)
+        lower, upper = _field_of_view(body, organs, overview, config.acquisition, rng, off=not organs_needed)
         protocol = draw_protocol(config.acquisition, rng)
         if protocol.padding_hu is not None:
             organs = organs & ~beyond_circle(overview, lower, upper)
@@ -181,14 +181,14 @@ def _body(seen: Tissues, appearance: Appearance) -> Tensor:
 
 
 def _field_of_view(
-    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    body: NDArray[np.bool_],
+    organs: NDArray[np.bool_],
     grid: Grid,
     config: AcquisitionConfig,
     rng: np.random.Generator,
     *,
     off: bool,
 ) -> tuple[Vector, Vector]:
-    body, organs = masks
     reach = _faces(np.ones(grid.shape_zyx[0], dtype=bool), grid, 0)
     along = _faces(organs.any(axis=(1, 2)), grid, 0) if organs.any() else reach
     low, high = _reach_along(reach, along, config, rng, off=off and rng.uniform() < config.off_probability)
