@@ -42,7 +42,8 @@ def test_the_search_knows_pages_and_the_python_interface(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     places = {entry["location"] for entry in index["docs"]}
     assert "how-to/segment.html" in places
-    assert "reference/api.html#viscera.Segmenter.load" in places
+    for shown in ("load", "__call__"):
+        assert f"reference/api.html#viscera.Segmenter.{shown}" in places
     assert (site / "search" / "search_index.js").is_file()  # for pages opened from disk
 
 
