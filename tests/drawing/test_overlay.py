@@ -16,7 +16,7 @@ from viscera.drawing import overlay, panel
 from viscera.drawing.overlay import preview_png
 from viscera.drawing.panel import BOTTOM_PX, SIDE_PX, TOP_PX, draw_panel, panel_size_px
 from viscera.drawing.scene import organ_cuts, scene_of
-from viscera.quality.rules import OrganQuality, OrganSignals, Reason, Verdict
+from viscera.quality.rules import OrganQuality, OrganSignals, Reason, QcStatus
 
 # 100 x 90 x 80 mm; array axes run to the head, the back and the left.
 SHAPE = (20, 30, 40)
@@ -180,11 +180,11 @@ class TestDoubt:
         quality = [
             judged(
                 "liver",
-                Verdict.CHECK,
+                QcStatus.CHECK,
                 Reason.TOO_SMALL,
                 sentences=("One reason that is too long to stand in a line of the legend.",),
             ),
-            judged("spleen", Verdict.ABSENT, Reason.MISSING, sentences=("It was not found.",)),
+            judged("spleen", QcStatus.ABSENT, Reason.MISSING, sentences=("It was not found.",)),
         ]
         picture(*scan(), quality)
         after = written.index("liver")
@@ -198,7 +198,7 @@ class TestDoubt:
         volume, label_map = scan()
         plain, dashed = (
             np.asarray(picture(volume, label_map, [judged("liver", status)]).crop(AXIAL), dtype=int)
-            for status in (Verdict.OK, Verdict.CHECK)
+            for status in (QcStatus.OK, QcStatus.CHECK)
         )
         full = [int((np.abs(pixels - ORGANS[0].colour).sum(axis=2) < 40).sum()) for pixels in (plain, dashed)]
         assert 0.3 * full[0] < full[1] < 0.7 * full[0]

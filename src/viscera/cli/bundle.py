@@ -69,11 +69,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _bundle_named(text: str) -> Bundle | None:
     """The bundle in the folder or of the shipped name `text`; None if it is the folder of a training, or nothing."""
-    from viscera.model.bundle import CARD, load_bundle, shipped_bundles
+    from viscera.model.bundle import CARD, list_bundles, load_bundle
 
     folder = Path(text)
     if (folder / "config.json").exists():  # a training has one, a bundle has not
         return None
     if (folder / CARD).exists():
         return load_bundle(folder)
-    return load_bundle(text) if text in shipped_bundles() else None
+    return load_bundle(text) if text in list_bundles() else None

@@ -153,7 +153,8 @@ def chosen_cases(args: argparse.Namespace, cache: Cache) -> Fold:
             got=str(args.fold),
             remedy="Correct --fold",
         )
-    return folds[args.fold - 1]
+    chosen: Fold = folds[args.fold - 1]
+    return chosen
 
 
 def _say_where(run: Path, console: Console) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ _BOXED = ("dsc", "nsd", "hd95_mm")
 # Limits of agreement hold 95 % of normally distributed differences (Bland and Altman 1986, Lancet 327, 307-310).
 _LIMITS_SD = 1.96
 _DOING = "drawing the charts of an evaluation"
-_DOT = {"s": 16, "alpha": 0.7, "linewidths": 0}
+_DOT: dict[str, Any] = {"s": 16, "alpha": 0.7, "linewidths": 0}
 _LONGEST_NAME = 28
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from viscera.core.volume import LabelMap, Volume
 from viscera.drawing.panel import LEVEL_HU, WINDOW_HU, draw_panel
 from viscera.drawing.scene import organ_cuts, scene_of
-from viscera.quality.rules import Verdict
+from viscera.quality.rules import QcStatus
 from viscera.viewer.organs import OrganRow
 
 PICTURE_WINDOW = f"window {WINDOW_HU} HU, level {LEVEL_HU} HU"
@@ -33,7 +33,7 @@ def organ_pictures(volume: Volume, label_map: LabelMap, rows: Sequence[OrganRow]
         MissingExtraError: If Pillow is not installed.
     """
     organs = [row.organ for row in rows]
-    doubts = {row.organ.name: row.qc.reasons for row in rows if row.qc and row.qc.status is Verdict.CHECK}
+    doubts = {row.organ.name: row.qc.reasons for row in rows if row.qc and row.qc.status is QcStatus.CHECK}
     scene = scene_of(volume, label_map, organs, doubts)
     cuts = organ_cuts(scene)
     pictures = []
