@@ -222,7 +222,7 @@ class Segmentation:
         image.SetSpacing((x, y, z))
         image.SetOrigin(grid.origin_xyz_mm)
         image.SetDirection(np.fliplr(grid.direction_zyx).ravel().tolist())
-        return cast("Image", image)
+        return cast("SimpleITK.Image", image)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return the statistics as a pandas table, one row for each organ, indexed by its name.

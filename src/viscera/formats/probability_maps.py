@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from viscera.core.errors import WriteError
 from viscera.core.files import whole_file
 from viscera.core.geometry import Grid
-from viscera.formats.gzip import gzip_packed
 from viscera.formats.nifti_header import packed_header
+from viscera.formats.voxel_stream import gzip_writer
 
 _ONE = 32767  # what 1.0 is stored as
 
@@ -36,7 +36,7 @@ def write_probabilities(values: NDArray[np.float32], grid: Grid, path: Path) -> 
     header = _header(grid, len(values))
     with whole_file(path) as file:
         if path.name.lower().endswith(".gz"):
-            with gzip_packed(file) as packed:
+            with gzip_writer(file) as packed:
                 _write(packed, header, values)
         else:
             _write(file, header, values)
