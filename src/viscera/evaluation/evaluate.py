@@ -205,7 +205,7 @@ def _mapped(file: LabelFile, mapping: Mapping[int, int] | None, config: ScoringC
     if mapping is None or not file.stored:
         return file.by_name(config.organs)
     label_map = file.by_mapping(mapping, config.organs)
-    return replace(label_map, labels=_organ_labels(label_map.labels, mapping, config, file.doing))
+    return replace(label_map, labels=_organ_labels(label_map.labels, mapping, config, f"reading {file.path}"))
 
 
 def _ignore_interrupts() -> None:
