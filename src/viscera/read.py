@@ -77,9 +77,9 @@ def read_label_map(
 ) -> LabelMap:
     """The label map at `path` on its own grid: uint8 0..255, any of them, read-only.
 
-    A file that names its labels is read by these names, whatever its numbers: `organs` become their indices, other
+    A file that names its labels is read by these names, regardless of its numbers: `organs` become their indices, other
     labels background, with a note. Such are DICOM SEG, segmentations of 3D Slicer (.seg.nrrd), NIfTI files with a table
-    of labels in their header, and those that have a table beside them in a BIDS data set. Names such as Segment_1 say
+    of labels in their header, and those that have a table next to them in a BIDS data set. Names such as Segment_1 say
     nothing. Any other file is read as it is.
 
     Args:

@@ -29,7 +29,7 @@ class LabelOutputs:
     """The label files of one scan.
 
     Attributes:
-        labels: The NIfTI file, written or not; the others lie beside it and begin with its name.
+        labels: The NIfTI file, written or not; the others lie next to it and begin with its name.
         formats: Which files are written.
         seg_type: Of a DICOM SEG: "binary" or "labelmap".
 
@@ -48,8 +48,8 @@ class LabelOutputs:
     def paths(self) -> dict[Format, Path]:
         """The files by format, in the order of writing."""
         stem = output_stem(self.labels)
-        beside = {kind: self.labels.with_name(stem + ending) for kind, ending in _ENDINGS.items()}
-        return {kind: beside.get(kind, self.labels) for kind in FORMATS if kind in self.formats}
+        others = {kind: self.labels.with_name(stem + ending) for kind, ending in _ENDINGS.items()}
+        return {kind: others.get(kind, self.labels) for kind in FORMATS if kind in self.formats}
 
     @property
     def main(self) -> Path:
@@ -61,8 +61,8 @@ class LabelOutputs:
 
         Args:
             label_map: The labels.
-            source: The images they were made from, on the same grid; needed for DICOM.
-            origin: What made them.
+            source: The images they were drawn on, on the same grid; needed for DICOM.
+            origin: Their provenance.
 
         Raises:
             WriteError: If a file cannot be written.

@@ -156,15 +156,15 @@ def test_compressed_voxels_beside_the_header(tmp_path, name, raw, compression):
         (meta("HeaderSize = 1e3"), "1 whole number as HeaderSize"),
         (meta("CompressedDataSize = 1 2"), "1 whole number as CompressedDataSize"),
         (meta("ElementNumberOfChannels = x"), "1 whole number as ElementNumberOfChannels"),
-        (meta(ElementDataFile="ct.raw"), "in one beside it"),
-        (meta(ElementDataFile="../ct.raw"), "in one beside it"),
-        (meta(ElementDataFile="/etc/passwd"), "in one beside it"),
-        (meta(ElementDataFile="..\\ct.raw"), "in one beside it"),
-        (meta(ElementDataFile="LIST"), "in one beside it"),
-        (meta(ElementDataFile="ct%03d.raw 1 10 1"), "in one beside it"),
-        (meta(ElementDataFile="A" * 230), "in one beside it"),
+        (meta(ElementDataFile="ct.raw"), "in one next to it"),
+        (meta(ElementDataFile="../ct.raw"), "in one next to it"),
+        (meta(ElementDataFile="/etc/passwd"), "in one next to it"),
+        (meta(ElementDataFile="..\\ct.raw"), "in one next to it"),
+        (meta(ElementDataFile="LIST"), "in one next to it"),
+        (meta(ElementDataFile="ct%03d.raw 1 10 1"), "in one next to it"),
+        (meta(ElementDataFile="A" * 230), "in one next to it"),
         (meta(ElementDataFile="A" * 300), "at most 250 characters as ElementDataFile"),
-        (meta(ElementDataFile=""), "in one beside it"),
+        (meta(ElementDataFile=""), "in one next to it"),
         (meta(ElementType="MET_FLOAT_MATRIX"), "a real number as ElementType, got 'MET_FLOAT_MATRIX'"),
         (meta(ElementType=None), "a real number as ElementType"),
         (meta("ElementByteOrderMSB = True"), "one byte order, got two"),
@@ -197,10 +197,10 @@ def test_a_meta_image_is_refused(tmp_path, raw, reason):
         (nrrd("TYPE: short"), "each name once"),
         (nrrd("data\xa0file: ../ct.raw"), "each name once"),
         (nrrd("data file: a\ndatafile: b"), "names one data file, got two"),
-        (nrrd("data file: ../ct.raw:="), "in one beside it"),
-        (nrrd("data file: LIST"), "in one beside it"),
-        (nrrd("data file: ct%03d.raw 1 10 1"), "in one beside it"),
-        (nrrd("\n".join(["# " + "x" * 97] * 660) + "\ndata file: ../ct.raw"), "in one beside it"),
+        (nrrd("data file: ../ct.raw:="), "in one next to it"),
+        (nrrd("data file: LIST"), "in one next to it"),
+        (nrrd("data file: ct%03d.raw 1 10 1"), "in one next to it"),
+        (nrrd("\n".join(["# " + "x" * 97] * 660) + "\ndata file: ../ct.raw"), "in one next to it"),
         (nrrd("# " + "x" * HEADER_BYTES + "\ndata file: ../ct.raw"), f"less than {HEADER_BYTES} bytes"),
         (nrrd(changes={"dimension": "x"}), "1 to 4 axes"),
         (nrrd(changes={"dimension": None}), "1 to 4 axes"),
@@ -268,7 +268,7 @@ def test_no_sign_leads_to_a_file_elsewhere(tmp_path, name, before, after, sign):
     (tmp_path / "in" / name).write_bytes(raw + np.full(360, -1000, dtype="<i2").tobytes())
     told, hu = outcome(tmp_path / "in" / name)
     if hu is None:  # values that are no HU would be told, so the file outside was not read
-        assert re.search("plain lines|each name once|in one beside it", told), told
+        assert re.search("plain lines|each name once|in one next to it", told), told
     else:
         assert (hu == -1000).all()
 

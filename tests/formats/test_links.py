@@ -183,7 +183,7 @@ def test_images_beside_dicom_are_passed_over_with_a_note(tmp_path):
     inputs = list_inputs([tmp_path / "study"])
     assert [case.name for case in inputs.cases] == ["study"]
     assert inputs.notes == (
-        f"{tmp_path / 'study'}: 1 was passed over as images beside a DICOM series: derived/ct.nii.",
+        f"{tmp_path / 'study'}: 1 was passed over as images next to a DICOM series: derived/ct.nii.",
     )
 
 

@@ -98,7 +98,7 @@ def test_data_file_elsewhere_is_refused(tmp_path):
     path = save(tmp_path / "inner" / "ct.mhd", ct_zyx())
     (tmp_path / "inner" / "ct.zraw").rename(tmp_path / "ct.zraw")
     path.write_text(path.read_text().replace("ct.zraw", "../ct.zraw"))
-    with pytest.raises(ReadError, match="in one beside it"):
+    with pytest.raises(ReadError, match="in one next to it"):
         read_volume(path)
 
 
@@ -319,7 +319,7 @@ def test_no_spelling_leads_from_an_nrrd_to_a_file_elsewhere(tmp_path, line):
     (tmp_path / "inner").mkdir()
     path = tmp_path / "inner" / "ct.nrrd"
     path.write_bytes(head + b"\n" + line.encode() + b"\n\n")
-    with pytest.raises(ReadError, match="in one beside it"):
+    with pytest.raises(ReadError, match="in one next to it"):
         read_volume(path)
 
 

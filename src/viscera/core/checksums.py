@@ -1,4 +1,4 @@
-"""The sha256 of a scan, be it a file or a folder of files."""
+"""The sha256 of a scan, whether a file or a folder of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from viscera.core.folders import files_below
 
 
 class Digest(NamedTuple):
-    """Lower-case hexadecimal digits, and of how many files they are: 1 for a file itself, any number for a folder."""
+    """Lower-case hexadecimal digits, and the number of files behind them: 1 for a file, any number for a folder."""
 
     sha256: str
     files: int
@@ -29,7 +29,7 @@ def path_digest(path: Path) -> Digest:
     try:
         if not path.is_dir():
             return Digest(_file_digest(path), 1)
-        # Of links to nothing reading says what they are, if they may be images.
+        # Broken links that may be images are refused where the scan is read.
         digests = sorted(_file_digest(file) for file in files_below(path) if file.exists())
     except OSError as error:
         raise ReadError(

@@ -19,7 +19,7 @@ from viscera.core.geometry import Grid, Ranges, Size, mask_ranges
 _FACE_ROWS = ((0, 1), (1, 0))
 _CORNER_ROWS = ((0, 1), (1, -1), (1, 0), (1, 1))
 
-# Voxels looked at together where a whole mask would be too much.
+# Voxels examined together where a whole mask would be too much.
 _SLAB_VOXELS = 1 << 22
 
 # First and last face of each axis of an array in canonical orientation (z to the head, y to the back, x to the left).
@@ -133,13 +133,13 @@ def _touching(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of runs that touch, as two arrays of run numbers; each pair once."""
     _, height, width = padded
-    reach = 1 if corners else 0
+    margin = 1 if corners else 0
     firsts, seconds = [], []
     for slices, rows in _CORNER_ROWS if corners else _FACE_ROWS:
         back = (slices * height + rows) * width
         # Runs are in order and apart, so those that overlap a range are neighbours in the list.
-        low = np.searchsorted(stops, starts - back - reach, side="right")
-        high = np.searchsorted(starts, stops - back + reach, side="left")
+        low = np.searchsorted(stops, starts - back - margin, side="right")
+        high = np.searchsorted(starts, stops - back + margin, side="left")
         counts = np.maximum(high - low, 0)
         before = np.cumsum(counts) - counts
         firsts.append(np.repeat(np.arange(len(starts)), counts))
@@ -179,8 +179,8 @@ def _ordered(
     _, numbers = np.unique(roots, return_inverse=True)  # in scan order, as a root is its part's first run
     sizes = np.bincount(numbers, lengths).astype(np.int64)
     order = np.argsort(-sizes, kind="stable")
-    places = np.empty_like(order)
-    places[order] = np.arange(order.size)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(order.size)
     z, y, x = np.unravel_index(starts, padded)
     size = (shape[0], shape[1], shape[2])
     return Components(
@@ -188,5 +188,5 @@ def _ordered(
         sizes_vox=sizes[order],
         starts_vox=(z * size[1] + y) * size[2] + x - 1,
         lengths_vox=lengths,
-        parts=places[numbers],
+        parts=ranks[numbers],
     )

@@ -35,11 +35,11 @@ def _folders() -> Iterator[Path]:
     except OSError:
         return
     for line in lines:
-        _, controllers, place = line.split(":", 2)
+        _, controllers, group = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = _CGROUPS / controllers if controllers else _CGROUPS
-        own = root / place.lstrip("/")
+        own = root / group.lstrip("/")
         # In a container the path may be that of the host, whose root is the container's own group.
         yield from [own, *(one for one in own.parents if one.is_relative_to(root))]
 

@@ -116,9 +116,9 @@ class Reorientation:
 
     def inverse(self) -> Reorientation:
         """The reorientation that takes this one back."""
-        places = [self.axes.index(axis) for axis in range(3)]
-        flips = [self.flipped[place] for place in places]
-        return Reorientation(axes=(places[0], places[1], places[2]), flipped=(flips[0], flips[1], flips[2]))
+        axes = [self.axes.index(axis) for axis in range(3)]
+        flips = [self.flipped[axis] for axis in axes]
+        return Reorientation(axes=(axes[0], axes[1], axes[2]), flipped=(flips[0], flips[1], flips[2]))
 
     def apply_to_grid(self, grid: Grid) -> Grid:
         """The grid of `apply(array)` for an array on `grid`."""

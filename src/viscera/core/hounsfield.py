@@ -26,7 +26,7 @@ DENSE_SHARE = 0.25
 GAS_HU = -200
 # More voxels than any scanner's volume; a header that claims them is wrong.
 LARGEST_VOLUME_VOX = 2**31
-# A GiB of HU: 2000 slices of 512 x 512. Larger volumes must not unfold from next to nothing: CT shrinks two- or
+# A GiB of HU: 2000 slices of 512 x 512. Larger volumes must not come out of next to nothing: CT shrinks two- or
 # threefold, tenfold where what surrounds the patient was blanked, and label maps of this size a hundredfold.
 LARGEST_UNDOUBTED_VOX = 2**29
 LARGEST_RATIO = 200
@@ -62,10 +62,10 @@ def allocated(shape_zyx: Size, dtype: type[np.generic]) -> NDArray[Any]:
 
 
 def require_likely(shape_zyx: Size, stored_bytes: int) -> None:
-    """Refuse a very large volume of `shape_zyx` that would unfold from very few bytes, as no scan does.
+    """Refuse a very large volume of `shape_zyx` that would be decompressed from very few bytes, as no scan is.
 
     Raises:
-        ReadError: If so; it is made to use up memory.
+        ReadError: If so; such a file is made to exhaust memory.
     """
     voxels = math.prod(shape_zyx)
     if voxels > LARGEST_UNDOUBTED_VOX and voxels > LARGEST_RATIO * stored_bytes:

@@ -1,4 +1,4 @@
-"""How much memory this process holds and may hold: sizes as people write them, and what is left of a limit."""
+"""How much memory this process holds and may hold: sizes as users write them, and what is left of a limit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def peak_bytes() -> int | None:
 
 
 def require_memory(doing: str, needed: int, limit: int, *, held: int = 0) -> None:
-    """Raise MemoryBudgetError if `needed` bytes beside the `held` ones exceed `limit`."""
+    """Raise MemoryBudgetError if `needed` bytes on top of the `held` ones exceed `limit`."""
     if held + needed > limit:
         already = f" beside the {in_megabytes(held)} the process holds" if held else ""
         raise MemoryBudgetError(

@@ -1,4 +1,4 @@
-"""What made a set of labels, as the files that hold them say it."""
+"""Provenance of a set of labels, as recorded in the files that hold them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMESPACE = uuid.UUID("6b2f9df2-3b0c-4d0c-9a1e-5f0c7c3c2a51")
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What made the labels of a result.
+    """The model, program and time behind the labels of a result.
 
     Attributes:
         bundle, bundle_version: The model bundle.

@@ -153,8 +153,8 @@ def axis_map(positions_vox: NDArray[np.float64], count: int, sigma_vox: float) -
     SimpleITK's SmoothingRecursiveGaussian does, which the published model was trained with, and whose edge handling
     (the edge value continues) this shares.
     """
-    reach = 0.5 + _ROUNDING_VOX
-    inside = np.flatnonzero((positions_vox >= -reach) & (positions_vox <= count - 1 + reach))
+    half = 0.5 + _ROUNDING_VOX  # of a voxel
+    inside = np.flatnonzero((positions_vox >= -half) & (positions_vox <= count - 1 + half))
     if inside.size == 0:
         return AxisMap(inside=slice(0, 0), weights=np.zeros((0, count), dtype=np.float32))
     position = np.clip(positions_vox[inside], 0, count - 1)
@@ -249,8 +249,8 @@ def _columns_mapped(slab: NDArray[Any], blocks: list[Block], count: int) -> NDAr
 def nearest_labels(labels: NDArray[np.uint8], source: Grid, target: Grid) -> NDArray[np.uint8]:
     """Return the label of the source voxel that each voxel centre of `target` lies in, edges continued."""
     offset, step = target.positions_in(source)
-    places = [
+    nearest = [
         np.clip(np.rint(first + ratio * np.arange(count)).astype(int), 0, size - 1)
         for first, ratio, count, size in zip(offset, step, target.shape_zyx, source.shape_zyx, strict=True)
     ]
-    return np.ascontiguousarray(labels[np.ix_(*places)])
+    return np.ascontiguousarray(labels[np.ix_(*nearest)])

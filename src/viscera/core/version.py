@@ -1,4 +1,4 @@
-"""The version of the package, for whatever writes it into a result."""
+"""The version of the package, as written into results."""
 
 from __future__ import annotations
 

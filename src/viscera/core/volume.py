@@ -162,7 +162,7 @@ class LabelMap:
     Attributes:
         labels: uint8 (z, y, x), read-only.
         grid: Where the voxels lie.
-        notes: What a reader of the result should know about how the labels were read (segments passed over), one
+        notes: What a reader of the result should know about how the labels were read (segments skipped), one
             sentence each.
     """
 

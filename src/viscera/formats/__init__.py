@@ -1,4 +1,4 @@
-"""Other people's formats, each read or written by one module that loads its package only when called."""
+"""File formats, each read or written by one module that loads its package only when called."""
 
 from viscera.formats.dicom.import_guard import guard_imports
 

@@ -1,4 +1,4 @@
-"""What the text headers of NRRD and MetaImage files have in common, and what is made sure of before they are believed.
+"""What the text headers of NRRD and MetaImage files have in common, and the checks before they are trusted.
 
 Only headers that can be read in one way are let through, by this reader and by others: a field written twice or in
 another way would make ITK, which most other programs read these formats with, open a file that this one did not see.
@@ -30,7 +30,7 @@ _MOST_AXES = 4
 # No file system has longer names.
 _LONGEST_NAME = 255
 _LARGEST_SIZE_VOX = 2**31 - 1
-# Beyond any place in a scanner, in any unit.
+# Beyond any position in a scanner, in any unit.
 _LARGEST_NUMBER = 1e9
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # Around names and values; others that Python strips and splits at are letters to ITK.
@@ -179,7 +179,7 @@ def read_header(path: Path) -> str:
 
 
 def data_file(path: Path, name: str) -> Path:
-    """The file that the header at `path` names, which may be itself; raises ReadError if it is not beside it."""
+    """The file that the header at `path` names, which may be itself; raises ReadError if it is not next to it."""
     if name.lower() == "local":
         return path
     # "LIST" and names with spaces or signs stand for several files, which the header names one after the other.
@@ -189,10 +189,10 @@ def data_file(path: Path, name: str) -> Path:
         or PurePath(name).name != name
         or "\\" in name
         or len(name) > _LONGEST_NAME
-        or not (beside := path.parent / name).is_file()
+        or not (neighbour := path.parent / name).is_file()
     ):
-        raise refused("voxels in the file or in one beside it", f"the data file {name[:200]!r}")
-    return beside
+        raise refused("voxels in the file or in one next to it", f"the data file {name[:200]!r}")
+    return neighbour
 
 
 def require_plain(line: str) -> None:
@@ -202,7 +202,7 @@ def require_plain(line: str) -> None:
 
 
 def require_short(name: str, value: str, most: int) -> None:
-    """Refuse texts that other readers copy into places of a fixed size."""
+    """Refuse texts that other readers copy into buffers of a fixed size."""
     if len(name) + len(value) > most:
         raise refused(f"at most {most} characters as {name[:40]}", f"{len(name) + len(value)}")
 

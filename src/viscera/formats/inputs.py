@@ -68,14 +68,14 @@ def find_inputs(paths: Sequence[Path]) -> list[CaseInput]:
 
 
 def list_inputs(paths: Sequence[Path]) -> Inputs:
-    """The cases that `paths` stand for, and what is passed over among them.
+    """The cases that `paths` stand for, and what is skipped among them.
 
     A file is one case. A folder that directly holds a DICOM file (a DICOMDIR included) is one case with everything
     below it. Any other folder is a folder of CTs: each NIfTI, NRRD, MetaImage or zip file at any depth and each of its
     sub-folders that has DICOM at any depth is one case. What leads to nothing (links of git-annex or DataLad whose
-    content was not fetched) is a case, too, which reading refuses. Hidden files are passed over; so are, with a note,
-    segmentations of 3D Slicer, label files and folders of masks in sub-folders, and images beside DICOM. Files are told
-    apart by names and first bytes.
+    content was not fetched) is a case, too, which reading refuses. Hidden files are skipped; so are, with a note,
+    segmentations of 3D Slicer, label files and folders of masks in sub-folders, and images next to DICOM. Files are
+    distinguished by names and first bytes.
 
     Names are stems without suffix of the paths as given, links not followed, with the names of the sub-folders before;
     where two agree, the parent folder is put before, and where that does not help a number behind.
@@ -105,7 +105,7 @@ def find_label_files(folder: Path) -> list[LabelInput]:
     """The label maps in `folder` and below it: image files, DICOM SEGs of `viscera segment`, folders of masks.
 
     A case's name is the file's without its format suffix and one ending such as `_seg`, with the names of sub-folders
-    before; names that every case has (segmentation.nii.gz, segmentations/) are left out, as are CTs beside them.
+    before; names that every case has (segmentation.nii.gz, segmentations/) are left out, as are CTs next to them.
 
     Raises:
         ReadError: If a folder cannot be listed.
@@ -124,7 +124,7 @@ def case_name(path: Path) -> str:
 
 @dataclass(kw_only=True)
 class _Cases:
-    """Cases as they are found, with their stems, and what was passed over."""
+    """Cases as they are found, with their stems, and what was skipped."""
 
     found: dict[Path, str] = field(default_factory=dict)
     labels: list[Path] = field(default_factory=list)
@@ -133,7 +133,7 @@ class _Cases:
     def notes(self, root: Path) -> list[str]:
         return [
             f"{root}: {len(paths)} {'was' if len(paths) == 1 else 'were'} passed over as {what}: {_shown(paths, root)}."
-            for paths, what in ((self.labels, "labels, not CTs"), (self.beside, "images beside a DICOM series"))
+            for paths, what in ((self.labels, "labels, not CTs"), (self.beside, "images next to a DICOM series"))
             if paths
         ]
 
@@ -193,7 +193,7 @@ def is_case_file(name: str) -> bool:
 def _is_label_file(path: Path, *, nested: bool) -> bool:
     """Whether a file says by its name or header that it holds labels; in the folder that was given, only 3D Slicer's.
 
-    There everything was asked for; whoever gives a folder with label maps is told of each that it is no CT.
+    There everything was asked for: for a folder with label maps an error says of each that it is no CT.
     """
     if path.name.lower().endswith(_SLICER_SUFFIX):
         return True

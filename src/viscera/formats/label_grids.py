@@ -15,7 +15,7 @@ from viscera.core.geometry import Grid, Reorientation, Size
 from viscera.core.organs import BACKGROUND
 from viscera.core.volume import LabelMap
 
-# How far a voxel may lie from its place, in voxels: positions in DICOM are rounded.
+# How far a voxel may lie from its position, in voxels: positions in DICOM are rounded.
 PLACE_TOLERANCE_VOX = 0.1
 
 # Every way to store one scan's voxels, as it is first. All are tried where two grids are compared: none has to be

@@ -45,7 +45,7 @@ class LabelFile:
 
     Attributes:
         label_map: Labels as stored, or, of a file that only names them, organ indices.
-        tables: For each table of names in or beside the file what each label is; none if it does not name them.
+        tables: For each table of names, in the file or next to it, what each label is; none if there is no table.
         stored: Whether labels are as stored.
         partial: Whether the file may hold only a part of the scan's voxels, cut to the organs.
         path: The file.
@@ -129,9 +129,9 @@ def _read_image(path: Path, kind: Kind, organs: Sequence[Organ]) -> LabelFile:
     partial = kind == "itk" and bool(raster.names)
     if {layer for layer, _ in raster.names} <= {0}:
         names = {label: name for (_, label), name in raster.names.items()}
-        beside = bids_label_names(path)
-        tables = tuple(table for table in (names, beside and beside[1]) if table)
-        # Several layers of which one is named are refused where their values are looked at.
+        sidecar = bids_label_names(path)
+        tables = tuple(table for table in (names, sidecar and sidecar[1]) if table)
+        # Several layers of which one is named are refused where their values are read.
         label_map = LabelMap(labels=_labels(raster), grid=raster.grid)
         return LabelFile(label_map=label_map, tables=tables, partial=partial, path=path)
     return LabelFile(label_map=_joined_layers(raster, organs), stored=False, partial=partial, path=path)
@@ -192,7 +192,7 @@ _ONE_MASK = "Give a folder with one mask for each organ, or one label map"
 
 
 def _joined_layers(raster: Raster, organs: Sequence[Organ]) -> LabelMap:
-    """The label map of a segmentation in layers, whose segments are told by layer and value."""
+    """The label map of a segmentation in layers, whose segments are identified by layer and value."""
     places = list(raster.names)
     meaning = label_meaning(dict(enumerate(raster.names.values())), organs)
     if meaning is None:
@@ -202,9 +202,9 @@ def _joined_layers(raster: Raster, organs: Sequence[Organ]) -> LabelMap:
             "Name them so in the program that made them",
         )
     labels: NDArray[np.uint8] = np.full(raster.grid.shape_zyx, BACKGROUND, dtype=np.uint8)
-    last, place, overlapping = max(layer for layer, _ in places), 0, 0
+    last, start, overlapping = max(layer for layer, _ in places), 0, 0
     for slab in raster.slabs:
-        part = labels[place : place + len(slab)]
+        part = labels[start : start + len(slab)]
         for layer in range(slab.shape[3] if slab.ndim == 4 else 0):
             values = {
                 value: meaning.indices[number] for number, (one, value) in enumerate(places) if one == layer and value
@@ -214,7 +214,7 @@ def _joined_layers(raster: Raster, organs: Sequence[Organ]) -> LabelMap:
             np.copyto(part, found, where=found != BACKGROUND)
         if slab.ndim != 4 or slab.shape[3] <= last:
             raise _refused(f"voxels in {last + 1} layers", "fewer", "Save the segmentation again in 3D Slicer")
-        place += len(slab)
+        start += len(slab)
     _require_apart(overlapping)
     return LabelMap(labels=labels, grid=raster.grid, notes=meaning.notes)
 
@@ -236,7 +236,7 @@ def _mapped(stored: NDArray[Any], indices: Mapping[int, int]) -> NDArray[np.uint
 
 
 def _renamed(label_map: LabelMap, meaning: LabelMeaning) -> LabelMap:
-    """The label map with organ indices in the place of its labels, itself where they are the same."""
+    """The label map with organ indices in place of its labels, itself where they are the same."""
     same = all(index in (BACKGROUND, label) for label, index in meaning.indices.items())
     if same and not meaning.passed_over:
         return label_map
@@ -262,15 +262,15 @@ def _counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _labels(raster: Raster) -> NDArray[np.uint8]:
     """The whole numbers of an image as uint8, each within rounding."""
     labels: NDArray[np.uint8] = allocated(raster.grid.shape_zyx, np.uint8)
-    place = 0
+    start = 0
     for slab in _flat_slabs(raster):
         values = slab
         if slab.dtype.kind == "f" or (raster.slope, raster.intercept) != (1.0, 0.0):
             values = slab.astype(np.float64) * raster.slope + raster.intercept
         if slab.dtype != np.uint8 or values is not slab:
             values = _whole(values, _tolerance(raster))
-        labels[place : place + len(slab)] = values
-        place += len(slab)
+        labels[start : start + len(slab)] = values
+        start += len(slab)
     return labels
 
 

@@ -1,4 +1,4 @@
-"""Tables that say what the labels of a NIfTI file are: in its header, and beside it in a BIDS data set."""
+"""Tables that say what the labels of a NIfTI file are: in its header, and next to it in a BIDS data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from viscera.core.organs import Code
 
 # A thousand labels take a tenth of it.
 LARGEST_TABLE_BYTES = 2**21
-# The table that Connectome Workbench, TotalSegmentator and viscera write. It is not read as XML, as that may unfold
+# The table that Connectome Workbench, TotalSegmentator and viscera write. It is not read as XML, as that may expand
 # without a limit.
 _TABLE = re.compile(rb"<LabelTable>(.*?)</LabelTable>", re.DOTALL)
 _LABEL = re.compile(

@@ -31,7 +31,7 @@ from viscera.formats.header_text import (
 # DICOM's elements are kept as fields like 0008|103e, NIfTI's like dim[0], DICOM's names like Slice Thickness (mm). ITK
 # ends a name at a colon as well as at a sign of equality, so that no other name may have one.
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_|\[\](){}.,/+#&'\- ]*")
-# ITK copies the texts of fields that it knows into places of 255 bytes without asking how long they are.
+# ITK copies the texts of fields that it knows into buffers of 255 bytes without asking how long they are.
 _LONGEST_TEXT, _LONGEST_OWN_TEXT = 250, 4000
 _TEXTS = {
     "ObjectType", "ObjectSubType", "TransformType", "Comment", "Name", "Color", "BinaryData", "BinaryDataByteOrderMSB",
@@ -57,7 +57,7 @@ def metaimage_header(path: Path) -> TextHeader:
 
     Raises:
         ReadError: If it is no such header, can be read in two ways, or has its voxels elsewhere than in the file or in
-            one beside it.
+            one next to it.
         GeometryError: If it does not say where the voxels lie.
     """
     text = read_header(path)

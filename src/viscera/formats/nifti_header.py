@@ -1,4 +1,4 @@
-"""NIfTI headers, versions 1 and 2, read and made with nibabel.
+"""NIfTI headers, versions 1 and 2, parsed and written with nibabel.
 
 nibabel knows the fields; what is accepted is decided here, as nibabel repairs or ignores some of what misplaces voxels.
 """
@@ -19,7 +19,7 @@ from viscera.core.nifti_affine import stored_affine
 
 # The two headers, of version 1 and of version 2.
 HEADER_1_BYTES, HEADER_2_BYTES = 348, 540
-# Far more than any extension before the voxels; what is to be passed over is to be unfolded first.
+# Far more than any extension before the voxels; what is to be skipped has to be decompressed first.
 LARGEST_OFFSET_BYTES = 2**28
 
 # Axes within this of orthogonal can be stored as a quaternion.
@@ -168,6 +168,6 @@ def packed_header(grid: Grid, dtype: np.dtype[Any], *, extension: bytes = b"", i
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=int(orthogonal))  # sets the spacing in either case
     header["descrip"] = b"viscera"
-    packed = io.BytesIO()
-    header.write_to(packed)
-    return packed.getvalue()
+    written = io.BytesIO()
+    header.write_to(written)
+    return written.getvalue()

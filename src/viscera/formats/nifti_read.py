@@ -47,7 +47,7 @@ def open_nifti(path: Path, *, labels: bool = False) -> Raster:
 def _require_room(header: NiftiHeader, stream: VoxelStream) -> None:
     claimed = header.first_byte + math.prod(header.grid.shape_zyx) * header.dtype.itemsize
     if claimed > stream.largest_bytes:
-        kind = "compressed bytes, which can never unfold to that" if stream.compressed else "bytes"
+        kind = "compressed bytes, which can never expand to that" if stream.compressed else "bytes"
         raise ReadError(
             expected=f"the {claimed} bytes that its header claims",
             got=f"a file of {stream.stored_bytes} {kind}",

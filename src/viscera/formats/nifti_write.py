@@ -63,8 +63,8 @@ def _write_nifti(array: NDArray[Any], grid: Grid, path: Path, *, extension: byte
     header = packed_header(grid, dtype, extension=extension, intent=intent)
     with whole_file(path) as file:
         if name.endswith(".gz"):
-            with gzip_writer(file) as packed:
-                _write_image(packed, header, array, dtype)
+            with gzip_writer(file) as compressed:
+                _write_image(compressed, header, array, dtype)
         else:
             _write_image(file, header, array, dtype)
 

@@ -39,7 +39,7 @@ _COMPRESSIONS: dict[str, Compression | None] = {
     "txt": None,
 }  # fmt: skip
 _TEXT_ENCODINGS = {"ascii", "text", "txt"}
-# ITK copies whole lines into places of a fixed size; numbers may take more, nine of 25 signs.
+# ITK copies whole lines into buffers of a fixed size; numbers may take more, nine of 25 signs.
 _LONGEST_TEXT, _LONGEST_NUMBERS = 100, 400
 _VERSION = re.compile(r"NRRD000[1-9]")
 _FIELDS = {
@@ -76,7 +76,7 @@ def nrrd_header(path: Path) -> TextHeader:
 
     Raises:
         ReadError: If it is no such header, can be read in two ways, or has its voxels elsewhere than in the file or in
-            one beside it.
+            one next to it.
         GeometryError: If it does not say where the voxels lie.
     """
     text = read_header(path)

@@ -41,16 +41,16 @@ def segment_names(pairs: Mapping[str, str]) -> dict[tuple[int, int], LabelName]:
         # An empty segmentation has keys for a segment that is not there.
         if not {"ID", "Name", "LabelValue"} & fields.keys():
             continue
-        place = _number(fields, "Layer", number), _number(fields, "LabelValue", 1)
+        at = _number(fields, "Layer", number), _number(fields, "LabelValue", 1)
         name = fields.get("Name") or fields.get("ID") or ""
-        if place in segments:
+        if at in segments:
             raise _refused(
                 "segments of different values",
-                f"value {place[1]} in layer {place[0]} for both {segments[place].name[:64]!r} and {name[:64]!r}",
+                f"value {at[1]} in layer {at[0]} for both {segments[at].name[:64]!r} and {name[:64]!r}",
                 "Save the segmentation again in 3D Slicer",
             )
         category, code = _codes(fields.get("Tags", ""))
-        segments[place] = LabelName(name=name, code=code, category=category)
+        segments[at] = LabelName(name=name, code=code, category=category)
     return segments
 
 

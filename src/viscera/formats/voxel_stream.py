@@ -13,7 +13,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -35,7 +35,7 @@ with contextlib.suppress(ImportError):  # there is no build for some processors
 Compression = Literal["gzip", "zlib", "bzip2"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
-# zlib cannot shrink anything further than this (its technical details), nor can gzip, which is zlib in other clothes.
+# zlib cannot shrink anything further than this (its technical details), nor can gzip, which is zlib with another frame.
 _LARGEST_ZLIB_RATIO = 1032
 _CHUNK_BYTES = 2**18
 # What may follow the voxels and still be read, so that the checksum at the end of the stream is seen.
@@ -69,7 +69,7 @@ class VoxelStream:
         Args:
             path: The file.
             compression: None if its bytes are as they are.
-            perhaps_gzip: Whether it is gzip, whatever `compression`, if it begins as gzip does.
+            perhaps_gzip: Whether a file that begins as gzip does is gzip, regardless of `compression`.
             first_byte: Where to begin in what is stored.
         """
         self._compression = compression
@@ -81,6 +81,8 @@ class VoxelStream:
                 self._compression = "gzip"
             self._file.seek(first_byte)
             self._bytes = _decompressed(self._file, self._compression)
+            # A gzip file's own readinto makes bytes and copies them; the buffer behind it does not.
+            self._read_into: Callable[[memoryview], int] = getattr(self._bytes, "_buffer", self._bytes).readinto
 
     @property
     def compressed(self) -> bool:
@@ -132,7 +134,7 @@ class VoxelStream:
         view = array.reshape(-1).view(np.uint8).data
         done = 0
         with _explained(self._compression):
-            while done < len(view) and (count := self._bytes.readinto(view[done:])):  # type: ignore[attr-defined]
+            while done < len(view) and (count := self._read_into(view[done:])):
                 done += count
         if done < len(view):
             raise ReadError(
