@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from viscera.core.errors import TransferError
-from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, multipart, save_parts
+from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, multipart_message, save_parts
 
 PARTS = (b"first", b"", b"a\r\n--b is not yet the mark\r\n\r\n", bytes(range(256)))
 BODY = b"preamble" + b"".join(b"\r\n--bound\r\nContent-Type: application/dicom\r\n\r\n" + part for part in PARTS)
@@ -25,7 +25,7 @@ def test_parts_are_found_wherever_the_pieces_are_cut(tmp_path: Path, size: int) 
 
 
 def test_a_message_is_what_is_read_back(tmp_path: Path) -> None:
-    kind, body = multipart(PARTS, "application/dicom")
+    kind, body = multipart_message(PARTS, "application/dicom")
     boundary = boundary_of(kind)
     assert boundary is not None
     number = save_parts([body], boundary, (tmp_path / str(one) for one in count()))

@@ -20,7 +20,7 @@ import numpy as np
 from viscera.core.errors import TransferError, WriteError, during, reason
 from viscera.formats.dicom.series_ranking import SeriesTraits, image_kind, spread
 from viscera.pacs.access import Access, open_session
-from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, multipart, save_parts
+from viscera.pacs.multipart import MultipartFaultError, boundary_of, limited, multipart_message, save_parts
 from viscera.pacs.validation import is_uid
 
 _CHUNK_BYTES = 2**20
@@ -166,7 +166,7 @@ class DicomWeb:
             TransferError: If the PACS does not take one of them.
         """
         with _explained(f"storing {len(paths)} results at {self._url}"):
-            kind, body = multipart([path.read_bytes() for path in paths], "application/dicom")
+            kind, body = multipart_message([path.read_bytes() for path in paths], "application/dicom")
             headers = {"Accept": _JSON, "Content-Type": kind}
             with self._response("POST", f"studies/{study}", headers=headers, data=body) as response:
                 result = _listing(response, remedy="See the log of the PACS") or {}

@@ -16,7 +16,7 @@ class MultipartFaultError(Exception):
     """A response that is not multipart, or ends in the middle."""
 
 
-def multipart(parts: Sequence[bytes], media_type: str) -> tuple[str, bytes]:
+def multipart_message(parts: Sequence[bytes], media_type: str) -> tuple[str, bytes]:
     """Return the Content-Type and the body of a multipart/related message of `parts` (RFC 2387)."""
     boundary = secrets.token_hex(24)  # 192 random bits stand in no part
     head = f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\n\r\n".encode()
