@@ -33,7 +33,9 @@ _README = """\
 
 {description}
 
-Licence of the weights: {licence}. Limits:
+Licence of the weights: {licence}.
+
+Limits:
 
 {limits}
 
@@ -42,8 +44,8 @@ This MONAI bundle holds two networks and the settings they belong to, as the Pyt
 
 - `localiser_def`: one channel in, logits of background and foreground out, on a CT smoothed and sampled at
   {localise_mm:g} mm;
-- `network_def`: one channel in; out come probabilities of {labels}, then the logits of its local and its spatial nets,
-  on the region around the organs, smoothed and sampled at {segment_mm:g} mm.
+- `network_def`: one channel in; out come probabilities of {labels}, then the logits
+  of its local and its spatial nets, on the region around the organs, smoothed and sampled at {segment_mm:g} mm.
 
 What lies between a scan and these inputs (reading, smoothing, sampling, the box around the organs, resampling of the
 labels to the scan) is no MONAI transform: `evaluator` in `configs/inference.json` is a `viscera.Segmenter`, which does
@@ -152,7 +154,7 @@ def _readme(bundle: Bundle) -> str:
         name=card.name,
         version=card.version,
         description=card.description,
-        licence=card.licence,
+        licence=card.licence.rstrip("."),
         limits="\n".join(f"- {limit}" for limit in card.limits) or "- none stated",
         labels=", ".join(["background", *(organ.name for organ in card.organs)]),
         localise_mm=card.model.localise.spacing_mm,
