@@ -455,11 +455,10 @@ def test_info_shows_bundle_engine_and_networks(tiny_bundle: Path, capsys: pytest
         assert word in out
 
 
-def test_the_demo_leaves_everything_it_speaks_of(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_leaves_everything_it_speaks_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # With the bundle that ships: the noise that an untrained one makes of a real CT takes longer to measure.
     folder = tmp_path / "demo"
-    assert main(["demo", "-o", str(folder), "--bundle", str(tiny_bundle), "--device", "cpu", "--threads", "1"]) == 0
+    assert main(["demo", "-o", str(folder), "--device", "cpu", "--threads", "1"]) == 0
     out = capsys.readouterr().out
     assert files(folder) == [
         "ct.nii.gz",
