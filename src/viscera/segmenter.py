@@ -279,12 +279,7 @@ class Segmenter:
             with _timed("preview", seconds, on_stage):
                 preview = _write_preview(given.volume, result, output)
         with _timed("write", seconds, on_stage):
-            result = replace(
-                result,
-                given_statistics=result.statistics,
-                outputs={str(kind): path for kind, path in outputs.paths.items()},
-                preview=preview,
-            )
+            result = replace(result, given_statistics=result.statistics, outputs=outputs.paths, preview=preview)
             self._write_side_files(result, output, chosen)
             # Last of all: where the label files are, the case is finished.
             outputs.write(result.label_map, images, self._origin(result, chosen))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -45,7 +45,7 @@ class LabelOutputs:
         seg_kind(self.seg_type)
 
     @property
-    def paths(self) -> dict[Format, Path]:
+    def paths(self) -> Mapping[str, Path]:
         """The files by format, in the order of writing."""
         stem = output_stem(self.labels)
         others = {kind: self.labels.with_name(stem + ending) for kind, ending in _ENDINGS.items()}
