@@ -76,7 +76,7 @@ class LabelOutputs:
             else:
                 self._write_dicom(kind, label_map, source, origin)
 
-    def _write_dicom(self, kind: Format, label_map: LabelMap, source: SourceImages | None, origin: Origin) -> None:
+    def _write_dicom(self, kind: str, label_map: LabelMap, source: SourceImages | None, origin: Origin) -> None:
         path = self.paths[kind]
         if source is None:
             raise ConfigError(
