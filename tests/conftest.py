@@ -54,6 +54,7 @@ def screen() -> Callable[[str], list[str]]:
 
     def show(text: str) -> list[str]:
         rows, row = [""], 0
+        text = re.sub(r"\x1b\[(?:[0-9;]*m|\?25[hl])", "", text)  # colours, and the cursor hidden and shown
         for part in re.findall(r"\x1b\[1A|\x1b\[2K|\r|\n|[^\x1b\r\n]+", text):
             if part == "\n":
                 row += 1

@@ -14,7 +14,9 @@ import numpy as np
 
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Grid
+from viscera.core.organs import Organ
 from viscera.core.provenance import Origin
+from viscera.core.roi_subset import chosen_organs, keep_organs
 from viscera.core.volume import Volume
 from viscera.engines.choice import make_engine
 from viscera.engines.engine import Engine
@@ -57,6 +59,7 @@ class CaseOptions:
         formats: In what the labels are written: "nifti", "dicom-seg", "rtstruct"; the last two for DICOM scans only.
         seg_type: Of a DICOM SEG: "binary" or "labelmap".
         identity: What the identifiers in DICOM outputs follow from, None for new ones.
+        roi_subset: Names of the organs to write, everything else being background; empty for all.
     """
 
     series: str | None = None
@@ -69,6 +72,7 @@ class CaseOptions:
     formats: tuple[str, ...] = ("nifti",)
     seg_type: str = "binary"
     identity: str | None = None
+    roi_subset: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,7 +199,7 @@ class Segmenter:
         Raises:
             ReadError, GeometryError: If the scan cannot be read, its geometry is unsound, it is beyond doubt mirrored,
                 unless `options.allow_mirrored`, or it is no DICOM though DICOM is asked for.
-            ConfigError: If a format is unknown.
+            ConfigError: If a format or an organ is unknown.
             MissingExtraError: If a format needs a package that is not installed.
             NothingFoundError: If no organ is found, unless `options.allow_empty`.
             WriteError: If a file cannot be written.
@@ -205,24 +209,27 @@ class Segmenter:
         source, output, chosen = Path(source), Path(output), options or CaseOptions()
         outputs = LabelOutputs(labels=output, formats=chosen.formats, seg_type=chosen.seg_type)
         require_formats(chosen.formats)
+        organs = chosen_organs(self.bundle.card.organs, chosen.roi_subset)
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
             images = self._source_images(source, chosen)  # first, as this is quick to refuse a scan
             volume = read_volume(source, series=chosen.series, hu_offset=chosen.hu_offset, on_grid=self._announce)
         allowed = Allowed(empty=chosen.allow_empty, mirrored=chosen.allow_mirrored)
         segmentation = self.segment_volume(volume, allowed=allowed, clean=chosen.clean, on_stage=on_stage)
+        if chosen.roi_subset:
+            segmentation = _of_organs(segmentation, organs)
         seconds.update(segmentation.seconds)
         preview = None
         if chosen.preview:
             with _timed("preview", seconds, on_stage):
-                preview = self._write_preview(volume, segmentation, output)
+                preview = self._write_preview(volume, segmentation, output, organs)
         with _timed("write", seconds, on_stage):
-            measured = organ_statistics(volume, segmentation.label_map, self.bundle.card.organs)
+            measured = organ_statistics(volume, segmentation.label_map, organs)
             statistics = with_quality(measured, segmentation.quality)
             for path, text in chosen.side_files(output, self.bundle.card).items():
                 write_text(text, path)
             # Last of all: where the label files are, the case is finished.
-            outputs.write(segmentation.label_map, images, self._origin(chosen))
+            outputs.write(segmentation.label_map, images, self._origin(chosen, organs))
         check = quality_note(segmentation.quality)
         return SegmentedCase(
             segmentation=segmentation,
@@ -243,9 +250,9 @@ class Segmenter:
 
         return source_images(source, series=options.series)
 
-    def _origin(self, options: CaseOptions) -> Origin:
+    def _origin(self, options: CaseOptions, organs: tuple[Organ, ...]) -> Origin:
         card = self.bundle.card
-        return Origin(bundle=card.name, bundle_version=card.version, organs=card.organs, identity=options.identity)
+        return Origin(bundle=card.name, bundle_version=card.version, organs=organs, identity=options.identity)
 
     def _announce(self, grid: Grid) -> None:
         """Have the localisation compiled while the scan on `grid` is read; refuses what exceeds the memory limit."""
@@ -253,11 +260,13 @@ class Segmenter:
         scan_bytes = np.dtype(np.int16).itemsize * math.prod(grid.shape_zyx)
         self.engine.announce("localise", (1, 1, *scout.shape_zyx), beside=scan_bytes)
 
-    def _write_preview(self, volume: Volume, segmentation: Segmentation, output: Path) -> Path:
+    def _write_preview(
+        self, volume: Volume, segmentation: Segmentation, output: Path, organs: tuple[Organ, ...]
+    ) -> Path:
         from viscera.drawing.overlay import preview_png
 
         path = preview_path(output)
-        write_bytes(preview_png(volume, segmentation.label_map, self.bundle.card.organs), path)
+        write_bytes(preview_png(volume, segmentation.label_map, organs), path)
         return path
 
 
@@ -311,3 +320,15 @@ def _timed(stage: str, seconds: dict[str, float], on_stage: OnStage | None) -> I
     start = time.perf_counter()
     yield
     seconds[stage] = time.perf_counter() - start
+
+
+def _of_organs(segmentation: Segmentation, organs: tuple[Organ, ...]) -> Segmentation:
+    """What a segmentation says of some organs."""
+    names = {organ.name for organ in organs}
+    removed = segmentation.removed
+    return replace(
+        segmentation,
+        label_map=keep_organs(segmentation.label_map, organs),
+        quality=tuple(one for one in segmentation.quality if one.organ in names),
+        removed=None if removed is None else tuple(one for one in removed if one.organ in names),
+    )

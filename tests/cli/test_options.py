@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from viscera.cli.options import add_machinery, cache_folder, memory_size, positive
+from viscera.cli.options import add_runtime, cache_folder, memory_size, positive
 
 HOME = {"HOME": "/home/me"}
 
@@ -31,7 +31,7 @@ def test_without_a_home_there_is_no_cache(platform: str) -> None:
 
 def test_a_memory_limit_is_read_into_bytes() -> None:
     parser = argparse.ArgumentParser()
-    add_machinery(parser)
+    add_runtime(parser)
     assert parser.parse_args(["--memory-limit", "1.5GB"]).memory_limit == 1_500_000_000
     assert parser.parse_args([]).memory_limit is None
 

@@ -36,7 +36,7 @@ _COLUMNS = ("path", "name", "series")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scan:
+class ScanSource:
     """A CT to work on.
 
     Attributes:
@@ -62,7 +62,7 @@ class Listing:
         notes: What else was passed over, one sentence each.
     """
 
-    scans: tuple[Scan, ...]
+    scans: tuple[ScanSource, ...]
     passed_over: int = 0
     notes: tuple[str, ...] = ()
 
@@ -83,7 +83,7 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
         ReadError: If there is nothing at a path, a list cannot be read, or a data set or folder has no scan.
         ConfigError: If a list has a name or a scan twice, or a name that cannot be a file's.
     """
-    found: list[Scan] = []
+    found: list[ScanSource] = []
     passed_over = 0
     notes: list[str] = []
     for path in dict.fromkeys(one.absolute() for one in inputs):
@@ -106,7 +106,7 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
     return Listing(scans=_distinct(found), passed_over=passed_over, notes=tuple(notes))
 
 
-def listing_csv(scans: Sequence[Scan]) -> str:
+def listing_csv(scans: Sequence[ScanSource]) -> str:
     """The list that `list_scans` reads: path, name and series of every scan."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -115,9 +115,9 @@ def listing_csv(scans: Sequence[Scan]) -> str:
     return text.getvalue()
 
 
-def _listed(path: Path) -> list[Scan]:
+def _listed(path: Path) -> list[ScanSource]:
     doing = f"reading the list {path}"
-    scans: list[Scan] = []
+    scans: list[ScanSource] = []
     given: set[str] = set()
     listed: set[tuple[Path, str | None]] = set()
     for row in read_list(path, ("path",), doing):
@@ -137,7 +137,7 @@ def _listed(path: Path) -> list[Scan]:
                 doing, expected="each scan once", got=f"{text!r} again in line {line}", remedy="Remove one"
             )
         listed.add((place, series))
-        scans.append(Scan(path=place, name=name or _single(place).name, series=series, given=bool(name)))
+        scans.append(ScanSource(path=place, name=name or _single(place).name, series=series, given=bool(name)))
     if not scans:
         raise ReadError(doing, expected="at least one row", got="none", remedy="Give a list with scans")
     return scans
@@ -161,14 +161,14 @@ def _folder(path: Path) -> Listing:
         images = list_inputs([path])
     except ReadError:
         images = Inputs(cases=())
-    files = [Scan(path=case.path, name=case.name) for case in images.cases if not case.path.is_dir()]
+    files = [ScanSource(path=case.path, name=case.name) for case in images.cases if not case.path.is_dir()]
     scans = [*files, *series] or [_single(path)]
     if passed_over and not files and not series:
         scans = _none_worth(path, passed_over)
     return Listing(scans=tuple(scans), passed_over=passed_over, notes=images.notes)
 
 
-def _none_worth(path: Path, passed_over: int) -> list[Scan]:
+def _none_worth(path: Path, passed_over: int) -> list[ScanSource]:
     raise ReadError(
         f"looking for CTs in {path}",
         expected=f"an axial CT series in HU, no MIP, of {FEWEST_PLACES} slices at least over {LEAST_EXTENT_MM:g} mm",
@@ -185,7 +185,7 @@ def _derivative(path: Path) -> bool:
     return isinstance(values, dict) and values.get("DatasetType") == "derivative"
 
 
-def _data_set(path: Path) -> list[Scan]:
+def _data_set(path: Path) -> list[ScanSource]:
     images = [
         file
         for subject in sorted(path.glob("sub-*"))
@@ -203,13 +203,13 @@ def _data_set(path: Path) -> list[Scan]:
     return [_single(file) for file in images]
 
 
-def _single(path: Path) -> Scan:
+def _single(path: Path) -> ScanSource:
     try:
         (case,) = find_inputs([path])
     except (ReadError, ValueError):  # nothing there, or nothing of its kind: reading it will say so
         name = path.name.removesuffix(".gz").removesuffix(".nii") or "case"
-        return Scan(path=path, name=name)
-    return Scan(path=case.path, name=case.name)
+        return ScanSource(path=path, name=name)
+    return ScanSource(path=case.path, name=case.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +224,7 @@ class _Part:
     suits: bool
 
 
-def _dicom_tree(root: Path) -> tuple[list[Scan], int]:
+def _dicom_tree(root: Path) -> tuple[list[ScanSource], int]:
     """The series worth segmenting in order of their paths, and how many CT series are not."""
     series: dict[tuple[str, str], list[_Part]] = {}
     broken: list[Path] = []
@@ -239,22 +239,22 @@ def _dicom_tree(root: Path) -> tuple[list[Scan], int]:
     worth = {key: parts for key, parts in suiting.items() if parts and _worth(parts)}
     places = {key: Path(os.path.commonpath([part.folder for part in parts])) for key, parts in worth.items()}
     shared = Counter(places.values())
-    scans: list[Scan] = []
+    scans: list[ScanSource] = []
     for key, path in places.items():
         name = _tree_name(path, root)
         # A folder given without a series is read with all that is below it.
         scans.append(
-            Scan(
+            ScanSource(
                 path=path,
                 name=f"{name}_s{worth[key][0].number or _next_number(scans, path)}" if shared[path] > 1 else name,
                 series=key[0] or None,
             )
         )
-    scans += [Scan(path=folder, name=_tree_name(folder, root)) for folder in broken]
+    scans += [ScanSource(path=folder, name=_tree_name(folder, root)) for folder in broken]
     return sorted(scans, key=lambda scan: (scan.path, scan.name)), len(series) - len(worth)
 
 
-def _next_number(scans: Sequence[Scan], path: Path) -> int:
+def _next_number(scans: Sequence[ScanSource], path: Path) -> int:
     """The number, from 1, of the next scan in `path`."""
     return 1 + sum(scan.path == path for scan in scans)
 
@@ -324,7 +324,7 @@ def _short(name: str) -> str:
     return f"{beginning}_{hashlib.sha256(data).hexdigest()[:12]}"
 
 
-def _distinct(scans: Sequence[Scan]) -> tuple[Scan, ...]:
+def _distinct(scans: Sequence[ScanSource]) -> tuple[ScanSource, ...]:
     """The scans, each once, with names that differ also where case does not count."""
     once = list(dict.fromkeys((scan.path, scan.series) for scan in scans))
     first = {(scan.path, scan.series): scan for scan in reversed(scans)}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
 from viscera.core.errors import MissingExtraError, ReadError
+from viscera.core.interrupts import clean_end
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
-from viscera.cli.options import DEVICES, positive
+from viscera.cli.options import DEVICES, device, positive
 from viscera.cli.training_monitor import run_monitor
 from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.core.interrupts import clean_end
 
 HELP = "cross-validate: train both networks on folds, segment and score what was held out"
 DESCRIPTION = """\
@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a setting of both, e.g. iterations=1000",
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=device, choices=DEVICES, default="auto", help="where to compute (default: %(default)s)"
+    )
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.options import add_machinery, given_options, loaded_segmenter
+from viscera.cli.options import add_runtime, given_options, loaded_segmenter
 
 HELP = "make a synthetic CT, segment it and score the result"
 DESCRIPTION = "Makes a synthetic CT with known organs, segments it, scores the labels and draws a picture of them."
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="N", type=int, default=DEFAULT_SEED, help="which person (default: %(default)s)"
     )
-    add_machinery(parser)
+    add_runtime(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

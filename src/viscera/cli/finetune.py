@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
-from viscera.cli.options import DEVICES, positive
+from viscera.cli.options import DEVICES, device, positive
 from viscera.cli.training_monitor import run_monitor
 from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.core.interrupts import clean_end
 
 HELP = "train on from a bundle's weights, also with other organs"
 DESCRIPTION = """\
@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="change a setting, e.g. learning_rate=1e-5",
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to train (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=device, choices=DEVICES, default="auto", help="where to train (default: %(default)s)"
+    )
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
 
 

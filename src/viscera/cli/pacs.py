@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.options import add_machinery, positive
+from viscera.cli.options import add_runtime, positive
 
 HELP = "segment CTs in a PACS, on request or as they arrive"
 DESCRIPTION = """\
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         )
         add(action)
-        add_machinery(action)
+        add_runtime(action)
         # Also before the action; what stands there must not be overridden by a default.
         for short, long, what in (("-v", "--verbose", "log what is done"), ("-q", "--quiet", "say nothing but errors")):
             action.add_argument(short, long, action="store_true", default=argparse.SUPPRESS, help=what)

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viscera.cli.console import Console, Progress
-from viscera.cli.interrupt import clean_end
+from viscera.cli.console import Console
 from viscera.cli.options import positive
+from viscera.cli.progress import Progress
 from viscera.core.errors import MissingExtraError
+from viscera.core.interrupts import clean_end
 
 if TYPE_CHECKING:
     from viscera.training.prepare import Outcome

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.core.errors import VisceraError
+from viscera.core.interrupts import clean_end
 
 HELP = "label CTs with a bundle, leaving out what it doubts, to train on them"
 DESCRIPTION = """\

@@ -6,8 +6,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from viscera.cli.arguments import add_inputs
 from viscera.cli.console import Console
-from viscera.cli.options import add_machinery, add_writing, case_options, given_options, loaded_segmenter
+from viscera.cli.options import add_runtime, add_writing, case_options, given_options, loaded_segmenter
 
 HELP = "label the organs of one or many CTs"
 DESCRIPTION = """\
@@ -19,12 +20,9 @@ EXAMPLE = "viscera segment patient/dicom/ more/*.nii.gz -o labels/ --preview --s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
-    parser.add_argument(
-        "inputs",
-        metavar="INPUT",
-        nargs="+",
-        type=Path,
-        help="a CT (.nii, .nii.gz, .nrrd, .mha, .mhd, DICOM file), a DICOM folder, a zip of one, or a folder of CTs",
+    add_inputs(
+        parser,
+        "a CT (.nii, .nii.gz, .nrrd, .mha, .mhd, DICOM file), a DICOM folder, a zip of one, or a folder of CTs",
     )
     parser.add_argument(
         "-o",
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a .nii or .nii.gz file for one CT, else a folder for NAME.nii.gz",
     )
-    add_machinery(parser)
+    add_runtime(parser)
     reading = parser.add_argument_group("reading")
     reading.add_argument(
         "--series", metavar="N_OR_UID", help="which of several DICOM series: its number or the beginning of its UID"

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from viscera.cli.console import Console, Progress
-from viscera.cli.interrupt import clean_end
+from viscera.cli.console import Console
+from viscera.cli.progress import Progress
 from viscera.cli.segment_plan import Plan, PlannedCase
 from viscera.cli.segment_tables import cases_csv, cases_json, summary
 from viscera.core.errors import VisceraError, WriteError, reason
 from viscera.core.files import remove_left_files, write_text
+from viscera.core.interrupts import clean_end
+from viscera.core.roi_subset import chosen_organs
 from viscera.core.version import version
 from viscera.quality.statistics import OrganStatistics, organ_statistics
 from viscera.read import read_label_map, read_volume
@@ -70,6 +72,7 @@ class Batch:
                 self._work(load)
                 self._write_statistics()
             except KeyboardInterrupt:
+                self.console.if_stopped = self._how_to_continue()
                 self._end(interrupted=True)
                 self._write_statistics()
                 raise
@@ -149,7 +152,7 @@ class Batch:
                 volume = read_volume(case.source, series=options.series, hu_offset=options.hu_offset)
                 card = segmenter.bundle.card
                 labels = read_label_map(outputs.main, card.organs, within=volume.grid)
-                organs = organ_statistics(volume, labels, card.organs)
+                organs = organ_statistics(volume, labels, chosen_organs(card.organs, options.roi_subset))
             except VisceraError as error:
                 self._failed(index, error, progress)
                 return
@@ -190,6 +193,11 @@ class Batch:
     def _tally(self) -> str:
         counts = [(self.report.count(status), status) for status in (Status.DONE, Status.SKIPPED, Status.FAILED)]
         return ", ".join(f"{count} {status}" for count, status in counts if count)
+
+    def _how_to_continue(self) -> str:
+        left = len(self.plan.cases) - sum(map(self.report.count, (Status.DONE, Status.SKIPPED, Status.FAILED)))
+        done = self._tally() or "none done"
+        return f"of {len(self.plan.cases)} cases {done}, {left} left; add --skip-existing to continue"
 
     def _set(self, index: int, **changes: Any) -> None:
         self.report = self.report.with_case(index, **changes)

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
 from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.core.interrupts import clean_end
 
 HELP = "write synthetic CTs of anatomies, and a picture of them"
 DESCRIPTION = """\

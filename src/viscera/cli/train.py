@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
-from viscera.cli.options import DEVICES, positive
+from viscera.cli.options import DEVICES, device, positive
 from viscera.cli.training_monitor import run_monitor
 from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.core.interrupts import clean_end
 
 if TYPE_CHECKING:
     from viscera.training.cache import Cache
@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cases.add_argument("--real", metavar="CACHE", type=Path, help="prepared real CTs to mix with those of anatomies")
     machine = parser.add_argument_group("hardware")
-    machine.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+    machine.add_argument(
+        "--device", type=device, choices=DEVICES, default="auto", help="where to compute (default: %(default)s)"
+    )
     machine.add_argument("--threads", metavar="N", type=positive, help="CPU threads (default: one per core)")
     parser.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to RUN/tensorboard")
 

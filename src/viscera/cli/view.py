@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import Terminated, clean_end
 from viscera.cli.view_inputs import add_reading, read_inputs
+from viscera.core.interrupts import Terminated, clean_end
 
 HELP = "look at a CT and its organs in the browser"
 DESCRIPTION = """\
