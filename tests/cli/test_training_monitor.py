@@ -44,8 +44,7 @@ class Watched:
 
     @property
     def line(self) -> str:
-        (row,) = self._screen(self.terminal.getvalue())
-        return row
+        return self._screen(self.terminal.getvalue())[0]
 
 
 @pytest.fixture

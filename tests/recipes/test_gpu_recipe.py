@@ -43,7 +43,7 @@ localiser = {inputs = 1, outputs = 2, filters = 4, levels = 3}
 scn = {local_filters = 4, local_levels = 2, spatial_filters = 2, spatial_levels = 2, spatial_factor = 2}
 """
 # What the machine with the GPU lacks: training must not need it.
-ABSENT = ("nibabel", "openvino", "pydicom", "gdcm", "PIL", "tqdm", "isal", "onnx", "SimpleITK", "highdicom", "pynvml")
+ABSENT = ("nibabel", "openvino", "pydicom", "gdcm", "PIL", "rich", "isal", "onnx", "SimpleITK", "highdicom", "pynvml")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`viscera batch`: organ labels for thousands of CTs, on this machine or a cluster, with a ledger to go on from."""
+"""`viscera batch`: organ labels for thousands of CTs, on this machine or a cluster, resumed from a ledger."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from viscera.batch.tasks import ModelRequest, Task
     from viscera.batch.workers import Pool
 
-HELP = "label the organs of thousands of CTs, with a ledger to go on from"
+HELP = "label the organs of thousands of CTs; resumes after any interruption"
 DESCRIPTION = """\
-Labels every CT as `viscera segment` does, in this process or in many, and keeps a ledger in OUT/ledger, one file for
-each case. Run again, it keeps what is done and unchanged by its hashes, and does the rest. Failed cases are tried
-again, then listed. Several runs on the same OUT share the work."""
+Labels every CT as `viscera segment` does, in this process or in many, and records every case in a ledger, OUT/ledger.
+The same command resumes after any interruption and keeps results whose scan, bundle, options and files are unchanged.
+Failed cases are tried again, then listed. Several runs on the same OUT share the work."""
 EXAMPLE = "viscera batch archive/ -o labels/ --workers 4"
 
 _ADDRESS = re.compile(r"(tcp|tls)://[^/\s]+:[0-9]{1,5}")
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--only", metavar="K/N", type=_shard, help="the K-th of N parts of the cases, K from 1")
     which.add_argument("--case", metavar="NAME", action="append", help="this case (repeatable)")
     which.add_argument(
-        "--list", metavar="FILE.csv", type=Path, help="write the list of cases, which can be an INPUT, and end"
+        "--list", metavar="FILE.csv", type=Path, help="write the list of cases, which can be an INPUT, and exit"
     )
     add_runtime(parser)
     parser.add_argument_group("reading").add_argument(

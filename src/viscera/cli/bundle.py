@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("localise", metavar="RUN_LOC", type=Path, help="folder of the localisation's training")
     parser.add_argument("segment", metavar="RUN_SEG", type=Path, help="folder of the segmentation's training")
     parser.add_argument("-o", "--output", metavar="BUNDLE", required=True, type=Path, help="folder of the new bundle")
-    parser.add_argument("--card", metavar="CARD.json", type=Path, help="what the card says beside the trainings")
-    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is in that folder")
+    parser.add_argument("--card", metavar="CARD.json", type=Path, help="further entries of the card")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

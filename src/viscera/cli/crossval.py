@@ -12,12 +12,12 @@ from viscera.cli.training_monitor import run_monitor
 from viscera.core.errors import ConfigError, MissingExtraError
 from viscera.core.interrupts import clean_end
 
-HELP = "cross-validate: train both networks on folds, segment and score what was held out"
+HELP = "cross-validate: train both networks on each fold, segment and score the cases held out"
 DESCRIPTION = """\
 Cross-validates on the cases `viscera prepare` stored in CACHE: for each fold both networks are trained, the cases held
 out are segmented on their own grids from their source files, and scored. Needs viscera[train]. RUN gets the trainings,
-the label maps, a table (text, CSV, Markdown) and pictures of the best and worst cases. The same command goes on where
-it was stopped; with --fold each fold can be a run of its own, and the table shows all that are finished."""
+the label maps, a table (text, CSV, Markdown) and pictures of the best and worst cases. The same command resumes after
+any interruption; with --fold each fold can be a run of its own, and the table shows all that are finished."""
 EXAMPLE = "viscera crossval cache/ -o runs/cv --folds 4 --localise-config localise.toml --segment-config segment.toml"
 
 
@@ -25,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument("cache", metavar="CACHE", type=Path, help="folder of prepared cases")
     parser.add_argument("-o", "--output", metavar="RUN", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--folds", metavar="N", type=positive, default=4, help="how many (default: %(default)s)")
-    parser.add_argument("--fold", metavar="K", type=positive, help="work on this fold alone, counted from 1")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the folds (default: %(default)s)")
+    parser.add_argument("--folds", metavar="N", type=positive, default=4, help="number of folds (default: %(default)s)")
+    parser.add_argument("--fold", metavar="K", type=positive, help="only this fold, counted from 1")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the folds (default: %(default)s)")
     parser.add_argument(
-        "--splits", metavar="FILE.json", type=Path, help='given folds, a list of {"train": [...], "val": [...]}'
+        "--splits", metavar="FILE.json", type=Path, help='predefined folds, a list of {"train": [...], "val": [...]}'
     )
     for stage, network in (("localise", "localisation"), ("segment", "segmentation")):
         parser.add_argument(
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"settings of the {network}'s training (default: as published)",
         )
     parser.add_argument(
-        "--train-only", action="store_true", help="only train; to segment and score later, maybe on another machine"
+        "--train-only", action="store_true", help="only train; segment and score later, possibly on another machine"
     )
     parser.add_argument(
         "--set",

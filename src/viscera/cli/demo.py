@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", type=Path, default=DEFAULT_FOLDER, help="folder (default: ./%(default)s)"
     )
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=DEFAULT_SEED, help="which person (default: %(default)s)"
+        "--seed", metavar="N", type=int, default=DEFAULT_SEED, help="which virtual patient (default: %(default)s)"
     )
     add_runtime(parser)
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card", metavar="CARD.json", required=True, type=Path, help="the model card")
     parser.add_argument("-o", "--output", metavar="BUNDLE", required=True, type=Path, help="folder of the new bundle")
 
-    parser.add_argument("--overwrite", action="store_true", help="replace a bundle that is in that folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

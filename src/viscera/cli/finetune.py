@@ -11,11 +11,11 @@ from viscera.cli.training_monitor import run_monitor
 from viscera.core.errors import ConfigError, MissingExtraError
 from viscera.core.interrupts import clean_end
 
-HELP = "train on from a bundle's weights, also with other organs"
+HELP = "fine-tune a network of a bundle, also for other organs"
 DESCRIPTION = """\
-Trains a network on the cases in CACHE, beginning with a bundle's weights and its sampling and network settings. If the
-cache has other organs than the bundle, the local network is kept but for its last layer, and the spatial networks
-begin anew; what was kept is said. Needs viscera[train]."""
+Trains a network on the cases in CACHE, starting from a bundle's weights and its sampling and network settings. If the
+cache has other organs than the bundle, the local network is kept except for its last layer, and the spatial networks
+start from random weights; which weights are kept is reported. Needs viscera[train]."""
 EXAMPLE = "viscera finetune fast segment cache/ -o runs/mine --set iterations=20000"
 
 
@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cache", metavar="CACHE", type=Path, help="folder of prepared cases")
     parser.add_argument("-o", "--output", metavar="RUN", required=True, type=Path, help="folder of the run")
     parser.add_argument(
-        "--config", metavar="FILE.toml", type=Path, help="settings of the training; the model's are the bundle's"
+        "--config",
+        metavar="FILE.toml",
+        type=Path,
+        help="settings of the training; the model's come from the bundle",
     )
     parser.add_argument(
         "--set",

@@ -34,11 +34,9 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         "--memory-limit",
         metavar="SIZE",
         type=memory_size,
-        help="most memory to use, e.g. 800MB: of the whole process, or of the networks on a GPU",
+        help="limit on memory, e.g. 800MB: of the whole process, or of the networks on a GPU",
     )
-    group.add_argument(
-        "--no-cache", action="store_true", help="keep no compiled networks in your cache folder for the next run"
-    )
+    group.add_argument("--no-cache", action="store_true", help="do not cache compiled networks for the next run")
 
 
 def loaded_segmenter(args: argparse.Namespace) -> Segmenter:
@@ -69,7 +67,7 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
         "--format",
         choices=("nifti", "dicom-seg", "rtstruct"),
         action="append",
-        help="write NAME.nii.gz, NAME_seg.dcm or NAME_rtstruct.dcm; these two need DICOM (repeatable; default: nifti)",
+        help="NAME.nii.gz, NAME_seg.dcm, NAME_rtstruct.dcm (DICOM requires DICOM input; repeatable; default: nifti)",
     )
     group.add_argument(
         "--seg-type",
@@ -87,7 +85,7 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
         "--clean",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="remove small stray parts of organs; what is removed is reported (default: as the bundle's card says)",
+        help="remove small components; what is removed is reported (default: as the bundle's card says)",
     )
     group.add_argument(
         "--roi-subset",
@@ -96,8 +94,8 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
         default=[],
         help="write and measure only these organs, by name, e.g. liver spleen; all else is background",
     )
-    group.add_argument("--preview", action="store_true", help="write a picture NAME_preview.png beside each label file")
-    group.add_argument("--allow-mirrored", action="store_true", help="label a scan that is beyond doubt a mirror image")
+    group.add_argument("--preview", action="store_true", help="write NAME_preview.png next to each label file")
+    group.add_argument("--allow-mirrored", action="store_true", help="accept a scan that is certainly a mirror image")
     group.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
 
 

@@ -13,8 +13,8 @@ from viscera.core.interrupts import clean_end
 HELP = "write a synthetic CT with known organs"
 DESCRIPTION = """\
 Writes a synthetic abdominal CT, and the labels it was drawn from, to try viscera and other programs on. With --count,
-a data set of varied scans for `viscera prepare`: images/ and labels/ in a folder, one person each, some scans cut off
-at the organs and some without any."""
+a data set of varied scans for `viscera prepare`: images/ and labels/ in a folder, one virtual patient each; some scans
+cut through organs, and some show none."""
 EXAMPLE = "viscera phantom -o ct.nii.gz --labels truth.nii.gz --seed 7 --phase portal"
 
 PHASES = ("native", "arterial", "portal", "late")
@@ -23,11 +23,20 @@ PHASES = ("native", "arterial", "portal", "late")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, type=Path, help="the CT (.nii or .nii.gz), a folder for many"
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        type=Path,
+        help="the CT (.nii or .nii.gz), or a folder",
     )
-    parser.add_argument("--labels", metavar="FILE", type=Path, help="the labels it was drawn from (.nii or .nii.gz)")
+    parser.add_argument("--labels", metavar="FILE", type=Path, help="its labels (.nii or .nii.gz)")
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="which person, of many the first (default: %(default)s)"
+        "--seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="virtual patient, the first with --count (default: %(default)s)",
     )
     parser.add_argument("--phase", choices=PHASES, help="contrast phase (default: drawn by the seed)")
     parser.add_argument("--noise", metavar="HU", type=float, help="standard deviation of the noise (default: drawn)")
@@ -35,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spacing", metavar=("Z", "Y", "X"), nargs=3, type=float, help="spacing in mm")
     parser.add_argument("--dicom", action="store_true", help="write a DICOM series into the folder given with -o")
     many = parser.add_argument_group("a data set")
-    many.add_argument("--count", metavar="N", type=positive, help="write so many varied scans to the folder given -o")
+    many.add_argument("--count", metavar="N", type=positive, help="number of varied scans to write to the folder OUT")
     many.add_argument(
-        "--coarser", metavar="FACTOR", type=float, help="with --count: voxels larger by this, for quick tries"
+        "--coarser", metavar="FACTOR", type=float, help="with --count: enlarge voxels by this factor, for quick trials"
     )
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 HELP = "check labelled CTs and store them for training"
 DESCRIPTION = """\
-Checks every CT and its labels (one grid, Hounsfield units, known label ids, organs present) and stores what training
-reads in CACHE. Cases that fail are named at the end, and the others are kept. Stopped or run again, it makes only what
-is missing, damaged or changed; needs viscera[train].
+Checks every CT and its labels (one grid, Hounsfield units, known labels, organs present) and stores what training
+reads in CACHE. Cases that fail are listed at the end; the remaining ones are still processed. Run again, it processes
+only what is missing, damaged or changed; needs viscera[train].
 DATASET is a folder with images/ and labels/, FLARE 2021, AbdomenCT-1K, nnU-Net raw, TotalSegmentator, or a .csv with
 image and labels."""
 EXAMPLE = "viscera prepare FLARE2021/ -o cache/ --workers 4"
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="the data set's folder or .csv file")
     parser.add_argument("-o", "--output", metavar="CACHE", required=True, type=Path, help="folder of the cache")
-    parser.add_argument("--labels", metavar="MAPPING.toml", type=Path, help="what the label ids mean")
+    parser.add_argument("--labels", metavar="MAPPING.toml", type=Path, help="what the labels mean")
     parser.add_argument(
         "--config", metavar="FILE.toml", type=Path, help="settings of the training, if its sampling is not the default"
     )

@@ -97,7 +97,7 @@ class Progress:
             from rich.live import Live
 
             console = Console(file=self._stream, force_terminal=True, force_jupyter=False)  # type: ignore[arg-type]
-            # Without a thread that redraws: nothing is to run beside the work.
+            # Without a thread that redraws: nothing is to run next to the work.
             self._live = Live(
                 console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
             )

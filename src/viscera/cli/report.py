@@ -10,9 +10,9 @@ from viscera.cli.view_inputs import add_reading, read_inputs
 
 HELP = "write a page about a CT and its organs, one HTML file"
 DESCRIPTION = """\
-Writes one HTML file of at most 8 MB with pictures, volumes, mean HU, verdicts, notes and provenance, and with a viewer
-where the browser has WebGL 2. It opens without a network and asks nothing of any. It names no input file, as such a
-name may be a patient's."""
+Writes one HTML file of at most 8 MB with pictures, volumes, mean HU, QC status, notes and provenance, and with a viewer
+where the browser has WebGL 2. It works offline and loads nothing from any network. No input file is named in it, as a
+file name may be a patient's."""
 EXAMPLE = "viscera report ct.nii.gz organs.nii.gz -o report.html --run run.json"
 
 _ENDINGS = (".html", ".htm")
@@ -21,7 +21,7 @@ _TITLE = "Organs in a CT"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
-    parser.add_argument("ct", metavar="CT", type=Path, help="whatever `viscera segment` reads as one CT")
+    parser.add_argument("ct", metavar="CT", type=Path, help="one CT, as for `viscera segment`")
     parser.add_argument("labels", metavar="LABELS", type=Path, help="its label map (NIfTI, NRRD, MetaImage)")
     parser.add_argument("-o", "--output", metavar="FILE.html", required=True, type=Path, help="the file to write")
     add_reading(parser)

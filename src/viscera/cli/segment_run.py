@@ -1,4 +1,4 @@
-"""The cases of `viscera segment`, one after the other: one that fails is told and reported, and the rest go on."""
+"""The cases of `viscera segment`, one after the other: one that fails is reported, and the rest are processed."""
 
 from __future__ import annotations
 

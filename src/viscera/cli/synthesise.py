@@ -10,10 +10,10 @@ from viscera.cli.options import positive
 from viscera.core.errors import ConfigError, MissingExtraError
 from viscera.core.interrupts import clean_end
 
-HELP = "write synthetic CTs of anatomies, and a picture of them"
+HELP = "write synthetic CTs of anatomies, and a contact sheet"
 DESCRIPTION = """\
-Draws CTs of new people from the anatomies that `viscera anatomies` wrote to ANATOMIES, as training does: images/ and
-labels/ in a folder, and with --sheet a picture of all of them. Needs viscera[train]."""
+Draws CTs of new virtual patients from the anatomies that `viscera anatomies` wrote to ANATOMIES, as training does:
+images/ and labels/ in a folder, and with --sheet one picture of all of them. Needs viscera[train]."""
 EXAMPLE = "viscera synthesise anatomies/ -o examples/ --count 24 --sheet examples/sheet.png"
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 HELP = "train a network on prepared cases or on synthetic CTs"
 DESCRIPTION = """\
 Trains the localisation or the segmentation network on cases that `viscera prepare` stored in CASES, or on new synthetic
-CTs of the people that `viscera anatomies` stored there; needs viscera[train]. Writes averaged weights, settings, a log
-and checkpoints to RUN. Stopped by Ctrl-C or anything else, the same command goes on from the newest checkpoint. Under
-torchrun several GPUs share the work."""
+CTs of the virtual patients that `viscera anatomies` stored there; needs viscera[train]. Writes averaged weights,
+settings, a log and checkpoints to RUN. The same command resumes from the newest checkpoint after any interruption.
+Under torchrun several GPUs share the work."""
 EXAMPLE = "viscera train segment cache/ -o runs/segment --config segment.toml --fold-file splits.json --fold 1"
 
 
@@ -44,16 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--initial",
         metavar="FILE.safetensors",
         type=Path,
-        help="weights to begin with; for localise also a segmentation network's",
+        help="weights to start from; for localise also a segmentation network's",
     )
-    settings.add_argument("--restart", action="store_true", help="begin anew, deleting the checkpoints in RUN")
+    settings.add_argument("--restart", action="store_true", help="start again, deleting the checkpoints in RUN")
     cases = parser.add_argument_group("cases (default: all of CASES, none for validation)")
     cases.add_argument("--fold-file", metavar="FILE.json", type=Path, help="folds as viscera crossval writes them")
-    cases.add_argument("--fold", metavar="K", type=positive, help="which of them, from 1 on")
+    cases.add_argument("--fold", metavar="K", type=positive, help="which of them, counted from 1")
     cases.add_argument("--names", metavar="NAME", nargs="+", help="cases to train on")
-    cases.add_argument("--validation", metavar="NAME", nargs="+", help="cases held out to watch the training with")
+    cases.add_argument("--validation", metavar="NAME", nargs="+", help="cases held out for validation")
     cases.add_argument(
-        "--validation-cache", metavar="CACHE", type=Path, help="prepared cases to watch a training on anatomies with"
+        "--validation-cache", metavar="CACHE", type=Path, help="prepared cases to validate a training on anatomies"
     )
     cases.add_argument("--real", metavar="CACHE", type=Path, help="prepared real CTs to mix with those of anatomies")
     machine = parser.add_argument_group("hardware")
@@ -176,4 +176,4 @@ def _say_where(run: Path, console: Console) -> None:
     from viscera.training.checkpoint import checkpoint_iterations
 
     if iterations := checkpoint_iterations(run):
-        console.note(f"saved at iteration {iterations[-1]}; the same command goes on from there")
+        console.note(f"saved at iteration {iterations[-1]}; the same command continues from there")
