@@ -238,7 +238,7 @@ def test_a_bundle_that_was_damaged_ends_the_run(
 
 @pytest.fixture
 def task(tiny_bundle: Path, tiny_scan: Path, tmp_path: Path) -> Task:
-    from viscera.batch.tasks import card_digest
+    from viscera.batch.digests import card_digest
 
     (tmp_path / "out").mkdir()
     return Task(

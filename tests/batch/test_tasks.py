@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from viscera.batch.digests import options_digest
 from viscera.batch.leases import Leases
 from viscera.batch.ledger import Ledger
 from viscera.batch.scheduler import Scheduler, Tally
@@ -21,7 +22,6 @@ from viscera.batch.tasks import (
     TaskStatus,
     attempt,
     is_permanent,
-    options_digest,
     record_worker_death,
 )
 from viscera.batch.workers import InProcessPool

@@ -156,9 +156,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """What stdout and stderr are, 40 columns wide."""
+def connected(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 40 columns that stdout and stderr go to from now on."""
     stream = Terminal()
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERM", "xterm")
@@ -167,7 +166,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return stream
 
 
-def test_a_terminal_is_left_clean(screen: Callable[[str], list[str]], terminal: Terminal) -> None:
+def test_a_terminal_is_left_clean(screen: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = connected(monkeypatch)
     with BatchDisplay(Console()) as display:
         display.tick(Tally("abcd"), {"tcp://127.0.0.1:4000": "a case with a name too long for the terminal", "w": "b"})
         drawn = screen(terminal.getvalue())
@@ -179,13 +179,17 @@ def test_a_terminal_is_left_clean(screen: Callable[[str], list[str]], terminal: 
     assert set(screen(terminal.getvalue())) == {""}
 
 
-def test_what_moves_a_terminals_cursor_is_not_drawn(screen: Callable[[str], list[str]], terminal: Terminal) -> None:
+def test_what_moves_a_terminals_cursor_is_not_drawn(
+    screen: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = connected(monkeypatch)
     with BatchDisplay(Console()) as display:
         display.tick(Tally("a"), {"w": "a\x1b[2J\r[red]b"})
         assert screen(terminal.getvalue())[1] == "  worker 1: a?[2J?[red]b (0 s)"
 
 
-def test_lines_stand_above_the_foot(screen: Callable[[str], list[str]], terminal: Terminal) -> None:
+def test_lines_stand_above_the_foot(screen: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = connected(monkeypatch)
     tally = Tally("ab")
     with BatchDisplay(Console()) as display:
         display.tick(tally, {"w": "a"})
@@ -249,7 +253,8 @@ def test_what_is_waited_for_is_said_once_after_half_a_minute(
         assert told((1122.0, {})) == line
 
 
-def test_quiet_draws_nothing(terminal: Terminal) -> None:
+def test_quiet_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = connected(monkeypatch)
     with BatchDisplay(Console(quiet=True)) as display:
         display.tick(Tally("a"), {"w": "a"})
     assert terminal.getvalue() == ""

@@ -17,7 +17,7 @@ def test_the_chosen_organs_are_in_the_bundles_order() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("pancras", "Did you mean pancreas?"), ("Liver", "Did you mean liver?"), ("aorta", "Correct the")],
+    [("pancras", "Give pancreas."), ("Liver", "Give liver."), ("aorta", "Give some of these.")],
 )
 def test_an_unknown_organ_is_refused_with_the_known_names(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match="expected names out of liver, kidney, spleen, pancreas, got") as refused:

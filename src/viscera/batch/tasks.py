@@ -6,24 +6,22 @@ Every way to run many cases comes down to `attempt`: this process alone, workers
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from viscera.batch.contrast_phase import read_series_facts
+from viscera.batch.digests import card_digest, options_digest
 from viscera.batch.leases import Lease, Leases, worker_name
 from viscera.batch.ledger import Basis, Entry, EntryStatus, Ledger
+from viscera.batch.series_facts import read_series_facts
 from viscera.core.checksums import path_digest
 from viscera.core.errors import BundleError, ConfigError, GeometryError, NothingFoundError, ReadError, VisceraError
 from viscera.core.version import version
-from viscera.model.bundle import CARD
 from viscera.segmenter import CaseOptions, OnStage, Segmenter, bundle_source
 from viscera.viewer.run_entries import machinery, organ_entries
 from viscera.viewer.run_report import Failure, peak_memory_mib, utc_now
@@ -32,11 +30,6 @@ from viscera.viewer.run_report import Failure, peak_memory_mib, utc_now
 LEASES = "claims"
 # The packages besides viscera whose versions may change labels.
 _PACKAGES = ("numpy", "openvino", "torch")
-# Those that the digests in the oldest ledgers are of.
-_FIRST_OPTIONS = {
-    "series", "hu_offset", "allow_empty", "allow_mirrored", "preview", "clean", "side_files", "formats", "seg_type",
-    "identity",
-}  # fmt: skip
 # What is wrong with a scan or a request, rather than with the machine, the disk or the moment.
 _ABOUT_THE_SCAN = (ReadError, GeometryError, NothingFoundError, ConfigError)
 
@@ -230,22 +223,6 @@ def segment_task(task: Task, identity: str, on_stage: OnStage | None = None) -> 
     }
     side_files = side_files if done.preview is None else (*side_files, done.preview)
     return TaskOutputs(outputs=done.outputs, side_files=side_files, entry_fields=further)
-
-
-def options_digest(options: CaseOptions) -> str:
-    """Return the sha256 of the options that change what is written.
-
-    Options that came later count only where they are used, so that what earlier versions did is kept.
-    """
-    values = {**asdict(options), "side_files": options.side_files.__qualname__, "identity": None}
-    unset = {one.name for one in fields(options) if getattr(options, one.name) == one.default}
-    values = {name: value for name, value in values.items() if name in _FIRST_OPTIONS or name not in unset}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def card_digest(folder: Path) -> str:
-    """Return the sha256 of a bundle's card."""
-    return hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
 
 
 def is_permanent(error: BaseException) -> bool:

@@ -206,7 +206,8 @@ def _require_folder(output: Path) -> None:
 
 def _model(args: argparse.Namespace) -> ModelRequest:
     """The bundle, verified, and what is to run it: with several workers each has its part of the cores."""
-    from viscera.batch.tasks import ModelRequest, card_digest
+    from viscera.batch.digests import card_digest
+    from viscera.batch.tasks import ModelRequest
     from viscera.core.roi_subset import chosen_organs
     from viscera.model.bundle import load_bundle
     from viscera.segmenter import bundle_source

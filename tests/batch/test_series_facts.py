@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from viscera.batch.contrast_phase import contrast_phase, read_series_facts
+from viscera.batch.series_facts import contrast_phase, read_series_facts
 from viscera.cli.main import main
 
 
