@@ -69,7 +69,7 @@ def test_a_tree_of_studies_has_a_case_for_each_series(
     assert main(["batch", str(tree), "-o", str(tmp_path / "out"), "--list", str(tmp_path / "list.csv")]) == 0
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'list.csv'}: 3 cases\n"
-    assert "1 CT series passed over: short, not axial, not in HU, or projections" in err
+    assert "1 CT series skipped: short, not axial, not in HU, or projections" in err
     assert listed(tmp_path / "list.csv", to=tmp_path / "again.csv") == rows
 
 

@@ -31,7 +31,7 @@ _CONNECT_SECONDS = 10.0
 # What dask raises when the scheduler has gone, its time limits and closed connections among them.
 _GONE = (OSError, CancelledError)
 # Asking the scheduler costs a round trip; people do not look more often.
-_LOOK_SECONDS = 1.0
+_REFRESH_SECONDS = 1.0
 # Above the limit that viscera keeps itself, so that dask's guard acts only where that has failed.
 _GUARD = 1.25
 
@@ -64,7 +64,7 @@ class DaskPool:
         self._count = 0
         self._in_flight: dict[str, tuple[Task, Future[Any]]] = {}
         self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        self._looked = -_LOOK_SECONDS
+        self._refreshed = -_REFRESH_SECONDS
         self._slots = 0
         self._running: dict[str, str] = {}
         _silence()
@@ -90,7 +90,7 @@ class DaskPool:
 
     def slots(self) -> int:
         """Return the number of the workers' threads, which should be one for each worker."""
-        self._look()
+        self._refresh()
         return self._slots
 
     def submit(self, task: Task, *, avoid: str = "") -> None:
@@ -119,7 +119,7 @@ class DaskPool:
             result, worker = future.result()
         except KilledWorker as error:
             # A case handed to a worker that is not there any more would wait with another's, and die with it.
-            self._looked = -_LOOK_SECONDS
+            self._refreshed = -_REFRESH_SECONDS
             worker = str(error.last_worker.address)
             return FinishedAttempt(task=task, result=unrecorded(task, DIED, worker), worker=worker, died=True)
         except CancelledError as error:
@@ -134,11 +134,11 @@ class DaskPool:
 
     def running(self) -> Mapping[str, str]:
         """Return the name of the case each worker is at, as of a second ago."""
-        self._look()
+        self._refresh()
         return self._running
 
-    def _look(self) -> None:
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+    def _refresh(self) -> None:
+        if time.monotonic() - self._refreshed < _REFRESH_SECONDS:
             return
         self._slots = sum(self._workers().values())
         try:
@@ -150,7 +150,7 @@ class DaskPool:
             for worker, found in sorted(keys.items())
             if (own := [key for key in found if key in self._in_flight])
         }
-        self._looked = time.monotonic()
+        self._refreshed = time.monotonic()
 
     def _workers(self) -> Mapping[str, int]:
         """The threads of each worker, by its address."""

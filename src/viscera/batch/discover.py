@@ -1,4 +1,4 @@
-"""The scans of a batch, from lists, folders, BIDS data sets and trees of DICOM studies.
+"""Find the scans of a batch, from lists, folders, BIDS data sets and trees of DICOM studies.
 
 Nothing is opened but tables, descriptions of data sets and the headers of DICOM images. A scan that turns out not to be
 readable is a case that fails, not an error of the list.
@@ -40,8 +40,8 @@ class ScanSource:
     """A CT to work on.
 
     Attributes:
-        path: The file or folder it is read from, absolute.
-        name: What its outputs and its entry are called.
+        path: The file or folder to read, absolute.
+        name: Of its outputs and its entry.
         series: The UID of the series in a DICOM folder; None where `path` says it all.
         given: Whether a list gave the name, so that it stays.
     """
@@ -54,12 +54,12 @@ class ScanSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What was found.
+    """The scans found.
 
     Attributes:
         scans: With names that differ.
-        passed_over: How many CT series of DICOM trees are not worth segmenting.
-        notes: What else was passed over, one sentence each.
+        passed_over: How many CT series of DICOM trees are not suitable.
+        notes: What else was skipped, one sentence each.
     """
 
     scans: tuple[ScanSource, ...]
@@ -68,14 +68,14 @@ class Listing:
 
 
 def list_scans(inputs: Sequence[Path]) -> Listing:
-    """The scans that `inputs` stand for, in order.
+    """List the scans that `inputs` stand for, in order.
 
     A file that ends in .csv is a list: a column `path`, relative to the list's own folder, and if wanted `name` and
-    `series`; other columns are passed over. A folder with the description of a BIDS data set stands for its images with
+    `series`; other columns are ignored. A folder with the description of a BIDS data set stands for its images with
     the suffix ct, in any folder of a subject. In any other folder each NIfTI, NRRD, MetaImage or zip file is a scan, at
-    any depth as `viscera.formats.inputs.list_inputs` says, and of the DICOM images at any depth each series worth
-    segmenting is: CT, axial, in HU, no projection, of `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its
-    path is the deepest folder that holds all of it. Any other file, and what cannot be listed or opened, is a scan.
+    any depth as `viscera.formats.inputs.list_inputs` says, and of the DICOM images at any depth each suitable
+    series is: CT, axial, in HU, no projection, of at least `FEWEST_PLACES` slice positions that span `LEAST_EXTENT_MM`.
+    Its path is the deepest folder that holds all of it. Any other file, and what cannot be listed or opened, is a scan.
 
     Scans whose names agree are told apart by the folder they are in, then by numbers. Names that a list gives stay.
 
@@ -107,7 +107,7 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
 
 
 def listing_csv(scans: Sequence[ScanSource]) -> str:
-    """The list that `list_scans` reads: path, name and series of every scan."""
+    """Return the list that `list_scans` reads: path, name and series of every scan."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -164,16 +164,16 @@ def _folder(path: Path) -> Listing:
     files = [ScanSource(path=case.path, name=case.name) for case in images.cases if not case.path.is_dir()]
     scans = [*files, *series] or [_single(path)]
     if passed_over and not files and not series:
-        scans = _none_worth(path, passed_over)
+        raise _none_suitable(path, passed_over)
     return Listing(scans=tuple(scans), passed_over=passed_over, notes=images.notes)
 
 
-def _none_worth(path: Path, passed_over: int) -> list[ScanSource]:
-    raise ReadError(
+def _none_suitable(path: Path, passed_over: int) -> ReadError:
+    return ReadError(
         f"looking for CTs in {path}",
-        expected=f"an axial CT series in HU, no MIP, of {FEWEST_PLACES} slices at least over {LEAST_EXTENT_MM:g} mm",
+        expected=f"an axial CT series in HU, no MIP, of at least {FEWEST_PLACES} slices over {LEAST_EXTENT_MM:g} mm",
         got=f"{passed_over} other CT series",
-        remedy="Give one you want all the same in a CSV with the columns path, name, series",
+        remedy="To segment one of them anyway, list it in a CSV with the columns path, name, series",
     )
 
 
@@ -213,20 +213,20 @@ def _single(path: Path) -> ScanSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What one folder holds of a series."""
+class _SeriesPart:
+    """The images of one series in one folder."""
 
     folder: Path
     uid: str
     number: str
-    places: int
+    slice_positions: int
     ends_mm: tuple[float, float]
-    suits: bool
+    suitable: bool
 
 
 def _dicom_tree(root: Path) -> tuple[list[ScanSource], int]:
-    """The series worth segmenting in order of their paths, and how many CT series are not."""
-    series: dict[tuple[str, str], list[_Part]] = {}
+    """The suitable series in order of their paths, and how many CT series are not suitable."""
+    series: dict[tuple[str, str], list[_SeriesPart]] = {}
     broken: list[Path] = []
     for folder, names in _folders(root, broken):
         try:
@@ -235,23 +235,23 @@ def _dicom_tree(root: Path) -> tuple[list[ScanSource], int]:
         except ReadError:
             broken.append(folder)
     # A map or a projection in another folder may bear the identifier of the series it was made from.
-    suiting = {key: [part for part in parts if part.suits] for key, parts in series.items()}
-    worth = {key: parts for key, parts in suiting.items() if parts and _worth(parts)}
-    places = {key: Path(os.path.commonpath([part.folder for part in parts])) for key, parts in worth.items()}
-    shared = Counter(places.values())
+    good = {key: [part for part in parts if part.suitable] for key, parts in series.items()}
+    whole = {key: parts for key, parts in good.items() if parts and _long_enough(parts)}
+    folders = {key: Path(os.path.commonpath([part.folder for part in parts])) for key, parts in whole.items()}
+    shared = Counter(folders.values())
     scans: list[ScanSource] = []
-    for key, path in places.items():
+    for key, path in folders.items():
         name = _tree_name(path, root)
         # A folder given without a series is read with all that is below it.
         scans.append(
             ScanSource(
                 path=path,
-                name=f"{name}_s{worth[key][0].number or _next_number(scans, path)}" if shared[path] > 1 else name,
+                name=f"{name}_s{whole[key][0].number or _next_number(scans, path)}" if shared[path] > 1 else name,
                 series=key[0] or None,
             )
         )
     scans += [ScanSource(path=folder, name=_tree_name(folder, root)) for folder in broken]
-    return sorted(scans, key=lambda scan: (scan.path, scan.name)), len(series) - len(worth)
+    return sorted(scans, key=lambda scan: (scan.path, scan.name)), len(series) - len(whole)
 
 
 def _next_number(scans: Sequence[ScanSource], path: Path) -> int:
@@ -266,7 +266,7 @@ def _folders(root: Path, unlisted: list[Path]) -> Iterator[tuple[Path, list[str]
             yield folder, [name for name in names if not name.startswith(".")]
 
 
-def _parts(folder: Path, names: Sequence[str]) -> list[_Part]:
+def _parts(folder: Path, names: Sequence[str]) -> list[_SeriesPart]:
     """The CT series of the images directly in `folder`, of each the best part.
 
     Raises:
@@ -289,22 +289,22 @@ def _parts(folder: Path, names: Sequence[str]) -> list[_Part]:
     return [_part(one, folder) for one in best.values()]
 
 
-def _part(series: Series, folder: Path) -> _Part:
+def _part(series: Series, folder: Path) -> _SeriesPart:
     normal = series.slices[0].normal
     along = [float(np.dot(one.position_xyz_mm, normal)) for one in series.slices]
-    return _Part(
+    return _SeriesPart(
         folder=folder,
         uid=series.uid,
         number=series.number,
-        places=series.traits.places or 0,
+        slice_positions=series.traits.places or 0,
         ends_mm=(min(along), max(along)),
-        suits=bool(series.traits.axial) and series.traits.worth,
+        suitable=bool(series.traits.axial) and series.traits.worth,
     )
 
 
-def _worth(parts: Sequence[_Part]) -> bool:
+def _long_enough(parts: Sequence[_SeriesPart]) -> bool:
     extent = max(part.ends_mm[1] for part in parts) - min(part.ends_mm[0] for part in parts)
-    return sum(part.places for part in parts) >= FEWEST_PLACES and extent >= LEAST_EXTENT_MM
+    return sum(part.slice_positions for part in parts) >= FEWEST_PLACES and extent >= LEAST_EXTENT_MM
 
 
 def _tree_name(path: Path, root: Path) -> str:

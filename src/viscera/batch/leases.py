@@ -3,7 +3,7 @@
 A lease is a file that can only be created where there is none (O_EXCL), named after the case and the number of the
 attempt. Its owner touches it every few seconds. An attempt whose owner is gone stays behind as a file that is no longer
 touched, and the next process creates the file of the next number: of several that find a dead lease, one succeeds.
-A lease is never taken away from under its owner's name, so there is no moment in which two could believe to own it.
+A lease is never taken away from under its owner's name, so at no moment can two processes believe that they own it.
 
 Clocks of different machines need not agree: ages are differences of modification times, which the machine that keeps
 the files sets, for the lease and for a file made for comparison alike.
@@ -24,8 +24,8 @@ from typing import Any, Literal, Self
 from viscera.core.errors import WriteError, reason
 from viscera.core.files import disk_time
 
-# A lease is touched this often, and counts as dead when it has not been for the other time: several touches are missed
-# then. On the same machine a process that has ended is seen at once.
+# A lease is touched this often, and counts as dead when it has not been touched for the other time: several touches are
+# missed by then. On the same machine a process that has ended is seen at once.
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 
@@ -33,7 +33,7 @@ _State = Literal["free", "live", "dead"]
 
 
 class Leases:
-    """The leases in a folder, which is made if need be.
+    """The leases in a folder, which is created if necessary.
 
     Args:
         folder: The same for all processes; on a shared disk for several machines.
@@ -49,7 +49,7 @@ class Leases:
         self.stale_seconds = stale_seconds
 
     def take(self, name: str, attempts: Callable[[], int]) -> Lease | None:
-        """The lease on the case `name` for its next attempt, or None while another process has it.
+        """Take the lease on the case `name` for its next attempt; None while another process has it.
 
         Args:
             name: The case's.
@@ -157,7 +157,7 @@ class Lease:
 
 
 def worker_name() -> str:
-    """This process as people find it: host and process number."""
+    """Return this process as people find it: host and process number."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +76,8 @@ def subparsers(parser: argparse.ArgumentParser) -> Any | None:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a question for the known word that is nearest to `word`; empty if none is near."""
+    import difflib  # only to name what is near, never on the way to an answer
+
     found = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {found[0]}?" if found else ""
 

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with clean_end():
         listing = list_scans(args.inputs)
         if listing.passed_over:
-            console.note(f"{listing.passed_over} CT series passed over: short, not axial, not in HU, or projections")
+            console.note(f"{listing.passed_over} CT series skipped: short, not axial, not in HU, or projections")
         for note in listing.notes:
             console.note(note)
         if args.list is not None:

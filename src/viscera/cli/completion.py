@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -80,6 +79,8 @@ def bash_script(program: argparse.ArgumentParser) -> str:
 
 def fish_script(program: argparse.ArgumentParser) -> str:
     """Return the script for fish."""
+    import shlex
+
     places = {place.path: place for place in _places(program, ("viscera",))}
     lines = []
     for place in places.values():
