@@ -4,7 +4,7 @@
     python benchmarks/batch.py overhead      time per case without the work, with a stand-in for the networks
     python benchmarks/batch.py many          10,000 cases through the scheduler with the stand-in, then once more
 
-Ledger entries, claims and hashes are real in all of them. Each prints a table in Markdown.
+Ledger entries, leases and hashes are real in all of them. Each prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from viscera.batch.dask_workers import DaskPool
-from viscera.batch.scheduler import Drive, Tally
-from viscera.batch.tasks import Made, Model, Order, Outcome
-from viscera.batch.workers import OwnProcess, Pool
+from viscera.batch.scheduler import Scheduler, Tally
+from viscera.batch.tasks import ModelRequest, Task, TaskOutputs, TaskResult
+from viscera.batch.workers import InProcessPool, Pool
 from viscera.case import CaseOptions
 from viscera.core.files import write_bytes
 from viscera.core.memory import peak_bytes
@@ -39,22 +39,22 @@ SHAPE, SPACING_MM, DRAWN = ("200", "512", "512"), ("2", "0.75", "0.75"), 3
 STAND_IN_BYTES = 4096
 
 
-def stand_in(order: Order, identity: str) -> Made:
+def stand_in(task: Task, identity: str) -> TaskOutputs:
     """What a case of no work writes."""
-    write_bytes(identity.encode()[:16] * (STAND_IN_BYTES // 16), order.output)
-    return Made(outputs={"nifti": order.output})
+    write_bytes(identity.encode()[:16] * (STAND_IN_BYTES // 16), task.output)
+    return TaskOutputs(outputs={"nifti": task.output})
 
 
 class Silent:
     """Watches without a word."""
 
-    def case_ended(self, outcome: Outcome, tally: Tally) -> None:
+    def case_ended(self, result: TaskResult, tally: Tally) -> None:
         pass
 
-    def case_retried(self, outcome: Outcome, tally: Tally) -> None:
+    def case_retried(self, result: TaskResult, tally: Tally) -> None:
         pass
 
-    def tick(self, tally: Tally, at_work: Mapping[str, str]) -> None:
+    def tick(self, tally: Tally, running: Mapping[str, str]) -> None:
         pass
 
 
@@ -104,12 +104,12 @@ def drawn_scans(folder: Path, cases: int) -> list[Path]:
 
 
 def overhead(folder: Path, cases: int) -> list[str]:
-    alone = timed(folder / "alone", cases, nullcontext(OwnProcess(stand_in)))
-    engine = timed(folder / "engine", cases, DaskPool(workers=1, make=stand_in))
+    alone = timed(folder / "alone", cases, nullcontext(InProcessPool(stand_in)))
+    engine = timed(folder / "engine", cases, DaskPool(workers=1, segment=stand_in))
     return [
         "| | ms a case |",
         "|---|---|",
-        f"| ledger, claim and hashes, in this process | {1000 * alone / cases:.2f} |",
+        f"| ledger, lease and hashes, in this process | {1000 * alone / cases:.2f} |",
         f"| the same through the scheduler and one worker | {1000 * engine / cases:.2f} |",
         f"| the scheduler's part | {1000 * (engine - alone) / cases:.2f} |",
     ]
@@ -118,7 +118,7 @@ def overhead(folder: Path, cases: int) -> list[str]:
 def many(folder: Path, cases: int) -> list[str]:
     lines = [f"| run of {cases} cases, 2 workers | seconds | ms a case | cases a second |", "|---|---|---|---|"]
     for name in ("all done", "again: all verified by hash and kept"):
-        seconds = timed(folder, cases, DaskPool(workers=2, make=stand_in))
+        seconds = timed(folder, cases, DaskPool(workers=2, segment=stand_in))
         lines.append(f"| {name} | {seconds:.1f} | {1000 * seconds / cases:.2f} | {cases / seconds:.0f} |")
     entries = list((folder / "out" / "ledger").glob("*.json"))
     sizes = [path.stat().st_size for path in entries]
@@ -131,26 +131,26 @@ def many(folder: Path, cases: int) -> list[str]:
 
 def timed(folder: Path, cases: int, opened: AbstractContextManager[Pool]) -> float:
     """Seconds for all cases, the start and the end of the pool left out."""
-    orders = [order(folder, number) for number in range(cases)]
+    tasks = [task(folder, number) for number in range(cases)]
     with opened as pool:
         begun = time.perf_counter()
-        tally = Drive(orders, pool, retries=0, watcher=Silent()).run()
+        tally = Scheduler(tasks, pool, retries=0, observer=Silent()).run()
         seconds = time.perf_counter() - begun
     assert not tally.failed, tally.failed[0]
     return seconds
 
 
-def order(folder: Path, number: int) -> Order:
+def task(folder: Path, number: int) -> Task:
     source, out = folder / "scans" / f"{number % 100:02d}" / f"c{number:05d}", folder / "out"
     if not source.exists():
         write_bytes(number.to_bytes(4, "little") * (STAND_IN_BYTES // 4), source)
-    return Order(
+    return Task(
         name=f"c{number:05d}",
         source=source,
         output=out / f"c{number:05d}.nii.gz",
         folder=out,
         options=CaseOptions(),
-        model=Model(card_sha256="0" * 64),
+        model=ModelRequest(card_sha256="0" * 64),
     )
 
 

@@ -28,6 +28,62 @@ if TYPE_CHECKING:
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+# Folders and files whose tests start processes, train, export networks or draw whole virtual patients.
+SLOW = (
+    "batch/test_batch_faults.py",
+    "benchmarks",
+    "cli/test_bundle_cli.py",
+    "cli/test_crossval.py",
+    "cli/test_dicom_outputs_cli.py",
+    "cli/test_interrupt.py",
+    "cli/test_no_console.py",
+    "cli/test_prepare_cli.py",
+    "cli/test_pseudolabel_cli.py",
+    "cli/test_synthesis_cli.py",
+    "cli/test_train_cli.py",
+    "cli/test_view_cli.py",
+    "docs/test_batch_guide.py",
+    "docs/test_docs_commands.py",
+    "docs/test_doctests.py",
+    "docs/test_train_guide.py",
+    "engines",
+    "evaluation/test_benchmark.py",
+    "evaluation/test_plots.py",
+    "formats/dicom/test_pixels.py",
+    "formats/dicom/test_seg_and_rtstruct_write.py",
+    "formats/test_robustness_read.py",
+    "model/test_shipped_bundle.py",
+    "pacs/test_listener.py",
+    "pacs/test_orthanc.py",
+    "pacs/test_page.py",
+    "pacs/test_tls.py",
+    "pacs/test_worker.py",
+    "recipes",
+    "synthesis",
+    "test_fork.py",
+    "test_peak_memory.py",
+    "test_security_claims.py",
+    "tools",
+    "training",
+    "viewer/test_viewer_browser.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by where they lie and what they use; each of these marks can be given to a test itself, too."""
+    root = Path(__file__).parent
+    for item in (one for one in items if one.path.is_relative_to(root)):
+        place = item.path.relative_to(root).as_posix()
+        marks = {
+            "slow": any(place == one or place.startswith(f"{one}/") for one in SLOW),
+            "pacs": place.startswith("pacs/"),
+            "real": "shared_data" in getattr(item, "fixturenames", ()),
+            "browser": place.endswith("_browser.py"),
+        }
+        for name, given in marks.items():
+            if given:
+                item.add_marker(getattr(pytest.mark, name))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -56,6 +112,7 @@ def screen() -> Callable[[str], list[str]]:
 
     def show(text: str) -> list[str]:
         rows, row = [""], 0
+        text = re.sub(r"\x1b\[(?:[0-9;]*m|\?25[hl])", "", text)  # colours, and the cursor hidden and shown
         for part in re.findall(r"\x1b\[1A|\x1b\[2K|\r|\n|[^\x1b\r\n]+", text):
             if part == "\n":
                 row += 1

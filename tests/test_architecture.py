@@ -45,7 +45,7 @@ LAYER_OF = {name: row for row, names in enumerate(LAYERS) for name in names}
 BROAD_EXCEPT_ALLOWED = {
     ("cli.segment_run", "_segment"),
     ("pacs.worker", "_segment"),
-    ("batch.dask_workers", "ended"),
+    ("batch.dask_workers", "finished"),
     ("batch.tasks", "_worked"),
 }
 

@@ -9,7 +9,7 @@ import torch
 
 from gpu.data import opened_data
 from gpu.pack import STAGES
-from viscera.cli.interrupt import clean_end
+from viscera.core.interrupts import clean_end
 from viscera.training.config import TrainConfig, read_train_config
 from viscera.training.train import train
 

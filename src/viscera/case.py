@@ -33,6 +33,7 @@ class CaseOptions:
         formats: In what the labels are written: "nifti", "dicom-seg", "rtstruct"; the last two for DICOM scans only.
         seg_type: Of a DICOM SEG: "binary" or "labelmap".
         identity: What the identifiers in DICOM outputs follow from, None for new ones.
+        roi_subset: Names of the organs to write, everything else being background; empty for all.
 
     Raises:
         ConfigError: For an unknown layout.
@@ -51,6 +52,7 @@ class CaseOptions:
     formats: tuple[str, ...] = ("nifti",)
     seg_type: str = "binary"
     identity: str | None = None
+    roi_subset: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from viscera.core.errors import ConfigError, MissingExtraError
 from viscera.core.geometry import RAS_TO_LPS, Box, Grid, Vector
 from viscera.core.organs import ORGANS, Organ, sided_table
+from viscera.core.roi_subset import chosen_organs, keep_organs
 from viscera.core.volume import LabelMap, Volume
 from viscera.formats.nifti_write import write_label_map
 from viscera.formats.probability_maps import write_probabilities
@@ -331,6 +332,23 @@ def with_sides(result: Segmentation, volume: Volume) -> Segmentation:
         quality=sided_quality(result.quality, organ_signals(label_map, table)),
         notes=result.notes + findings,
         warnings=result.warnings + doubtful,
+    )
+
+
+def with_organs(result: Segmentation, names: Sequence[str]) -> Segmentation:
+    """Return the result with only the organs called `names`, everything else being background.
+
+    Raises:
+        ConfigError: If a name is none of its organs'.
+    """
+    organs = chosen_organs(result.organ_table, names)
+    kept = {organ.name for organ in organs}
+    return replace(
+        result,
+        label_map=keep_organs(result.label_map, organs),
+        organ_table=organs,
+        quality=tuple(one for one in result.quality if one.organ in kept),
+        removed=None if result.removed is None else tuple(one for one in result.removed if one.organ in kept),
     )
 
 

@@ -20,14 +20,16 @@ from viscera.core.config import ModelConfig
 from viscera.core.errors import VisceraError
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Grid
+from viscera.core.organs import Organ, sided_table
 from viscera.core.provenance import Origin
+from viscera.core.roi_subset import chosen_organs
 from viscera.core.volume import Volume
 from viscera.engines.choice import make_engine
 from viscera.engines.engine import Engine
 from viscera.model.bundle import CARD, Bundle, load_bundle
 from viscera.pipeline import Allowed, low_resolution_grid
 from viscera.pipeline import segment_volume as run_stages
-from viscera.result import Segmentation, with_sides
+from viscera.result import Segmentation, with_organs, with_sides
 from viscera.write import DICOM_FORMATS, LabelOutputs, require_formats
 
 if TYPE_CHECKING:
@@ -258,7 +260,7 @@ class Segmenter:
         Raises:
             ReadError, GeometryError: If the scan cannot be read, its geometry is unsound, it is certainly mirrored,
                 unless `options.allow_mirrored`, or it is not DICOM though DICOM output is asked for.
-            ConfigError: If a format is unknown.
+            ConfigError: If a format or an organ is unknown.
             MissingExtraError: If a format needs a package that is not installed.
             NothingFoundError: If no organ is found, unless `options.allow_empty`.
             WriteError: If a file cannot be written.
@@ -266,6 +268,7 @@ class Segmenter:
         source, output, chosen = Path(source), Path(output), options or CaseOptions()
         outputs = LabelOutputs(labels=output, formats=chosen.formats, seg_type=chosen.seg_type)
         require_formats(chosen.formats)
+        chosen_organs(self._organs(chosen), chosen.roi_subset)  # an unknown name is refused before anything is read
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
             images = self._source_images(source, chosen)  # first, as this is quick to refuse a scan
@@ -299,7 +302,13 @@ class Segmenter:
         )
         if options.split_kidneys:
             result = with_sides(result, given.volume)
+        if options.roi_subset:
+            result = with_organs(result, options.roi_subset)
         return replace(result, source=given.source, index_order=given.index_order)
+
+    def _organs(self, options: CaseOptions) -> tuple[Organ, ...]:
+        organs = self.bundle.card.organs
+        return sided_table(organs) if options.split_kidneys else organs
 
     def _source_images(self, source: Path, options: CaseOptions) -> SourceImages | None:
         """What DICOM outputs refer to, None if there are none to be written."""

@@ -1,6 +1,6 @@
 """`viscera batch` with a stand-in for the networks, which does what each scan's text says; run as a process of its own.
 
-python batch_stand_in.py ARGUMENTS-OF-BATCH. Claims, ledger, workers and exit code are the real ones.
+python batch_stand_in.py ARGUMENTS-OF-BATCH. Leases, ledger, workers and exit code are the real ones.
 """
 
 import os
@@ -10,18 +10,18 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 
 import viscera.cli.batch as verb
-from viscera.batch.tasks import Made, Order
-from viscera.batch.workers import OwnProcess, Pool
+from viscera.batch.tasks import Task, TaskOutputs
+from viscera.batch.workers import InProcessPool, Pool
 from viscera.cli.main import main
 from viscera.core.files import write_bytes
 
 
-def obey(order: Order, identity: str) -> Made:
+def obey(task: Task, identity: str) -> TaskOutputs:
     """Leaves a sign of each attempt in `signs` beside OUT, then does what the scan says, and writes its text."""
-    text = order.source.read_text(encoding="utf-8")
-    signs = order.folder.parent / "signs"
+    text = task.source.read_text(encoding="utf-8")
+    signs = task.folder.parent / "signs"
     signs.mkdir(exist_ok=True)
-    (signs / f"{order.name}.{os.getpid()}").touch()
+    (signs / f"{task.name}.{os.getpid()}").touch()
     if text == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if text == "grow":
@@ -30,16 +30,16 @@ def obey(order: Order, identity: str) -> Made:
         del kept
     while text == "wait" and not (signs / "go").exists():
         time.sleep(0.02)
-    write_bytes(text.encode(), order.output)
-    return Made(outputs={"nifti": order.output})
+    write_bytes(text.encode(), task.output)
+    return TaskOutputs(outputs={"nifti": task.output})
 
 
 def pool_of(args: "verb.argparse.Namespace") -> AbstractContextManager[Pool]:
     if args.workers is None and args.scheduler is None:
-        return nullcontext(OwnProcess(obey))
+        return nullcontext(InProcessPool(obey))
     from viscera.batch.dask_workers import DaskPool
 
-    return DaskPool(args.scheduler, workers=args.workers or 1, memory_limit=args.memory_limit, make=obey)
+    return DaskPool(args.scheduler, workers=args.workers or 1, memory_limit=args.memory_limit, segment=obey)
 
 
 if __name__ == "__main__":

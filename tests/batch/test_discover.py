@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from viscera.batch.tasks import Fate, Model, Order, attempt
+from viscera.batch.tasks import ModelRequest, Task, TaskStatus, attempt
 from viscera.case import CaseOptions
 from viscera.cli.main import main
 from viscera.segmenter import SegmentedCase, Segmenter
@@ -70,11 +70,11 @@ def test_a_tree_of_studies_has_a_case_for_each_series(
     assert main(["batch", str(tree), "-o", str(tmp_path / "out"), "--list", str(tmp_path / "list.csv")]) == 0
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'list.csv'}: 3 cases\n"
-    assert "1 CT series passed over: short, not axial, not in HU, or projections" in err
+    assert "1 CT series skipped: short, not axial, not in HU, or projections" in err
     assert listed(tmp_path / "list.csv", to=tmp_path / "again.csv") == rows
 
 
-def test_the_series_of_a_list_are_the_ones_segmented(series: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_the_series_of_a_list_are_the_ones_segment_task(series: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     another_series(series, tmp_path / "tree" / "study", number=3)
     another_series(series, tmp_path / "tree" / "study", number=5)
     listed(tmp_path / "tree", to=tmp_path / "list.csv")
@@ -238,38 +238,36 @@ def test_a_bundle_that_was_damaged_ends_the_run(
 
 
 @pytest.fixture
-def order(tiny_bundle: Path, tiny_scan: Path, tmp_path: Path) -> Order:
-    from viscera.batch.tasks import card_digest
+def task(tiny_bundle: Path, tiny_scan: Path, tmp_path: Path) -> Task:
+    from viscera.batch.digests import card_digest
 
     (tmp_path / "out").mkdir()
-    return Order(
+    return Task(
         name="a",
         source=tiny_scan,
         output=tmp_path / "out" / "a.nii.gz",
         folder=tmp_path / "out",
         options=CaseOptions(),
-        model=Model(bundle=tiny_bundle, card_sha256=card_digest(tiny_bundle), device="cpu", threads=1),
+        model=ModelRequest(bundle=tiny_bundle, card_sha256=card_digest(tiny_bundle), device="cpu", threads=1),
     )
 
 
-def test_a_worker_with_another_bundle_refuses(order: Order) -> None:
-    outcome = attempt(replace(order, model=replace(order.model, card_sha256="0" * 64)))
-    assert outcome.fate is Fate.FAILED
-    assert "expected the bundle with which the batch was begun, card 0000" in outcome.why
-    assert not order.output.exists()
+def test_a_worker_with_another_bundle_refuses(task: Task) -> None:
+    result = attempt(replace(task, model=replace(task.model, card_sha256="0" * 64)))
+    assert result.status is TaskStatus.FAILED
+    assert "expected the bundle with which the batch was begun, card 0000" in result.why
+    assert not task.output.exists()
 
 
-def test_an_attempt_that_was_overtaken_does_not_write_over_labels(
-    order: Order, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process takes the claim and writes labels before this one comes to its next stage."""
+def test_an_attempt_that_was_overtaken_does_not_write_over_labels(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process takes the lease and writes labels before this one comes to its next stage."""
     segment_file = Segmenter.segment_file
 
     def overtaken(self: Segmenter, *args: object, **options: object) -> SegmentedCase:
-        (order.folder / "ledger" / "claims" / "a.2").touch()
-        order.output.write_bytes(b"the other's")
+        (task.folder / "ledger" / "claims" / "a.2").touch()
+        task.output.write_bytes(b"the other's")
         return segment_file(self, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Segmenter, "segment_file", overtaken)
-    assert attempt(order).fate is Fate.BUSY
-    assert order.output.read_bytes() == b"the other's"
+    assert attempt(task).status is TaskStatus.BUSY
+    assert task.output.read_bytes() == b"the other's"

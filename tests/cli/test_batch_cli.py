@@ -1,8 +1,11 @@
 """`viscera batch`: the ledger, going on from it, and worker processes."""
 
+import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from viscera.cli.main import main
@@ -65,3 +68,47 @@ def test_worker_processes_do_the_same(scans: Path, tiny_bundle: Path, tmp_path: 
     for name in ("a", "b"):
         one, two = ((tmp_path / out / f"{name}.nii.gz").read_bytes() for out in ("one", "two"))
         assert one == two
+
+
+def test_statistics_are_one_table_of_all_cases_also_of_those_of_earlier_runs(
+    scans: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (scans / "broken.nii.gz").write_bytes(b"\x1f\x8b broken")
+    out = tmp_path / "out"
+    assert batch(scans, out, tiny_bundle, "--case", "a") == 0
+    assert batch(scans, out, tiny_bundle, "--statistics", "--case", "b", "--case", "broken") == 1
+    with (out / "statistics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    organs = ["liver", "kidney", "spleen", "pancreas"]
+    assert [(row["case"], row["organ"]) for row in rows[:8]] == [(name, organ) for name in "ab" for organ in organs]
+    assert [(row["case"], row["status"]) for row in rows[8:]] == [("broken", "failed")]
+    found = {(row["case"], row["organ"]): row for row in rows}
+    for name in "ab":
+        for organ in entries(out)[name]["organs"]:  # type: ignore[attr-defined]
+            row = found[name, organ["organ"]]
+            assert (row["voxels"], row["quality"]) == (str(organ["voxels"]), organ["quality"])
+
+
+@pytest.mark.parametrize("subcommand", ["segment", "batch"])
+def test_of_a_subset_of_organs_only_these_are_written_and_measured(
+    subcommand: str, scans: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    common = [subcommand, str(scans), "--bundle", str(tiny_bundle), "--device", "cpu", "-q", "--statistics"]
+    assert main([*common, "-o", str(tmp_path / "all")]) == 0
+    assert main([*common, "-o", str(tmp_path / "some"), "--roi-subset", "pancreas", "liver"]) == 0
+    for name in ("a.nii.gz", "b.nii.gz"):
+        whole, some = (np.asarray(nib.load(tmp_path / out / name).dataobj) for out in ("all", "some"))
+        np.testing.assert_array_equal(some, np.where(np.isin(whole, [1, 4]), whole, 0))
+    with (tmp_path / "some" / "statistics.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["organ"] for row in csv.DictReader(file)] == ["liver", "pancreas"] * 2
+
+
+@pytest.mark.parametrize("subcommand", ["segment", "batch"])
+def test_an_unknown_organ_ends_the_run_with_the_known_names(
+    subcommand: str, scans: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [subcommand, str(scans), "-o", str(tmp_path / "out"), "--bundle", str(tiny_bundle), "--roi-subset", "lung"]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "expected names out of liver, kidney, spleen, pancreas, got lung" in err

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from viscera.cli.batch_progress import Board
+from viscera.cli.batch_progress import BatchDisplay
 from viscera.cli.console import Console, is_terminal, some_console
 from viscera.cli.main import main
 
@@ -131,16 +131,20 @@ class Gone(io.StringIO):
         raise OSError(5, "Input/output error")
 
 
-def test_a_terminal_that_goes_ends_neither_notes_nor_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_that_goes_ends_neither_notes_nor_displays(monkeypatch: pytest.MonkeyPatch) -> None:
     from viscera.batch.scheduler import Tally
 
     monkeypatch.setattr("sys.stderr", Gone())
+    monkeypatch.setenv("TERM", "xterm")
     console = Console()
     console.note("a remark")
     console.complain("a fault")
     console.stopped("interrupted")
-    with Board(console) as board:
-        board.tick(Tally(total=2), {"worker": "case"})
+    with BatchDisplay(console) as display:
+        display.tick(Tally(["case", "other"]), {"worker": "case"})
+    with console.progress() as progress:
+        progress.begin("case: read")
+        assert not progress.is_shown
     monkeypatch.setattr("sys.stdout", Gone())
     console.say("a result")
     assert console.lost is not None

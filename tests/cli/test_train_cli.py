@@ -149,7 +149,7 @@ def wait_for_lines(log: Path, count: int, process: "subprocess.Popen[str]") -> N
 BARE = """
 import importlib.metadata, sys
 
-WITHOUT = {"nibabel", "openvino", "scipy", "SimpleITK", "PIL", "matplotlib", "pydicom", "gdcm", "onnx", "tqdm"}
+WITHOUT = {"nibabel", "openvino", "scipy", "SimpleITK", "PIL", "matplotlib", "pydicom", "gdcm", "onnx", "rich"}
 WITHOUT |= {"tensorboard"}
 
 version = importlib.metadata.version

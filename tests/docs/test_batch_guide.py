@@ -44,13 +44,13 @@ def test_the_failed_cases_become_a_list(folder: Path, tiny_bundle: Path, capsys:
     words = ["batch", "-q", "-o", "labels", "--bundle", str(tiny_bundle), "--device", "cpu", "--retries", "0"]
     assert main([*words, "cases.csv"]) == 1
     capsys.readouterr()
-    (program,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    *_, program = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
     exec(compile(program, str(PAGE), "exec"), {})
     assert capsys.readouterr().out.startswith("damaged reading ")
     with (folder / "failed.csv").open(encoding="utf-8", newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["damaged"]
     assert main([*words, "failed.csv"]) == 1
-    assert {name: entry["attempts"] for name, entry in entries(folder).items()} == {"a b": 1, "c": 1, "damaged": 2}
+    assert {name: entry["attempts"] for name, entry in entries(folder).items()} == {"a b": 1, "c": 1, "damaged": 1}
 
 
 def test_the_tasks_of_an_array_do_every_case_once(folder: Path, tiny_bundle: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_tasks_of_an_array_do_every_case_once(folder: Path, tiny_bundle: Pat
     assert {name: (entry["status"], entry["attempts"]) for name, entry in found.items()} == {
         "a b": ("done", 1),
         "c": ("done", 1),
-        "damaged": ("failed", 3),
+        "damaged": ("failed", 1),  # a damaged file stays damaged
     }
 
 
@@ -92,5 +92,5 @@ def test_snakemake_makes_every_label_file_and_only_what_is_missing(folder: Path,
     assert {name: (entry["status"], entry["attempts"]) for name, entry in after.items()} == {
         "a b": ("done", 1),
         "c": ("done", 2),
-        "damaged": ("done", 4),
+        "damaged": ("done", 2),
     }

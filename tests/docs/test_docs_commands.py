@@ -59,7 +59,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
     "docs/how-to/batch.md": {
         "dask": CLUSTER,
         "viscera batch cases.csv -o labels/ --scheduler": CLUSTER,
-        "sbatch": "needs Slurm; the page plays two of its tasks by hand",
+        "sbatch": "needs Slurm; the page runs two of its tasks by hand",
         "snakemake": "tests/docs/test_batch_guide.py runs it where it is installed",
     },
     "docs/how-to/containers.md": {"podman": CONTAINERS},

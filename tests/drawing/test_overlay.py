@@ -16,7 +16,7 @@ from viscera.drawing import overlay, panel
 from viscera.drawing.overlay import preview_png
 from viscera.drawing.panel import BOTTOM_PX, SIDE_PX, TOP_PX, draw_panel, panel_size_px
 from viscera.drawing.scene import organ_cuts, scene_of
-from viscera.quality.rules import OrganQuality, OrganSignals, Reason, QcStatus
+from viscera.quality.rules import OrganQuality, OrganSignals, QcStatus, Reason
 
 # 100 x 90 x 80 mm; array axes run to the head, the back and the left.
 SHAPE = (20, 30, 40)

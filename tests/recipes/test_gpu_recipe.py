@@ -50,7 +50,7 @@ ABSENT = (
     "gdcm",
     "PIL",
     "matplotlib",
-    "tqdm",
+    "rich",
     "isal",
     "onnx",
     "SimpleITK",

@@ -1,6 +1,5 @@
 """What a training says while it runs."""
 
-import io
 import json
 import sys
 import types
@@ -14,24 +13,11 @@ from viscera.training.monitor import (
     StepRecord,
     Tee,
     TensorBoardMonitor,
-    TerminalMonitor,
     ValidationRecord,
     duration_text,
     short_status_line,
     status_line,
 )
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def record(iteration: int, *, seconds: float = 0.0, rate: float = 4.0, **others: Any) -> StepRecord:
@@ -41,10 +27,6 @@ def record(iteration: int, *, seconds: float = 0.0, rate: float = 4.0, **others:
 
 
 SCORES = ValidationRecord(iteration=200, validation={"liver": 0.951, "pancreas": 0.7123}, seconds=60.0)
-
-
-def last_line(terminal: io.StringIO) -> str:
-    return terminal.getvalue().split("\r")[-1].removesuffix("\x1b[K")
 
 
 def test_the_line_has_progress_rate_time_left_terms_and_scores() -> None:
@@ -81,79 +63,9 @@ def test_durations_in_words(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
 
 
-def test_nothing_is_written_where_there_is_no_terminal() -> None:
-    stream = io.StringIO()
-    monitor = TerminalMonitor(stream, columns=80)
-    monitor.step(record(10))
-    monitor.validated(SCORES)
-    monitor.close()
-    assert stream.getvalue() == ""
-
-
-def test_one_line_is_written_over() -> None:
-    terminal, clock = Terminal(), Clock()
-    monitor = TerminalMonitor(terminal, columns=300, clock=clock)
-    monitor.step(record(10, seconds=2.0))
-    clock.now = 1.0
-    monitor.step(record(20, seconds=4.0))
-    assert "\n" not in terminal.getvalue()
-    assert last_line(terminal).startswith("segment 20/1,000")
-    monitor.close()
-    assert terminal.getvalue().endswith("\n")
-
-
-def test_the_line_is_written_five_times_a_second_at_most_but_always_at_the_end() -> None:
-    terminal, clock = Terminal(), Clock()
-    monitor = TerminalMonitor(terminal, columns=300, clock=clock)
-    for iteration in range(1, 101):
-        clock.now = iteration * 0.01
-        monitor.step(record(iteration, iterations=100, seconds=clock.now))
-    assert terminal.getvalue().count("\r") in (5, 6, 7)
-    assert last_line(terminal).startswith("segment 100/100 (100 %)")
-    assert "left" not in last_line(terminal)
-
-
-def test_the_line_is_shorter_than_the_terminal_is_wide() -> None:
-    terminal = Terminal()
-    TerminalMonitor(terminal, columns=38).step(record(10))
-    assert last_line(terminal) == "10/1,000 | 4 it/s | 4 min 08 s | los…"
-
-
-def test_a_narrow_terminal_shows_the_scores_too() -> None:
-    terminal = Terminal()
-    monitor = TerminalMonitor(terminal, columns=80)
-    monitor.step(record(250))
-    monitor.validated(SCORES)
-    assert last_line(terminal) == "250/1,000 | 4 it/s | 3 min 08 s | loss .30+.06+.05 | DSC .95 .71"
-
-
 def test_the_short_line_of_a_long_training_fits_80_columns() -> None:
     scores = ValidationRecord(iteration=1, validation=dict.fromkeys("abcd", 0.5), seconds=0.0)
     assert len(short_status_line(record(99_990, iterations=100_000), scores, left_s=20_000)) < 80
-
-
-def test_time_left_counts_what_happens_between_the_steps() -> None:
-    # 4 iterations per second while it trains, but 10 take 5 s with the validations between them.
-    terminal, clock = Terminal(), Clock()
-    monitor = TerminalMonitor(terminal, columns=300, clock=clock)
-    for iteration in range(10, 60, 10):
-        clock.now += 1.0
-        monitor.step(record(iteration, iterations=170, seconds=iteration * 0.5))
-    assert "| 4 it/s | 1 min 00 s left |" in last_line(terminal)
-
-
-def test_time_left_is_reckoned_from_the_rate_of_the_first_record() -> None:
-    terminal = Terminal()
-    TerminalMonitor(terminal, columns=300).step(record(400, seconds=4.0))
-    assert "2 min 30 s left" in last_line(terminal)
-
-
-def test_scores_stay_on_the_line() -> None:
-    terminal = Terminal()
-    monitor = TerminalMonitor(terminal, columns=300)
-    monitor.step(record(200))
-    monitor.validated(SCORES)
-    assert last_line(terminal).endswith("DSC at 200: liver 0.951 pancreas 0.712")
 
 
 def test_a_tee_tells_all_in_order() -> None:

@@ -512,7 +512,7 @@ def said_by(body: str) -> str:
     """What `body` prints in a process of its own: signals are for nothing else that the tests have loaded."""
     script = f"""
 import signal
-from viscera.training.interrupts import held_signals
+from viscera.core.interrupts import held_signals
 signal.signal(signal.SIGINT, signal.default_int_handler)
 {body}
 """

@@ -24,9 +24,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from mutations import mutated
+from rich.progress import Progress
 from seeds import Seed, make_seeds
 from tables import print_table
-from tqdm import tqdm
 from watching import LONGEST_SECONDS, Reading, Watcher, limit_address_space, scratch_folder
 
 # A child is replaced after as many, so that a leak of one reader cannot hide behind another.
@@ -115,17 +115,19 @@ def watched_range(count: int, seed: int, only: str, keep: Path) -> dict[str, Tal
     """The tallies by kind of all inputs, read by one child after the other."""
     tallies: dict[str, Tally] = defaultdict(Tally)
     seeds, number = chosen_seeds(only), 0
-    progress = tqdm(total=count, unit="input", disable=None)
+    progress = Progress(disable=not sys.stderr.isatty())
+    task = progress.add_task("inputs", total=count)
+    progress.start()
     while number < count:
         last = min(number + INPUTS_PER_CHILD, count)
         for reading in readings_of_child(range(number, last), [f"--seed={seed}", f"--only={only}"], keep / "child.log"):
             kind = seeds[reading["number"] % len(seeds)].kind
             tallies[kind].add(reading)
             number = reading["number"] + 1
-            progress.update()
+            progress.advance(task)
             if reading["outcome"].startswith("!"):
                 keep_input(reading, input_of(reading["number"], seed, seeds), keep)
-    progress.close()
+    progress.stop()
     return tallies
 
 

@@ -24,9 +24,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from rich.progress import Progress
 from soak import drawn_scans
 from tables import print_table
-from tqdm import tqdm
 
 PASSING = ".viscera-*.part"
 # Files whose content follows from the scans alone.
@@ -105,7 +105,9 @@ def main() -> int:
 def killed(trial: Trial, kills: int, rng: random.Random) -> Counter[str]:
     """What became of so many kills."""
     counts: Counter[str] = Counter()
-    progress = tqdm(total=kills, unit="kill", disable=None)
+    progress = Progress(disable=not sys.stderr.isatty())
+    task = progress.add_task("kills", total=kills)
+    progress.start()
     while counts["killed"] < kills:
         known = set(trial.passing())
         process = trial.start()
@@ -118,7 +120,7 @@ def killed(trial: Trial, kills: int, rng: random.Random) -> Counter[str]:
             finish_folder(trial, counts)
             continue
         counts["killed"] += 1
-        progress.update()
+        progress.advance(task)
         counts["while a file was written"] += bool(set(trial.passing()) - known)
         faults = trial.faults()
         counts["wrong or half files"] += len(faults)
@@ -126,7 +128,7 @@ def killed(trial: Trial, kills: int, rng: random.Random) -> Counter[str]:
             print(f"after kill {counts['killed']}: {faults}", file=sys.stderr)
         if trial.results().keys() >= trial.labels:
             finish_folder(trial, counts)
-    progress.close()
+    progress.stop()
     return counts
 
 

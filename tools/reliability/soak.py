@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 from tables import print_table
-from tqdm import tqdm
 from watching import status_bytes
 
 from viscera.case import CaseOptions
@@ -74,7 +75,7 @@ def soaked(folder: Path, cases: int, bundle: str | None) -> NDArray[np.int64]:
     segmenter = Segmenter.load(bundle, device="cpu")
     options = CaseOptions(preview=True, allow_empty=True)
     counts = np.zeros((cases, 3), dtype=np.int64)
-    for case in tqdm(range(cases), unit="case", disable=None):
+    for case in track(range(cases), "cases", disable=not sys.stderr.isatty()):
         if case % 10 == 9:
             try:
                 segmenter.segment_file(damaged, folder / "none.nii.gz", options=options)

@@ -1,1 +1,1 @@
-"""Thousands of CTs: a ledger with an entry for every case, claims on cases, and many processes that work on them."""
+"""Thousands of CTs: a ledger with an entry for every case, leases on cases, and any number of worker processes."""

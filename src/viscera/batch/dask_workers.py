@@ -1,7 +1,7 @@
 """Attempts on workers of dask.distributed: a cluster of processes on this machine, or a scheduler elsewhere.
 
-What is sent to a worker is an `Order`, paths and options, and what comes back an `Outcome`; dask pickles both, as it
-does everything between its own processes. A worker's answer is small, so nothing is lost with it but time.
+What is sent to a worker is a `Task`, paths and options, and what comes back a `TaskResult`; dask pickles both, as it
+does everything between its own processes. Both are small, so a worker that is lost costs nothing but time.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 import logging
 import queue
 import secrets
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import resource_tracker
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,16 +21,17 @@ import dask
 from distributed import Client, Future, LocalCluster, get_worker
 from distributed.scheduler import KilledWorker
 
-from viscera.batch.tasks import Make, Order, Outcome, attempt
-from viscera.batch.workers import Ended, unrecorded
+from viscera.batch.tasks import SegmentFn, Task, TaskResult, attempt
+from viscera.batch.workers import FinishedAttempt, unrecorded
 from viscera.core.errors import ClusterError, ConfigError, VisceraError
+from viscera.core.interrupts import hidden_from_children
 
 DIED = "the worker's process died (killed, or out of memory)"
 _CONNECT_SECONDS = 10.0
 # What dask raises when the scheduler has gone, its time limits and closed connections among them.
 _GONE = (OSError, CancelledError)
 # Asking the scheduler costs a round trip; people do not look more often.
-_LOOK_SECONDS = 1.0
+_REFRESH_SECONDS = 1.0
 # Above the limit that viscera keeps itself, so that dask's guard acts only where that has failed.
 _GUARD = 1.25
 
@@ -46,7 +44,7 @@ class DaskPool:
         workers: Processes of the own cluster.
         threads: For each of them, as a limit to libraries that count cores.
         memory_limit: For each of them, in bytes; a worker that exceeds it by a quarter is killed. None is no limit.
-        make: What segments, for measurements with a stand-in.
+        segment: What segments, for measurements with a stand-in.
 
     Raises:
         ClusterError: If there is no scheduler at the address.
@@ -59,20 +57,20 @@ class DaskPool:
         workers: int = 1,
         threads: int = 1,
         memory_limit: int | None = None,
-        make: Make | None = None,
+        segment: SegmentFn | None = None,
     ) -> None:
-        self._make = make
+        self._segment = segment
         self._run = secrets.token_hex(4)
         self._count = 0
-        self._flying: dict[str, tuple[Order, Future[Any]]] = {}
+        self._in_flight: dict[str, tuple[Task, Future[Any]]] = {}
         self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        self._looked = -_LOOK_SECONDS
+        self._refreshed = -_REFRESH_SECONDS
         self._slots = 0
-        self._at_work: dict[str, str] = {}
+        self._running: dict[str, str] = {}
         _silence()
         with ExitStack() as opened:
             if address is None:
-                with _signals_held():
+                with hidden_from_children():
                     cluster = opened.enter_context(_own_cluster(opened, workers, threads, memory_limit))
                 address = cluster.scheduler_address
             self._client = opened.enter_context(_connected(address))
@@ -85,28 +83,28 @@ class DaskPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A second Ctrl-C would leave workers behind; this takes a few seconds at most.
-        with _signals_held():
+        with hidden_from_children():
             with suppress(*_GONE):
-                self._client.cancel([future for _, future in self._flying.values()], force=True)
+                self._client.cancel([future for _, future in self._in_flight.values()], force=True)
             self._open.close()
 
     def slots(self) -> int:
-        """The workers' threads, which should be one for each worker."""
-        self._look()
+        """Return the number of the workers' threads, which should be one for each worker."""
+        self._refresh()
         return self._slots
 
-    def submit(self, order: Order, *, avoid: str = "") -> None:
-        """Have a worker make an attempt on `order`."""
+    def submit(self, task: Task, *, avoid: str = "") -> None:
+        """Have a worker make an attempt on `task`."""
         self._count += 1
         key = f"viscera-{self._run}-{self._count}"
         others = [worker for worker in self._workers() if worker != avoid] if avoid else []
         where: dict[str, Any] = {"workers": others, "allow_other_workers": True} if others else {}
-        future = self._client.submit(_attempted, order, self._make, key=key, pure=False, retries=0, **where)
-        self._flying[key] = (order, future)
+        future = self._client.submit(_attempted, task, self._segment, key=key, pure=False, retries=0, **where)
+        self._in_flight[key] = (task, future)
         future.add_done_callback(self._done.put)
 
-    def ended(self, timeout: float) -> Ended | None:
-        """An attempt that has ended.
+    def finished(self, timeout: float) -> FinishedAttempt | None:
+        """Wait for an attempt to end, at most `timeout` seconds; None if none has.
 
         Raises:
             ClusterError: If the scheduler has gone.
@@ -116,43 +114,43 @@ class DaskPool:
             future = self._done.get(timeout=timeout)
         except queue.Empty:
             return None
-        order, _ = self._flying.pop(str(future.key))
+        task, _ = self._in_flight.pop(str(future.key))
         try:
-            outcome, place = future.result()
+            result, worker = future.result()
         except KilledWorker as error:
             # A case handed to a worker that is not there any more would wait with another's, and die with it.
-            self._looked = -_LOOK_SECONDS
-            place = str(error.last_worker.address)
-            return Ended(order=order, outcome=unrecorded(order, DIED, place), place=place, died=True)
+            self._refreshed = -_REFRESH_SECONDS
+            worker = str(error.last_worker.address)
+            return FinishedAttempt(task=task, result=unrecorded(task, DIED, worker), worker=worker, died=True)
         except CancelledError as error:
             raise _gone() from error
         except ConfigError:
             raise  # every case would say the same
         except VisceraError as error:
-            return Ended(order=order, outcome=unrecorded(order, str(error), ""))
+            return FinishedAttempt(task=task, result=unrecorded(task, str(error), ""))
         except Exception as error:  # from dask itself, such as a worker with another version of viscera
-            return Ended(order=order, outcome=unrecorded(order, f"{type(error).__name__}: {error}", ""))
-        return Ended(order=order, outcome=outcome, place=place)
+            return FinishedAttempt(task=task, result=unrecorded(task, f"{type(error).__name__}: {error}", ""))
+        return FinishedAttempt(task=task, result=result, worker=worker)
 
-    def at_work(self) -> Mapping[str, str]:
-        """The name of the case each worker is at, as of a second ago."""
-        self._look()
-        return self._at_work
+    def running(self) -> Mapping[str, str]:
+        """Return the name of the case each worker is at, as of a second ago."""
+        self._refresh()
+        return self._running
 
-    def _look(self) -> None:
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+    def _refresh(self) -> None:
+        if time.monotonic() - self._refreshed < _REFRESH_SECONDS:
             return
         self._slots = sum(self._workers().values())
         try:
             keys = {worker: list(keys) for worker, keys in self._client.processing().items()}
         except _GONE as error:
             raise _gone() from error
-        self._at_work = {
-            worker: self._flying[own[0]][0].name
+        self._running = {
+            worker: self._in_flight[own[0]][0].name
             for worker, found in sorted(keys.items())
-            if (own := [key for key in found if key in self._flying])
+            if (own := [key for key in found if key in self._in_flight])
         }
-        self._looked = time.monotonic()
+        self._refreshed = time.monotonic()
 
     def _workers(self) -> Mapping[str, int]:
         """The threads of each worker, by its address."""
@@ -171,8 +169,8 @@ def _gone() -> ClusterError:
     )
 
 
-def _attempted(order: Order, make: Make | None) -> tuple[Outcome, str]:
-    """What a worker runs: the outcome, and the worker's address."""
+def _attempted(task: Task, segment: SegmentFn | None) -> tuple[TaskResult, str]:
+    """What a worker runs: the result, and the worker's address."""
     worker = get_worker()
     if worker.state.nthreads != 1:
         raise ConfigError(
@@ -181,7 +179,7 @@ def _attempted(order: Order, make: Make | None) -> tuple[Outcome, str]:
             got=f"{worker.state.nthreads}",
             remedy="Start workers with --nthreads 1, and as many as there is memory for with --nworkers",
         )
-    return attempt(order, make), worker.address
+    return attempt(task, segment), worker.address
 
 
 def _silence() -> None:
@@ -203,34 +201,6 @@ def _connected(address: str) -> Client:
         ) from error
 
 
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """While active, Ctrl-C and SIGTERM wait; processes begun meanwhile never see either.
-
-    A terminal sends Ctrl-C to all processes of a command, and a cluster's queue SIGTERM: workers are to be ended by
-    this process, which lets them come to an end, and not to speak of it themselves.
-    """
-    came: list[int] = []
-    ends = (signal.SIGINT, signal.SIGTERM)
-    own = threading.current_thread() is threading.main_thread()
-    before = {number: handler for number in ends if own and callable(handler := signal.getsignal(number))}
-    for number in before:
-        signal.signal(number, lambda number, _: came.append(number))
-    mask = None
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # its start would let them through again
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    try:
-        yield
-    finally:
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            before[signal.Signals(came[0])](came[0], None)
-
-
 def _own_cluster(opened: ExitStack, workers: int, threads: int, memory_limit: int | None) -> LocalCluster:
     """Processes on this machine that nobody else can reach, and nothing that serves pages."""
     scratch = opened.enter_context(tempfile.TemporaryDirectory(prefix="viscera-batch-", ignore_cleanup_errors=True))
@@ -245,7 +215,7 @@ def _own_cluster(opened: ExitStack, workers: int, threads: int, memory_limit: in
                 "distributed.scheduler.http.routes": [],
                 "distributed.worker.http.routes": [],
                 "distributed.admin.tick.limit": "1h",  # a busy machine is no news
-                # dask has workers give memory back at once; taking it anew slows passes over a scan several times.
+                # dask has workers give memory back at once; taking it again slows passes over a scan several times.
                 "distributed.nanny.pre-spawn-environ": {},
             }
         )

@@ -1,4 +1,4 @@
-"""The scans of a batch, from lists, folders, BIDS data sets and trees of DICOM studies.
+"""Find the scans of a batch, from lists, folders, BIDS data sets and trees of DICOM studies.
 
 Nothing is opened but tables, descriptions of data sets and the headers of DICOM images. A scan that turns out not to be
 readable is a case that fails, not an error of the list.
@@ -36,12 +36,12 @@ _COLUMNS = ("path", "name", "series")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scan:
+class ScanSource:
     """A CT to work on.
 
     Attributes:
-        path: The file or folder it is read from, absolute.
-        name: What its outputs and its entry are called.
+        path: The file or folder to read, absolute.
+        name: Of its outputs and its entry.
         series: The UID of the series in a DICOM folder; None where `path` says it all.
         given: Whether a list gave the name, so that it stays.
     """
@@ -54,28 +54,28 @@ class Scan:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What was found.
+    """The scans found.
 
     Attributes:
         scans: With names that differ.
-        passed_over: How many CT series of DICOM trees are not worth segmenting.
-        notes: What else was passed over, one sentence each.
+        passed_over: How many CT series of DICOM trees are not suitable.
+        notes: What else was skipped, one sentence each.
     """
 
-    scans: tuple[Scan, ...]
+    scans: tuple[ScanSource, ...]
     passed_over: int = 0
     notes: tuple[str, ...] = ()
 
 
 def list_scans(inputs: Sequence[Path]) -> Listing:
-    """The scans that `inputs` stand for, in order.
+    """List the scans that `inputs` stand for, in order.
 
     A file that ends in .csv is a list: a column `path`, relative to the list's own folder, and if wanted `name` and
-    `series`; other columns are passed over. A folder with the description of a BIDS data set stands for its images with
+    `series`; other columns are ignored. A folder with the description of a BIDS data set stands for its images with
     the suffix ct, in any folder of a subject. In any other folder each NIfTI, NRRD, MetaImage or zip file is a scan, at
-    any depth as `viscera.formats.inputs.list_inputs` says, and of the DICOM images at any depth each series worth
-    segmenting is: CT, axial, in HU, no projection, of `FEWEST_PLACES` places at least that span `LEAST_EXTENT_MM`. Its
-    path is the deepest folder that holds all of it. Any other file, and what cannot be listed or opened, is a scan.
+    any depth as `viscera.formats.inputs.list_inputs` says, and of the DICOM images at any depth each suitable
+    series is: CT, axial, in HU, no projection, of at least `FEWEST_PLACES` slice positions that span `LEAST_EXTENT_MM`.
+    Its path is the deepest folder that holds all of it. Any other file, and what cannot be listed or opened, is a scan.
 
     Scans whose names agree are told apart by the folder they are in, then by numbers. Names that a list gives stay.
 
@@ -83,7 +83,7 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
         ReadError: If there is nothing at a path, a list cannot be read, or a data set or folder has no scan.
         ConfigError: If a list has a name or a scan twice, or a name that cannot be a file's.
     """
-    found: list[Scan] = []
+    found: list[ScanSource] = []
     passed_over = 0
     notes: list[str] = []
     for path in dict.fromkeys(one.absolute() for one in inputs):
@@ -106,8 +106,8 @@ def list_scans(inputs: Sequence[Path]) -> Listing:
     return Listing(scans=_distinct(found), passed_over=passed_over, notes=tuple(notes))
 
 
-def listing_csv(scans: Sequence[Scan]) -> str:
-    """The list that `list_scans` reads: path, name and series of every scan."""
+def listing_csv(scans: Sequence[ScanSource]) -> str:
+    """Return the list that `list_scans` reads: path, name and series of every scan."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -115,9 +115,9 @@ def listing_csv(scans: Sequence[Scan]) -> str:
     return text.getvalue()
 
 
-def _listed(path: Path) -> list[Scan]:
+def _listed(path: Path) -> list[ScanSource]:
     doing = f"reading the list {path}"
-    scans: list[Scan] = []
+    scans: list[ScanSource] = []
     given: set[str] = set()
     listed: set[tuple[Path, str | None]] = set()
     for row in read_list(path, ("path",), doing):
@@ -137,7 +137,7 @@ def _listed(path: Path) -> list[Scan]:
                 doing, expected="each scan once", got=f"{text!r} again in line {line}", remedy="Remove one"
             )
         listed.add((place, series))
-        scans.append(Scan(path=place, name=name or _single(place).name, series=series, given=bool(name)))
+        scans.append(ScanSource(path=place, name=name or _single(place).name, series=series, given=bool(name)))
     if not scans:
         raise ReadError(doing, expected="at least one row", got="none", remedy="Give a list with scans")
     return scans
@@ -161,19 +161,19 @@ def _folder(path: Path) -> Listing:
         images = list_inputs([path])
     except ReadError:
         images = Inputs(cases=())
-    files = [Scan(path=case.path, name=case.name) for case in images.cases if not case.path.is_dir()]
+    files = [ScanSource(path=case.path, name=case.name) for case in images.cases if not case.path.is_dir()]
     scans = [*files, *series] or [_single(path)]
     if passed_over and not files and not series:
-        scans = _none_worth(path, passed_over)
+        raise _none_suitable(path, passed_over)
     return Listing(scans=tuple(scans), passed_over=passed_over, notes=images.notes)
 
 
-def _none_worth(path: Path, passed_over: int) -> list[Scan]:
-    raise ReadError(
+def _none_suitable(path: Path, passed_over: int) -> ReadError:
+    return ReadError(
         f"looking for CTs in {path}",
-        expected=f"an axial CT series in HU, no MIP, of {FEWEST_PLACES} slices at least over {LEAST_EXTENT_MM:g} mm",
+        expected=f"an axial CT series in HU, no MIP, of at least {FEWEST_PLACES} slices over {LEAST_EXTENT_MM:g} mm",
         got=f"{passed_over} other CT series",
-        remedy="Give one you want all the same in a CSV with the columns path, name, series",
+        remedy="To segment one of them anyway, list it in a CSV with the columns path, name, series",
     )
 
 
@@ -185,7 +185,7 @@ def _derivative(path: Path) -> bool:
     return isinstance(values, dict) and values.get("DatasetType") == "derivative"
 
 
-def _data_set(path: Path) -> list[Scan]:
+def _data_set(path: Path) -> list[ScanSource]:
     images = [
         file
         for subject in sorted(path.glob("sub-*"))
@@ -203,30 +203,30 @@ def _data_set(path: Path) -> list[Scan]:
     return [_single(file) for file in images]
 
 
-def _single(path: Path) -> Scan:
+def _single(path: Path) -> ScanSource:
     try:
         (case,) = find_inputs([path])
     except (ReadError, ValueError):  # nothing there, or nothing of its kind: reading it will say so
         name = path.name.removesuffix(".gz").removesuffix(".nii") or "case"
-        return Scan(path=path, name=name)
-    return Scan(path=case.path, name=case.name)
+        return ScanSource(path=path, name=name)
+    return ScanSource(path=case.path, name=case.name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What one folder holds of a series."""
+class _SeriesPart:
+    """The images of one series in one folder."""
 
     folder: Path
     uid: str
     number: str
-    places: int
+    slice_positions: int
     ends_mm: tuple[float, float]
-    suits: bool
+    suitable: bool
 
 
-def _dicom_tree(root: Path) -> tuple[list[Scan], int]:
-    """The series worth segmenting in order of their paths, and how many CT series are not."""
-    series: dict[tuple[str, str], list[_Part]] = {}
+def _dicom_tree(root: Path) -> tuple[list[ScanSource], int]:
+    """The suitable series in order of their paths, and how many CT series are not suitable."""
+    series: dict[tuple[str, str], list[_SeriesPart]] = {}
     broken: list[Path] = []
     for folder, names in _folders(root, broken):
         try:
@@ -235,26 +235,26 @@ def _dicom_tree(root: Path) -> tuple[list[Scan], int]:
         except ReadError:
             broken.append(folder)
     # A map or a projection in another folder may bear the identifier of the series it was made from.
-    suiting = {key: [part for part in parts if part.suits] for key, parts in series.items()}
-    worth = {key: parts for key, parts in suiting.items() if parts and _worth(parts)}
-    places = {key: Path(os.path.commonpath([part.folder for part in parts])) for key, parts in worth.items()}
-    shared = Counter(places.values())
-    scans: list[Scan] = []
-    for key, path in places.items():
+    good = {key: [part for part in parts if part.suitable] for key, parts in series.items()}
+    whole = {key: parts for key, parts in good.items() if parts and _long_enough(parts)}
+    folders = {key: Path(os.path.commonpath([part.folder for part in parts])) for key, parts in whole.items()}
+    shared = Counter(folders.values())
+    scans: list[ScanSource] = []
+    for key, path in folders.items():
         name = _tree_name(path, root)
         # A folder given without a series is read with all that is below it.
         scans.append(
-            Scan(
+            ScanSource(
                 path=path,
-                name=f"{name}_s{worth[key][0].number or _next_number(scans, path)}" if shared[path] > 1 else name,
+                name=f"{name}_s{whole[key][0].number or _next_number(scans, path)}" if shared[path] > 1 else name,
                 series=key[0] or None,
             )
         )
-    scans += [Scan(path=folder, name=_tree_name(folder, root)) for folder in broken]
-    return sorted(scans, key=lambda scan: (scan.path, scan.name)), len(series) - len(worth)
+    scans += [ScanSource(path=folder, name=_tree_name(folder, root)) for folder in broken]
+    return sorted(scans, key=lambda scan: (scan.path, scan.name)), len(series) - len(whole)
 
 
-def _next_number(scans: Sequence[Scan], path: Path) -> int:
+def _next_number(scans: Sequence[ScanSource], path: Path) -> int:
     """The number, from 1, of the next scan in `path`."""
     return 1 + sum(scan.path == path for scan in scans)
 
@@ -266,7 +266,7 @@ def _folders(root: Path, unlisted: list[Path]) -> Iterator[tuple[Path, list[str]
             yield folder, [name for name in names if not name.startswith(".")]
 
 
-def _parts(folder: Path, names: Sequence[str]) -> list[_Part]:
+def _parts(folder: Path, names: Sequence[str]) -> list[_SeriesPart]:
     """The CT series of the images directly in `folder`, of each the best part.
 
     Raises:
@@ -290,22 +290,22 @@ def _parts(folder: Path, names: Sequence[str]) -> list[_Part]:
     return [_part(one, folder) for one in best.values()]
 
 
-def _part(series: Series, folder: Path) -> _Part:
+def _part(series: Series, folder: Path) -> _SeriesPart:
     normal = series.slices[0].normal
     along = [float(np.dot(one.position_xyz_mm, normal)) for one in series.slices]
-    return _Part(
+    return _SeriesPart(
         folder=folder,
         uid=series.uid,
         number=series.number,
-        places=series.traits.places or 0,
+        slice_positions=series.traits.places or 0,
         ends_mm=(min(along), max(along)),
-        suits=bool(series.traits.axial) and series.traits.worth,
+        suitable=bool(series.traits.axial) and series.traits.worth,
     )
 
 
-def _worth(parts: Sequence[_Part]) -> bool:
+def _long_enough(parts: Sequence[_SeriesPart]) -> bool:
     extent = max(part.ends_mm[1] for part in parts) - min(part.ends_mm[0] for part in parts)
-    return sum(part.places for part in parts) >= FEWEST_PLACES and extent >= LEAST_EXTENT_MM
+    return sum(part.slice_positions for part in parts) >= FEWEST_PLACES and extent >= LEAST_EXTENT_MM
 
 
 def _tree_name(path: Path, root: Path) -> str:
@@ -325,7 +325,7 @@ def _short(name: str) -> str:
     return f"{beginning}_{hashlib.sha256(data).hexdigest()[:12]}"
 
 
-def _distinct(scans: Sequence[Scan]) -> tuple[Scan, ...]:
+def _distinct(scans: Sequence[ScanSource]) -> tuple[ScanSource, ...]:
     """The scans, each once, with names that differ also where case does not count."""
     once = list(dict.fromkeys((scan.path, scan.series) for scan in scans))
     first = {(scan.path, scan.series): scan for scan in reversed(scans)}

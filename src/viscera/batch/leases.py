@@ -1,12 +1,12 @@
-"""Claims on cases, so that of any number of processes on any number of machines one works on a case.
+"""Leases on cases, so that of any number of processes on any number of machines one works on a case.
 
-A claim is a file that can only be created where there is none (O_EXCL), named after the case and the number of the
+A lease is a file that can only be created where there is none (O_EXCL), named after the case and the number of the
 attempt. Its owner touches it every few seconds. An attempt whose owner is gone stays behind as a file that is no longer
-touched, and the next process creates the file of the next number: of several that find a dead claim, one succeeds.
-A claim is never taken away from under its owner's name, so there is no moment in which two could believe to own it.
+touched, and the next process creates the file of the next number: of several that find a dead lease, one succeeds.
+A lease is never taken away from under its owner's name, so at no moment can two processes believe that they own it.
 
 Clocks of different machines need not agree: ages are differences of modification times, which the machine that keeps
-the files sets, for the claim and for a file made for comparison alike.
+the files sets, for the lease and for a file made for comparison alike.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from typing import Any, Literal, Self
 from viscera.core.errors import WriteError, reason
 from viscera.core.files import filesystem_time
 
-# A claim is touched this often, and counts as dead when it has not been for the other time: several touches are missed
-# then. On the same machine a process that has ended is seen at once.
-BEAT_SECONDS = 10.0
+# A lease is touched this often, and counts as dead when it has not been touched for the other time: several touches are
+# missed by then. On the same machine a process that has ended is seen at once.
+HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 
 _State = Literal["free", "live", "dead"]
 
 
-class Claims:
-    """The claims in a folder, which is made if need be.
+class Leases:
+    """The leases in a folder, which is created if necessary.
 
     Args:
         folder: The same for all processes; on a shared disk for several machines.
-        beat_seconds: How often a claim is touched.
-        stale_seconds: After how long without it the claim is dead; the same for all processes.
+        heartbeat_seconds: How often a lease is touched.
+        stale_seconds: After how long without it the lease is dead; the same for all processes.
     """
 
     def __init__(
-        self, folder: Path, *, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+        self, folder: Path, *, heartbeat_seconds: float = HEARTBEAT_SECONDS, stale_seconds: float = STALE_SECONDS
     ) -> None:
         self.folder = folder
-        self.beat_seconds = beat_seconds
+        self.heartbeat_seconds = heartbeat_seconds
         self.stale_seconds = stale_seconds
 
-    def take(self, name: str, attempts: Callable[[], int]) -> Claim | None:
-        """The claim on the case `name` for its next attempt, or None while another process has it.
+    def take(self, name: str, attempts: Callable[[], int]) -> Lease | None:
+        """Take the lease on the case `name` for its next attempt; None while another process has it.
 
         Args:
             name: The case's.
-            attempts: How many attempts are recorded; asked again once the claim is made, as another process may have
+            attempts: How many attempts are recorded; asked again once the lease is made, as another process may have
                 ended one in between.
 
         Raises:
@@ -73,11 +73,11 @@ class Claims:
                 # The recorded one is there if its process ended before it could give it back.
                 paths = [self._path(name, one) for one in range(max(1, recorded), number + 1)]
                 if attempts() < number:
-                    return Claim(paths, number=number, after=self._path(name, number + 1), beat=self.beat_seconds)
+                    return Lease(paths, number=number, after=self._path(name, number + 1), beat=self.heartbeat_seconds)
                 paths[-1].unlink()
         except OSError as error:
             raise WriteError(
-                f"claiming the case {name}",
+                f"leasing the case {name}",
                 expected=f"a folder {self.folder} that can be written to",
                 got=reason(error),
                 remedy="Check the folder's permissions and the free space",
@@ -116,7 +116,7 @@ class Claims:
         return "dead" if filesystem_time(self.folder) - touched > self.stale_seconds else "live"
 
 
-class Claim:
+class Lease:
     """The right to work on a case while the `with` block lasts; it is touched meanwhile, and given back at the end.
 
     Attributes:
@@ -129,7 +129,7 @@ class Claim:
         self._after = after
         self._beat = beat
         self._released = threading.Event()
-        self._thread = threading.Thread(target=self._touch, name="viscera-claim", daemon=True)
+        self._thread = threading.Thread(target=self._touch, name="viscera-lease", daemon=True)
 
     @property
     def lost(self) -> bool:
@@ -157,7 +157,7 @@ class Claim:
 
 
 def worker_name() -> str:
-    """This process as people find it: host and process number."""
+    """Return this process as people find it: host and process number."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 

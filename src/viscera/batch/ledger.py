@@ -31,7 +31,7 @@ class EntryStatus(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What a result rests on; with any of these changed, the case is to be done again.
+    """What a result rests on; with any of these changed, the case is done again.
 
     Attributes:
         input_sha256: Of the scan's file or folder, see `viscera.core.checksums.path_digest`.
@@ -46,7 +46,7 @@ class Basis:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A case's fate. Paths of outputs are relative to the folder of the outputs.
+    """What became of a case. Paths of outputs are relative to the folder of the outputs.
 
     Attributes:
         name: The case's.
@@ -64,8 +64,10 @@ class Entry:
         peak_memory_mib: Largest resident memory of the process so far.
         shape_zyx_vox, spacing_zyx_mm: The scan's grid.
         notes: What the reader of the result should know.
-        organs: One mapping per organ, as in the report of `viscera segment`: statistics, verdict, reasons, signals.
+        organs: One mapping per organ, as in the report of `viscera segment`: statistics, QC status, its reasons.
+        series: Number and contrast phase of the DICOM series read, where the header says them; None if not looked up.
         error: Why it failed.
+        permanent: Whether it failed because of the scan itself, so that another attempt would fail, too.
     """
 
     name: str
@@ -86,10 +88,12 @@ class Entry:
     spacing_zyx_mm: tuple[float, ...] | None = None
     notes: tuple[str, ...] = ()
     organs: tuple[Mapping[str, Any], ...] = ()
+    series: Mapping[str, str] | None = None
     error: Failure | None = None
+    permanent: bool = False
 
     def text(self) -> str:
-        """The entry as JSON in ASCII with a final newline; numbers that are not finite become null."""
+        """Return the entry as JSON in ASCII with a final newline; numbers that are not finite become null."""
         return (
             json.dumps(plain_values({"schema": SCHEMA, **dataclasses.asdict(self)}), indent=1, allow_nan=False) + "\n"
         )
@@ -103,11 +107,11 @@ class Ledger:
         self.folder = outputs / FOLDER
 
     def path(self, name: str) -> Path:
-        """The file of a case's entry."""
+        """Return the file of a case's entry."""
         return self.folder / f"{name}.json"
 
     def read(self, name: str) -> Entry | None:
-        """A case's entry; None if there is none, or none that this version understands.
+        """Return a case's entry; None if there is none, or none that this version understands.
 
         Raises:
             ReadError: If the file is there and cannot be read.
@@ -136,7 +140,7 @@ class Ledger:
         write_text(entry.text(), self.path(entry.name), durable=True)
 
     def require_room(self) -> None:
-        """Make the ledger's folder if need be.
+        """SegmentFn the ledger's folder if need be.
 
         Raises:
             WriteError: If it cannot be written to, or its disk has not a MiB left.
@@ -147,12 +151,18 @@ class Ledger:
             probe.unlink()
 
     def attempts(self, name: str) -> int:
-        """How many attempts on a case are recorded."""
+        """Return how many attempts on a case are recorded."""
         entry = self.read(name)
         return 0 if entry is None else entry.attempts
 
+    def names(self) -> set[str]:
+        """Return the names of the cases that have an entry, of any kind; none if the folder cannot be listed."""
+        with contextlib.suppress(OSError):
+            return {path.stem for path in self.folder.glob("*.json")}
+        return set()
+
     def altered(self, entry: Entry) -> str | None:
-        """In words, which of an entry's files is not what was written; None if all are.
+        """Say which of an entry's files is not what was written; None if all are.
 
         Raises:
             ReadError: If a file is there and cannot be read.

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from viscera.batch.leases import worker_name
-from viscera.batch.tasks import Fate, Make, Order, Outcome, attempt
+from viscera.batch.tasks import SegmentFn, Task, TaskResult, TaskStatus, attempt
 from viscera.core.errors import VisceraError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class FinishedAttempt:
     """An attempt that has ended.
 
     Attributes:
-        order: The case.
-        outcome: How it went.
-        place: Which worker it was, for `Pool.submit` to avoid; empty where there is no choice.
+        task: The case.
+        result: How it ended.
+        worker: The worker's address, for `Pool.submit` to avoid; empty where there is no choice.
         died: Whether the worker died, so that nothing is recorded.
     """
 
-    order: Order
-    outcome: Outcome
-    place: str = ""
+    task: Task
+    result: TaskResult
+    worker: str = ""
     died: bool = False
 
 
@@ -32,52 +32,52 @@ class Pool(Protocol):
     """Runs attempts, as many at a time as it has slots."""
 
     def slots(self) -> int:
-        """How many attempts can run at once at present."""
+        """Return how many attempts can run at once at present."""
         ...
 
-    def submit(self, order: Order, *, avoid: str = "") -> None:
-        """Have `attempt` run on `order`, preferably on another worker than `avoid`."""
+    def submit(self, task: Task, *, avoid: str = "") -> None:
+        """Have `attempt` run on `task`, preferably on another worker than `avoid`."""
         ...
 
-    def ended(self, timeout: float) -> Ended | None:
-        """An attempt that has ended, waited for so many seconds; None if none has."""
+    def finished(self, timeout: float) -> FinishedAttempt | None:
+        """Wait for an attempt to end, at most `timeout` seconds; None if none has."""
         ...
 
-    def at_work(self) -> Mapping[str, str]:
-        """The name of the case each worker is at."""
+    def running(self) -> Mapping[str, str]:
+        """Return the name of the case each worker is at, by worker."""
         ...
 
 
-class OwnProcess:
-    """This process, one case after the other; what kills it ends the run, and the next run goes on."""
+class InProcessPool:
+    """This process, one case after the other; what kills it ends the run, and the next run continues."""
 
-    def __init__(self, make: Make | None = None) -> None:
-        self._make = make
-        self._order: Order | None = None
+    def __init__(self, segment: SegmentFn | None = None) -> None:
+        self._segment = segment
+        self._task: Task | None = None
 
     def slots(self) -> int:
-        """One."""
+        """Return 1."""
         return 1
 
-    def submit(self, order: Order, *, avoid: str = "") -> None:
-        """Keep `order` until `ended` is called, which works on it."""
-        self._order = order
+    def submit(self, task: Task, *, avoid: str = "") -> None:
+        """Keep `task` until `finished` is called, which works on it."""
+        self._task = task
 
-    def ended(self, timeout: float) -> Ended | None:
-        """The attempt on the order submitted, made now."""
-        if (order := self._order) is None:
+    def finished(self, timeout: float) -> FinishedAttempt | None:
+        """Make the attempt on the task submitted."""
+        if (task := self._task) is None:
             return None
-        self._order = None
+        self._task = None
         try:
-            return Ended(order=order, outcome=attempt(order, self._make))
+            return FinishedAttempt(task=task, result=attempt(task, self._segment))
         except VisceraError as error:
-            return Ended(order=order, outcome=unrecorded(order, str(error), worker_name()))
+            return FinishedAttempt(task=task, result=unrecorded(task, str(error), worker_name()))
 
-    def at_work(self) -> Mapping[str, str]:
-        """The case submitted."""
-        return {} if self._order is None else {worker_name(): self._order.name}
+    def running(self) -> Mapping[str, str]:
+        """Return the task submitted."""
+        return {} if self._task is None else {worker_name(): self._task.name}
 
 
-def unrecorded(order: Order, why: str, worker: str) -> Outcome:
-    """The outcome of an attempt that failed and could not be recorded."""
-    return Outcome(name=order.name, fate=Fate.FAILED, why=why, worker=worker)
+def unrecorded(task: Task, why: str, worker: str) -> TaskResult:
+    """Return the result of an attempt that failed and could not be recorded."""
+    return TaskResult(name=task.name, status=TaskStatus.FAILED, why=why, worker=worker)

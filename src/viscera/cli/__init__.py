@@ -1,4 +1,4 @@
-"""The verbs of the command line, one module each: `HELP`, `EXAMPLE`, `add_arguments(parser)` and `run(args) -> int`.
+"""The command line, one module for each subcommand: `HELP`, `EXAMPLE`, `add_arguments(parser)`, `run(args) -> int`.
 
 A module here imports what is heavy inside `run`, so that `viscera --help` answers at once.
 """

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
 from viscera.cli.training_options import requiring_train
 from viscera.core.errors import ReadError
+from viscera.core.interrupts import clean_end
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HELP = "make anatomies from label maps, to train on synthetic CTs"
+HELP = "build anatomies from label maps, to train on synthetic CTs"
 DESCRIPTION = """\
 Makes virtual patients from label maps alone, with no CT: each host (a map of the whole trunk with the structures of
 TotalSegmentator's CT task), and each host with the organs of each donor (a map with the numbering of the multi-organ
 reference of Gibson et al. 2018: spleen, pancreas, left kidney, gallbladder, oesophagus, liver, stomach, duodenum).
-`viscera train` and `viscera synthesise` draw CTs from them. What is there already is kept; needs viscera[train]."""
+`viscera train` and `viscera synthesise` draw CTs from them. Existing anatomies are kept; needs viscera[train]."""
 _IDS = 256  # of a label map
 EXAMPLE = "viscera anatomies --hosts host*.nii.gz --structures names.json --donors donor*.nii.gz -o anatomies/"
 
@@ -34,9 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hosts.add_argument("--hosts", metavar="FILE", nargs="+", type=Path, help="label maps of whole trunks")
     hosts.add_argument("--trunks", dest="hosts", nargs="+", type=Path, help=argparse.SUPPRESS)  # their earlier name
     parser.add_argument(
-        "--structures", metavar="FILE.json", required=True, type=Path, help="the structure's name of each of their ids"
+        "--structures",
+        metavar="FILE.json",
+        required=True,
+        type=Path,
+        help="the structure of each of their labels",
     )
-    parser.add_argument("--donors", metavar="FILE", nargs="+", type=Path, default=[], help="multi-organ label maps")
+    parser.add_argument("--donors", metavar="FILE", nargs="+", type=Path, default=[], help="label maps of donors")
     parser.add_argument("--workers", metavar="N", type=positive, default=1, help="processes (default: %(default)s)")
 
 

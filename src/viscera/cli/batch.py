@@ -1,4 +1,4 @@
-"""`viscera batch`: organ labels for thousands of CTs, on this machine or a cluster, with a ledger to go on from."""
+"""`viscera batch`: organ labels for thousands of CTs, on this machine or a cluster, resumed from a ledger."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from viscera.cli.arguments import add_inputs
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import add_runtime, add_writing, cache_folder, positive
 from viscera.core.errors import ConfigError, MissingExtraError
+from viscera.core.interrupts import clean_end
 
 if TYPE_CHECKING:
-    from viscera.batch.discover import Scan
-    from viscera.batch.tasks import Model, Order
+    from viscera.batch.discover import ScanSource
+    from viscera.batch.scheduler import Scheduler, Tally
+    from viscera.batch.tasks import ModelRequest, Task
     from viscera.batch.workers import Pool
-    from viscera.case import CaseOptions
 
-HELP = "label the organs of thousands of CTs, with a ledger to go on from"
+HELP = "label the organs of thousands of CTs; resumes after any interruption"
 DESCRIPTION = """\
-Labels every CT as `viscera segment` does, in this process or in many, and keeps a ledger in OUT/ledger, one file for
-each case. Run again, it keeps what is done and unchanged by its hashes, and does the rest. Failed cases are tried
-again, then listed. Several runs on the same OUT share the work."""
+Labels every CT as `viscera segment` does, in this process or in many, and records every case in a ledger, OUT/ledger.
+The same command resumes after any interruption and keeps results whose scan, bundle, options and files are unchanged.
+Failed cases are tried again, then listed. Several runs on the same OUT share the work."""
 EXAMPLE = "viscera batch archive/ -o labels/ --workers 4"
 
 _ADDRESS = re.compile(r"(tcp|tls)://[^/\s]+:[0-9]{1,5}")
@@ -37,12 +38,9 @@ _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
-    parser.add_argument(
-        "inputs",
-        metavar="INPUT",
-        nargs="+",
-        type=Path,
-        help="a folder of CTs, a tree of DICOM studies, a BIDS data set, a CSV (path[,name[,series]]), or a CT",
+    add_inputs(
+        parser,
+        "a folder of CTs, a tree of DICOM studies, a BIDS data set, a CSV (path[,name[,series]]), or a CT",
     )
     parser.add_argument(
         "-o", "--output", metavar="OUT", required=True, type=Path, help="a folder for NAME.nii.gz and the ledger"
@@ -64,87 +62,139 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--only", metavar="K/N", type=_shard, help="the K-th of N parts of the cases, K from 1")
     which.add_argument("--case", metavar="NAME", action="append", help="this case (repeatable)")
     which.add_argument(
-        "--list", metavar="FILE.csv", type=Path, help="write the list of cases, which can be an INPUT, and end"
+        "--list", metavar="FILE.csv", type=Path, help="write the list of cases, which can be an INPUT, and exit"
     )
     add_runtime(parser)
     parser.add_argument_group("reading").add_argument(
         "--hu-offset", metavar="HU", type=int, default=0, help="add this to every voxel, e.g. -1024 for a shifted scale"
     )
-    add_writing(parser.add_argument_group("writing"))
+    writing = parser.add_argument_group("writing")
+    add_writing(writing)
+    writing.add_argument(
+        "--statistics",
+        action="store_true",
+        help="write one table of all cases: volume, mean HU and QC status of every organ, series and contrast phase, "
+        "as statistics.csv, and .parquet if pandas and pyarrow are installed",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Work on the cases and return the exit code."""
     from viscera.batch.discover import list_scans, listing_csv
-    from viscera.batch.scheduler import Drive
-    from viscera.cli.batch_progress import Board, closing_table
+    from viscera.batch.scheduler import Scheduler
+    from viscera.cli.batch_progress import BatchDisplay, closing_table
     from viscera.core.files import write_text
 
     begun = time.monotonic()
     with clean_end():
         listing = list_scans(args.inputs)
         if listing.passed_over:
-            console.note(f"{listing.passed_over} CT series passed over: short, not axial, not in HU, or projections")
+            console.note(f"{listing.passed_over} CT series skipped: short, not axial, not in HU, or projections")
         for note in listing.notes:
             console.note(note)
         if args.list is not None:
             write_text(listing_csv(listing.scans), args.list)
             console.say(f"{args.list}: {len(listing.scans)} cases")
             return 0
-        orders = _orders(listing.scans, args)
-        with _pool(args) as pool, Board(console) as board:
-            tally = Drive(orders, pool, retries=args.retries, watcher=board).run()
-    for line in closing_table(tally, time.monotonic() - begun):
+        tasks = _tasks(listing.scans, args)
+        chosen = _chosen(tasks, args)
+        _prepare_folder(tasks, chosen, args)
+        try:
+            with _pool(args) as pool, BatchDisplay(console) as display:
+                scheduler = Scheduler(chosen, pool, retries=args.retries, observer=display)
+                tally = _run_to_end(scheduler, console)
+        except KeyboardInterrupt:
+            _write_tables(tasks, args)
+            raise
+        tables = _write_tables(tasks, args)
+    for line in closing_table(tally, time.monotonic() - begun, display.worker_names):
         console.say(line)
+    for path in tables:
+        console.say(f"wrote {path}")
     return 1 if tally.failed else 0
 
 
-def _orders(scans: Sequence[Scan], args: argparse.Namespace) -> list[Order]:
-    """The cases to work on, and the folder made ready for them.
+def _run_to_end(scheduler: Scheduler, console: Console) -> Tally:
+    from viscera.cli.batch_progress import summary
+
+    try:
+        return scheduler.run()
+    except KeyboardInterrupt:
+        console.if_stopped = f"{summary(scheduler.tally)}; run the same command again to continue"
+        raise
+
+
+def _write_tables(tasks: Sequence[Task], args: argparse.Namespace) -> list[Path]:
+    """Write the table of all cases that have been recorded, those of other runs included, and return its files."""
+    from viscera.batch.cohort_table import write_cohort_table
+    from viscera.batch.ledger import Ledger
+
+    if not args.statistics:
+        return []
+    return write_cohort_table(Ledger(args.output.absolute()), [task.name for task in tasks], args.output)
+
+
+def _tasks(scans: Sequence[ScanSource], args: argparse.Namespace) -> list[Task]:
+    """Return all cases of the inputs.
 
     Raises:
-        ConfigError: If OUT or a choice of cases cannot be used.
+        ConfigError: If OUT cannot be used.
         BundleError: If the bundle is missing or altered.
-        WriteError: If OUT cannot be written.
     """
-    from viscera.batch.ledger import FOLDER
-    from viscera.batch.tasks import Order
-    from viscera.case import preview_path
+    from viscera.batch.tasks import Task
     from viscera.cli.options import case_options
     from viscera.cli.output_layouts import LAYOUTS
-    from viscera.cli.segment_plan import refuse_overwriting
-    from viscera.cli.segment_run import make_folder
-    from viscera.core.files import remove_stale_temporaries, write_text
     from viscera.formats.inputs import CaseInput
-    from viscera.write import LabelOutputs, require_formats
+    from viscera.write import require_formats
 
-    layout, folder = LAYOUTS[args.layout], args.output.absolute()
+    folder = args.output.absolute()
     _require_folder(args.output)
     model, options = _model(args), case_options(args)
     require_formats(options.formats)
-    places = layout.place([CaseInput(path=scan.path, name=scan.name) for scan in scans])
-    orders = [
-        Order(
+    places = LAYOUTS[args.layout].place([CaseInput(path=scan.path, name=scan.name) for scan in scans])
+    return [
+        Task(
             name=name,
             source=scan.path,
             output=folder / path,
             folder=folder,
-            options=options if scan.series is None else _of_series(options, scan.series),
+            options=options if scan.series is None else replace(options, series=scan.series),
             model=model,
+            record_series=args.statistics,
         )
         for scan, (name, path) in zip(scans, places, strict=True)
     ]
-    chosen = _chosen(orders, args)
-    common = layout.common_files(folder, None)
-    labels = [LabelOutputs(labels=order.output, formats=options.formats).paths.values() for order in chosen]
-    pictures = [preview_path(order.output) for order in chosen]
-    written = [*(path for paths in labels for path in paths), *pictures, *common, folder]
-    refuse_overwriting(written, [*args.inputs, *(order.source for order in chosen)])
+
+
+def _prepare_folder(tasks: Sequence[Task], chosen: Sequence[Task], args: argparse.Namespace) -> None:
+    """Make OUT ready for the `chosen` cases.
+
+    Raises:
+        ConfigError: If an output is one of the inputs.
+        WriteError: If OUT cannot be written.
+    """
+    from viscera.batch.ledger import FOLDER
+    from viscera.cli.output_layouts import LAYOUTS
+    from viscera.cli.segment_plan import refuse_overwriting
+    from viscera.cli.segment_run import make_folder
+    from viscera.core.files import remove_stale_temporaries, write_text
+    from viscera.case import preview_path
+    from viscera.write import LabelOutputs
+
+    folder = args.output.absolute()
+    common = LAYOUTS[args.layout].common_files(folder, None)
+    formats = [task.options.formats for task in chosen]
+    labels = [
+        LabelOutputs(labels=task.output, formats=f).paths.values() for task, f in zip(chosen, formats, strict=True)
+    ]
+    pictures = [preview_path(task.output) for task in chosen]
+    tables = [folder / f"statistics{ending}" for ending in (".csv", ".parquet")]
+    written = [*(path for paths in labels for path in paths), *pictures, *common, *tables, folder]
+    refuse_overwriting(written, [*args.inputs, *(task.source for task in tasks)])
     make_folder(folder)
     for path, text in common.items():
         write_text(text, path)
-    remove_stale_temporaries([folder, folder / FOLDER, *(order.output.parent for order in chosen)])
-    return chosen
+    remove_stale_temporaries([folder, folder / FOLDER, *(task.output.parent for task in chosen)])
 
 
 def _require_folder(output: Path) -> None:
@@ -154,15 +204,18 @@ def _require_folder(output: Path) -> None:
         )
 
 
-def _model(args: argparse.Namespace) -> Model:
+def _model(args: argparse.Namespace) -> ModelRequest:
     """The bundle, verified, and what is to run it: with several workers each has its part of the cores."""
-    from viscera.batch.tasks import Model, card_digest
+    from viscera.batch.digests import card_digest
+    from viscera.batch.tasks import ModelRequest
+    from viscera.core.roi_subset import chosen_organs
     from viscera.model.bundle import load_bundle
     from viscera.segmenter import bundle_source
 
     bundle = load_bundle(None if args.bundle is None else bundle_source(args.bundle))
+    chosen_organs(bundle.card.organs, args.roi_subset)  # refused before any case is read
     is_folder = args.bundle is not None and isinstance(bundle_source(args.bundle), Path)
-    return Model(
+    return ModelRequest(
         bundle=Path(args.bundle).absolute() if is_folder else args.bundle,
         card_sha256=card_digest(bundle.folder),
         device=args.device,
@@ -182,15 +235,11 @@ def _threads(args: argparse.Namespace) -> int | None:
     return max(1, allowed_cores() // int(args.workers))
 
 
-def _of_series(options: CaseOptions, series: str) -> CaseOptions:
-    return replace(options, series=series)
-
-
-def _chosen(orders: Sequence[Order], args: argparse.Namespace) -> list[Order]:
-    """The orders that `--case` and `--only` leave, in their order."""
-    chosen = list(orders)
+def _chosen(tasks: Sequence[Task], args: argparse.Namespace) -> list[Task]:
+    """Return the tasks that `--case` and `--only` leave, in their order."""
+    chosen = list(tasks)
     if args.case:
-        names = {order.name for order in orders}
+        names = {task.name for task in tasks}
         if unknown := sorted(set(args.case) - names):
             raise ConfigError(
                 "choosing cases",
@@ -198,7 +247,7 @@ def _chosen(orders: Sequence[Order], args: argparse.Namespace) -> list[Order]:
                 got=", ".join(unknown),
                 remedy="Correct --case",
             )
-        chosen = [order for order in chosen if order.name in args.case]
+        chosen = [task for task in chosen if task.name in args.case]
     if args.only is not None:
         part, parts = args.only
         chosen = chosen[part - 1 :: parts]
@@ -207,9 +256,9 @@ def _chosen(orders: Sequence[Order], args: argparse.Namespace) -> list[Order]:
 
 def _pool(args: argparse.Namespace) -> AbstractContextManager[Pool]:
     if args.workers is None and args.scheduler is None:
-        from viscera.batch.workers import OwnProcess
+        from viscera.batch.workers import InProcessPool
 
-        return nullcontext(OwnProcess())
+        return nullcontext(InProcessPool())
     try:
         from viscera.batch.dask_workers import DaskPool
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""What the command line says: results on stdout, notes, errors and the progress bar on stderr.
+"""What the command line says: results on stdout, notes, errors and the progress display on stderr.
 
-There need be neither: a service or a program with windows has no console (`sys.stdout` is None), a shell may have
+There may be neither: a service or a program with windows has no console (`sys.stdout` is None), a shell may have
 closed it (`>&-`), and a terminal may go while work goes on. What was to be printed is lost then; the work is not.
 """
 
@@ -13,12 +13,10 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import TextIO
 
+from viscera.cli.progress import Progress
 from viscera.core.errors import VisceraError, WriteError, reason
-
-_BAR = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}"
 
 
 class Console:
@@ -26,19 +24,21 @@ class Console:
 
     Args:
         verbose: Show tracebacks of unexpected errors.
-        quiet: Say nothing but errors.
+        quiet: Print nothing but errors.
 
     Attributes:
         lost: Why a result line could not be printed, None if all were.
+        if_stopped: What has been done and how to continue, for the line that says that the run was ended.
     """
 
     def __init__(self, *, verbose: bool = False, quiet: bool = False) -> None:
         self.verbose = verbose
         self.quiet = quiet
         self.lost: OSError | None = None
+        self.if_stopped = ""
 
     def say(self, line: str) -> None:
-        """Print a result line, unless quiet; one that cannot be printed is told of by `require_printed`."""
+        """Print a result line, unless quiet; `require_printed` reports one that cannot be printed."""
         if self.quiet:
             return
         try:
@@ -58,6 +58,11 @@ class Console:
                 remedy="The files are written; print to another place",
             )
 
+    def remark(self, line: str) -> None:
+        """Print a line on stderr as it is, unless quiet."""
+        if not self.quiet:
+            self._print_error(line)
+
     def note(self, line: str) -> None:
         """Print what the user should know about a result, unless quiet."""
         if not self.quiet:
@@ -76,57 +81,23 @@ class Console:
         self._complain(f"error: {subject}{line}")
 
     def stopped(self, how: str) -> None:
-        """Print that the run ended before its time."""
-        self._complain(how)
+        """Print that the run was ended, what has been done and how to continue."""
+        self._complain(f"{how}: {self.if_stopped}" if self.if_stopped else how)
 
     def progress(self) -> Progress:
-        """A progress bar, shown on a terminal only."""
-        return Progress(shown=not self.quiet and is_terminal(sys.stderr))
+        """Return a progress display, which is shown on a terminal only."""
+        return Progress(shown=not self.quiet and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb")
 
     def _complain(self, line: str) -> None:
+        self._print_error(f"viscera: {line}")
+
+    def _print_error(self, line: str) -> None:
         try:
-            print(f"viscera: {line}", file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
         except BrokenPipeError:
             raise  # the reader has seen enough
-        except OSError:  # nobody can be told, which is no reason to end the work
+        except OSError:  # nobody reads it, which is no reason to end the work
             return
-
-
-class Progress:
-    """A bar with the present stage's name; `pause` clears it while a line is printed."""
-
-    def __init__(self, *, shown: bool) -> None:
-        self._bar: Any = None
-        if shown:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=1, bar_format=_BAR, leave=False, file=sys.stderr)
-
-    def begin(self, stage: str) -> None:
-        """Names the stage that begins."""
-        if self._bar is not None:
-            self._bar.set_description_str(stage)
-
-    def reach(self, step: int, *, of: int) -> None:
-        """Move the bar to `step` of so many."""
-        if self._bar is not None:
-            self._bar.total = of
-            self._bar.n = step
-            self._bar.refresh()
-
-    def pause(self) -> None:
-        """Clear the bar until the next change, so that a line can be printed."""
-        if self._bar is not None:
-            self._bar.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def is_terminal(stream: TextIO | None) -> bool:

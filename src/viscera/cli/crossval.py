@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
 from viscera.cli.training_monitor import run_monitor
 from viscera.cli.training_options import add_hardware, add_overrides, add_run, requiring_train, use_threads
 from viscera.core.errors import ConfigError
+from viscera.core.interrupts import clean_end
 
-HELP = "cross-validate: train both networks on folds, segment and score what was held out"
+HELP = "cross-validate: train both networks on each fold, segment and score the cases held out"
 DESCRIPTION = """\
 Cross-validates on the cases `viscera prepare` stored in CACHE: for each fold both networks are trained, the cases held
 out are segmented on their own grids from their source files, and scored. Needs viscera[train]. RUN gets the trainings,
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", metavar="K", type=positive, help="work on this fold alone, counted from 1")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the folds (default: %(default)s)")
     parser.add_argument(
-        "--splits", metavar="FILE.json", type=Path, help='given folds, a list of {"train": [...], "val": [...]}'
+        "--splits", metavar="FILE.json", type=Path, help='predefined folds, a list of {"train": [...], "val": [...]}'
     )
     for stage, network in (("localise", "localisation"), ("segment", "segmentation")):
         parser.add_argument(
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"settings of the {network}'s training (default: as published)",
         )
     parser.add_argument(
-        "--train-only", action="store_true", help="only train; to segment and score later, maybe on another machine"
+        "--train-only", action="store_true", help="only train; segment and score later, possibly on another machine"
     )
     add_overrides(parser)
     add_hardware(parser)

@@ -32,27 +32,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prediction", metavar="PREDICTION", type=Path, nargs="?", help="the label map to score, or a folder"
     )
-    parser.add_argument("--versus", metavar="OTHER", type=Path, help="another prediction to test the difference to")
+    parser.add_argument("--versus", metavar="OTHER", type=Path, help="another prediction, to test the difference")
     parser.add_argument(
         "--method",
         metavar="NAME=FOLDER",
         type=named_folder,
         action="append",
         default=[],
-        help="a method's predictions; from two methods on they are ranked (repeatable)",
+        help="the predictions of a method; two or more methods are ranked (repeatable)",
     )
     parser.add_argument(
         "--tolerance",
         metavar="MM",
         type=tolerance,
         action="append",
-        help="of the NSD, or 'flare22' for that challenge's set (repeatable; default: 1 mm)",
+        help="tolerance of the NSD, or 'flare22' for that challenge's set (repeatable; default: 1 mm)",
     )
     parser.add_argument(
         "--empty",
         choices=("flare", "nan"),
         default="flare",
-        help="an organ the reference lacks: scored as in FLARE, or left out (default: %(default)s)",
+        help="organs absent from the reference: scored as in FLARE, or left out (default: %(default)s)",
     )
     parser.add_argument("--bundle", metavar="DIR_OR_NAME", help="the bundle whose organs the labels are")
     parser.add_argument("--workers", metavar="N", type=positive, help="processes (default: one per allowed core)")

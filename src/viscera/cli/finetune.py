@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.training_monitor import run_monitor
 from viscera.cli.training_options import add_config, add_hardware, add_run, requiring_train, use_threads
 from viscera.core.errors import ConfigError
+from viscera.core.interrupts import clean_end
 
 HELP = "fine-tune a bundle's network, also for other organs"
 DESCRIPTION = """\

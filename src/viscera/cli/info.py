@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from viscera.cli.console import Console
-from viscera.cli.options import DEVICES, PRECISIONS
+from viscera.cli.options import DEVICES, PRECISIONS, device
 
 if TYPE_CHECKING:
     from viscera.core.config import StageConfig
@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="test the installation: engine, DICOM, GPU, folders, memory"
     )
     parser.add_argument("--networks", action="store_true", help="parameters and operations of the networks, by layer")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="as for segment (default: %(default)s)")
+    parser.add_argument(
+        "--device", type=device, choices=DEVICES, default="auto", help="as for segment (default: %(default)s)"
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="as for segment (default: %(default)s)")
 
 

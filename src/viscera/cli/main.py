@@ -1,7 +1,7 @@
-"""The command line: `viscera VERB ...`; the verbs are the modules of `viscera.cli`.
+"""The command line: `viscera SUBCOMMAND ...`; the subcommands are modules of `viscera.cli`.
 
-Exit codes: 0 all done, 1 something failed (said on stderr, one line each), 2 wrong usage, 130 interrupted (143 when the
-system ended the run). Only this module and the verbs print, set up logging and know exit codes.
+Exit codes: 0 all done, 1 something failed (one line each on stderr), 2 wrong usage, 130 interrupted (143 when the
+system ended the run). Only this package prints, sets up logging and knows exit codes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from viscera.cli import (
     anatomies,
     batch,
     bundle,
+    completion,
     crossval,
     demo,
     evaluate,
@@ -36,31 +37,37 @@ from viscera.cli import (
     train,
     view,
 )
+from viscera.cli.arguments import Parser, require_subcommand
 from viscera.cli.console import Console, some_console
-from viscera.cli.interrupt import Terminated
 from viscera.core.errors import VisceraError
+from viscera.core.interrupts import Terminated
 
-VERBS: dict[str, ModuleType] = {
-    "segment": segment,
-    "batch": batch,
-    "view": view,
-    "report": report,
-    "labels": labels,
-    "pacs": pacs,
-    "demo": demo,
-    "evaluate": evaluate,
-    "phantom": phantom,
-    "info": info,
-    "anatomies": anatomies,
-    "synthesise": synthesise,
-    "pseudolabel": pseudolabel,
-    "prepare": prepare,
-    "train": train,
-    "crossval": crossval,
-    "finetune": finetune,
-    "bundle": bundle,
-    "export": export,
+# As the help lists them.
+GROUPS: dict[str, dict[str, ModuleType]] = {
+    "use": {
+        "segment": segment,
+        "batch": batch,
+        "pacs": pacs,
+        "labels": labels,
+        "demo": demo,
+        "info": info,
+        "completion": completion,
+    },
+    "look and evaluate": {"view": view, "report": report, "evaluate": evaluate},
+    "train": {
+        "phantom": phantom,
+        "anatomies": anatomies,
+        "synthesise": synthesise,
+        "pseudolabel": pseudolabel,
+        "prepare": prepare,
+        "train": train,
+        "crossval": crossval,
+        "finetune": finetune,
+        "bundle": bundle,
+        "export": export,
+    },
 }
+SUBCOMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -73,23 +80,25 @@ examples:
   viscera segment scans/ -o labels/ --preview --statistics
 
 exit codes: 0 all done, 1 some case failed, 2 wrong usage, 130 interrupted
-`viscera VERB --help` explains a verb."""
+`viscera SUBCOMMAND --help` explains a subcommand."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of the command line `argv` (without the program's name), or of the process's own."""
+    """Run the command line `argv` (without the program's name), or the process's own, and return the exit code."""
     with some_console():
         return _run(argv)
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    require_subcommand(parser, sys.argv[1:] if argv is None else argv, SUBCOMMANDS)
+    args = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text the terminal can show
     _set_up_logging(verbose=args.verbose)
     console = Console(verbose=args.verbose, quiet=args.quiet)
     try:
-        code: int = VERBS[args.verb].run(args, console)
+        code: int = SUBCOMMANDS[args.subcommand].run(args, console)
         console.require_printed()
     except VisceraError as error:
         console.fail(error)
@@ -120,29 +129,36 @@ def _give_up_stdout() -> None:
     os.close(nowhere)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    """Return the parser of all subcommands."""
+    groups = (
+        f"{title}:\n" + "\n".join(f"  {name:12} {module.HELP}" for name, module in group.items())
+        for title, group in GROUPS.items()
+    )
+    parser = Parser(
         prog="viscera",
-        description=_DESCRIPTION,
+        usage="viscera [-h] [--version] SUBCOMMAND ...",
+        description="\n\n".join([_DESCRIPTION, *groups]),
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, module in VERBS.items():
-        verb = verbs.add_parser(
+    below = parser.add_subparsers(
+        prog="viscera", dest="subcommand", metavar="SUBCOMMAND", required=True, help=argparse.SUPPRESS
+    )
+    for name, module in SUBCOMMANDS.items():
+        one = below.add_parser(
             name,
-            help=module.HELP,
-            description=f"{module.DESCRIPTION}",
+            description=module.DESCRIPTION,
             epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        module.add_arguments(verb)
-        verb.add_argument("-v", "--verbose", action="store_true", help="log what is done, show tracebacks")
-        verb.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+        module.add_arguments(one)
+        one.add_argument("-v", "--verbose", action="store_true", help="log what is done, show tracebacks")
+        one.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    below.choices["completion"].set_defaults(program=parser)
     return parser
 
 
@@ -158,7 +174,7 @@ class _Version(argparse.Action):
 
 def _set_up_logging(*, verbose: bool) -> None:
     # Other packages' warnings may quote a file's header, and so a patient's name: they are shown only on request. Those
-    # that read and write DICOM are never heard: what is wrong with a file is said once, by the error that names it.
+    # that read and write DICOM never are: what is wrong with a file is said once, by the error that names it.
     for name in ("pydicom", "highdicom"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False

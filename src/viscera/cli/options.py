@@ -1,4 +1,4 @@
-"""Arguments several verbs share."""
+"""Arguments that several subcommands share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     """Add what chooses model and hardware."""
     group = parser.add_argument_group("model and hardware")
     group.add_argument("--bundle", metavar="DIR_OR_NAME", help="another model bundle than the default")
-    group.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: %(default)s)")
+    group.add_argument(
+        "--device", type=device, choices=DEVICES, default="auto", help="where to compute (default: %(default)s)"
+    )
     group.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="arithmetic of the networks (default: %(default)s)"
     )
@@ -33,18 +35,21 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         "--memory-limit",
         metavar="SIZE",
         type=memory_size,
-        help="most memory to use, e.g. 800MB: of the whole process, or of the networks on a GPU",
+        help="limit on memory, e.g. 800MB: of the whole process, or of the networks on a GPU",
     )
-    group.add_argument(
-        "--no-cache", action="store_true", help="keep no compiled networks in your cache folder for the next run"
-    )
+    group.add_argument("--no-cache", action="store_true", help="do not cache compiled networks for the next run")
 
 
 def loaded_segmenter(args: argparse.Namespace) -> Segmenter:
-    """The segmenter that the arguments of `add_runtime` ask for; errors as `Segmenter.load` raises them."""
+    """Return the segmenter that the arguments of `add_runtime` ask for.
+
+    Raises:
+        ConfigError, BundleError, MissingExtraError: As `Segmenter.load`, or if the bundle lacks an organ asked for.
+    """
+    from viscera.core.roi_subset import chosen_organs
     from viscera.segmenter import Segmenter
 
-    return Segmenter.load(
+    segmenter = Segmenter.load(
         args.bundle,
         device=args.device,
         precision=args.precision,
@@ -52,10 +57,12 @@ def loaded_segmenter(args: argparse.Namespace) -> Segmenter:
         memory_limit=args.memory_limit,
         cache=None if args.no_cache else cache_folder(os.environ, sys.platform),
     )
+    chosen_organs(segmenter.bundle.card.organs, getattr(args, "roi_subset", ()))  # refused before any case is read
+    return segmenter
 
 
 def add_writing(group: argparse._ArgumentGroup) -> None:
-    """Add what is written of each case, and in spite of what."""
+    """Add what is written of each case, and what is accepted."""
     group.add_argument(
         "-f",
         "--format",
@@ -80,7 +87,14 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
         "--clean",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="remove small components of organs; what is removed is reported (default: as the bundle's card says)",
+        help="remove small components; what is removed is reported (default: as the bundle's card says)",
+    )
+    group.add_argument(
+        "--roi-subset",
+        metavar="ORGAN",
+        nargs="+",
+        default=[],
+        help="write and measure only these organs, by name, e.g. liver spleen; all else is background",
     )
     group.add_argument(
         "--split-kidneys",
@@ -93,13 +107,13 @@ def add_writing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--uncertainty", action="store_true", help="write NAME_uncertainty.nii.gz, the entropy of the probabilities"
     )
-    group.add_argument("--preview", action="store_true", help="write a picture NAME_preview.png for each label file")
-    group.add_argument("--allow-mirrored", action="store_true", help="label a scan that is certainly a mirror image")
+    group.add_argument("--preview", action="store_true", help="write NAME_preview.png next to each label file")
+    group.add_argument("--allow-mirrored", action="store_true", help="accept a scan that is certainly a mirror image")
     group.add_argument("--allow-empty", action="store_true", help="write an empty label map where no organ is found")
 
 
 def case_options(args: argparse.Namespace) -> CaseOptions:
-    """What the arguments of `add_writing` and `--hu-offset` ask for."""
+    """Return what the arguments of `add_writing` and `--hu-offset` ask for."""
     from viscera.case import CaseOptions
 
     return CaseOptions(
@@ -114,11 +128,12 @@ def case_options(args: argparse.Namespace) -> CaseOptions:
         layout=args.layout,
         formats=tuple(dict.fromkeys(args.format or ["nifti"])),
         seg_type=args.seg_type,
+        roi_subset=tuple(dict.fromkeys(args.roi_subset)),
     )
 
 
 def cache_folder(environment: Mapping[str, str], platform: str) -> Path | None:
-    """Where this user's compiled networks are kept, in a folder of viscera's own; None if the system names no place.
+    """Return where this user's compiled networks are kept, a folder of viscera's own; None if the system has no place.
 
     XDG_CACHE_HOME or ~/.cache on Linux (XDG base directory specification), ~/Library/Caches on macOS, LOCALAPPDATA on
     Windows.
@@ -134,8 +149,13 @@ def cache_folder(environment: Mapping[str, str], platform: str) -> Path | None:
     return Path(base, "viscera", "compiled") if base else None
 
 
+def device(text: str) -> str:
+    """Return the device as viscera calls it: gpu is cuda."""
+    return "cuda" if text.lower() == "gpu" else text
+
+
 def memory_size(text: str) -> int:
-    """The bytes that `text` means; raises ArgumentTypeError if it means none."""
+    """Return the bytes that `text` means; raises ArgumentTypeError if it means none."""
     try:
         return parse_bytes(text)
     except ConfigError as error:
@@ -143,7 +163,7 @@ def memory_size(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """The whole number above 0 that `text` is; raises ArgumentTypeError otherwise."""
+    """Return the whole number above 0 that `text` is; raises ArgumentTypeError otherwise."""
     try:
         number = int(text)
     except ValueError:
@@ -154,11 +174,11 @@ def positive(text: str) -> int:
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of a run as its report shows them: all but the inputs, paths as text.
+    """Return the options of a run as its report shows them: all but the inputs, paths as text.
 
-    A series UID points to a patient, so it is only said that one was chosen.
+    A series UID points to a patient, so only that one was chosen is recorded.
     """
-    left_out = {"verb", "version", "inputs", "series", "verbose", "quiet"}
+    left_out = {"subcommand", "version", "inputs", "series", "verbose", "quiet"}
     given = {name: value for name, value in vars(args).items() if name not in left_out}
     if "series" in vars(args):
         given["series_chosen"] = args.series is not None

@@ -58,7 +58,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", metavar="UID", required=True, help="Study Instance UID")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--series", metavar="UID", action="append", help="this CT series (may be repeated); default the best one"
+        "--series", metavar="UID", action="append", help="this CT series (repeatable; default: the best one)"
     )
     which.add_argument("--all-series", action="store_true", help="every CT series of the study")
     _add_format(parser)
@@ -79,7 +79,7 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         metavar="AET@HOST:PORT",
         action="append",
         required=True,
-        help="where results are sent (may be repeated)",
+        help="where results are sent (repeatable)",
     )
     _add_format(parser)
     access = parser.add_argument_group("access")
@@ -87,13 +87,17 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         "--bind", metavar="ADDRESS", default="127.0.0.1", help="address to listen at (default: %(default)s)"
     )
     access.add_argument(
-        "--allow-aet", metavar="AET", action="append", default=[], help="who may call (may be repeated); default anyone"
+        "--allow-aet",
+        metavar="AET",
+        action="append",
+        default=[],
+        help="a title that may connect (repeatable; default: any)",
     )
     _add_tls(access)
     access.add_argument("--forward-tls", action="store_true", help="also send with TLS")
     queue = parser.add_argument_group("queue")
     queue.add_argument("--spool", metavar="DIR", type=Path, default=Path("viscera-spool"), help="queue and images")
-    queue.add_argument("--health", metavar="FILE.json", type=Path, help="how it is (default: health.json in the spool)")
+    queue.add_argument("--health", metavar="FILE.json", type=Path, help="status file (default: SPOOL/health.json)")
     for name, kind, default, what in (
         ("--quiet-seconds", above_zero, 30.0, "a series is complete when nothing came for so long"),
         ("--max-series", positive, 200, "unfinished series taken"),
@@ -110,7 +114,7 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         action="append",
-        help="what is made (may be repeated; default: dicom-seg)",
+        help="formats to write (repeatable; default: dicom-seg)",
     )
 
 

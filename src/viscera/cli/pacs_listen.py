@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import Terminated, clean_end
 from viscera.cli.options import loaded_segmenter
+from viscera.core.interrupts import Terminated, clean_end
 from viscera.pacs.jobs import Job, QueueLimits
 from viscera.pacs.queue import SeriesQueue
 from viscera.pacs.results import require_worth, write_results

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import loaded_segmenter
 from viscera.core.errors import ConfigError, ReadError, TransferError, VisceraError
+from viscera.core.interrupts import clean_end
 from viscera.formats.dicom.files import dicom_sources
 from viscera.formats.dicom.series import ct_series
 from viscera.pacs.access import Access

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
 from viscera.core.errors import ConfigError
+from viscera.core.interrupts import clean_end
 
 HELP = "write a synthetic CT with known organs"
 DESCRIPTION = """\
@@ -23,9 +23,14 @@ PHASES = ("native", "arterial", "portal", "late")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, type=Path, help="the CT (.nii or .nii.gz), a folder for many"
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        type=Path,
+        help="the CT (.nii or .nii.gz), or a folder",
     )
-    parser.add_argument("--labels", metavar="FILE", type=Path, help="the labels it was drawn from (.nii or .nii.gz)")
+    parser.add_argument("--labels", metavar="FILE", type=Path, help="its labels (.nii or .nii.gz)")
     parser.add_argument(
         "--seed",
         metavar="N",
@@ -39,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spacing", metavar=("Z", "Y", "X"), nargs=3, type=float, help="spacing in mm")
     parser.add_argument("--dicom", action="store_true", help="write a DICOM series into the folder given with -o")
     many = parser.add_argument_group("a data set")
-    many.add_argument("--count", metavar="N", type=positive, help="write so many varied scans to the folder given -o")
+    many.add_argument("--count", metavar="N", type=positive, help="number of varied scans to write to the folder OUT")
     many.add_argument(
-        "--coarser", metavar="FACTOR", type=float, help="with --count: voxels larger by this, for quick tries"
+        "--coarser", metavar="FACTOR", type=float, help="with --count: enlarge voxels by this factor, for quick trials"
     )
 
 

@@ -6,13 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viscera.cli.console import Console, Progress
-from viscera.cli.interrupt import clean_end
+from viscera.cli.console import Console
 from viscera.cli.options import positive
+from viscera.cli.progress import Progress
 from viscera.cli.training_options import requiring_train
 
 if TYPE_CHECKING:
     from viscera.training.prepare import PrepareOutcome
+
+from viscera.core.interrupts import clean_end
 
 HELP = "check labelled CTs and store them for training"
 DESCRIPTION = """\
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="the data set's folder or .csv file")
     parser.add_argument("-o", "--output", metavar="CACHE", required=True, type=Path, help="folder of the cache")
-    parser.add_argument("--labels", metavar="MAPPING.toml", type=Path, help="what the label ids mean")
+    parser.add_argument("--labels", metavar="MAPPING.toml", type=Path, help="what the labels mean")
     parser.add_argument(
         "--config", metavar="FILE.toml", type=Path, help="settings of the training, if its sampling is not the default"
     )

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.core.errors import VisceraError
+from viscera.core.interrupts import clean_end
 
-HELP = "label CTs with a bundle, leaving out what it doubts, to train on them"
+HELP = "label CTs with a bundle for training, leaving out what is doubtful"
 DESCRIPTION = """\
 Labels every CT with a bundle and writes labels/ and cases.csv to DIR, which `viscera prepare DIR/cases.csv --labels
-DIR/mapping.toml` stores for `viscera train --real`. What the bundle doubts (improbable voxels, organs with a low
-expected Dice coefficient, small components) becomes label 255, from which training learns nothing. Look at every label
-map before you train on it."""
+DIR/mapping.toml` stores for `viscera train --real`. Doubtful voxels (improbable ones, organs with a low expected Dice
+coefficient, small components) become label 255, from which training learns nothing. Inspect every label map before you
+train on it."""
 EXAMPLE = "viscera pseudolabel scans/*.nii.gz -o pseudo/ --bundle fast"
 
 _MAPPING = '[labels]\n1 = "liver"\n2 = "kidney"\n3 = "spleen"\n4 = "pancreas"\n255 = "unknown"\n'

@@ -21,7 +21,7 @@ _TITLE = "Organs in a CT"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
-    parser.add_argument("ct", metavar="CT", type=Path, help="whatever `viscera segment` reads as one CT")
+    parser.add_argument("ct", metavar="CT", type=Path, help="one CT, as for `viscera segment`")
     parser.add_argument("labels", metavar="LABELS", type=Path, help="its label map (NIfTI, NRRD, MetaImage)")
     parser.add_argument("-o", "--output", metavar="FILE.html", required=True, type=Path, help="the file to write")
     add_reading(parser)

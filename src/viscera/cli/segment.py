@@ -6,25 +6,23 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from viscera.cli.arguments import add_inputs
 from viscera.cli.console import Console
 from viscera.cli.options import add_runtime, add_writing, case_options, given_options, loaded_segmenter
 
 HELP = "label the organs of one or many CTs"
 DESCRIPTION = """\
-Labels liver (1), kidneys (2), spleen (3) and pancreas (4), or the organs of another bundle, on each CT's own grid and
+Labels liver (1), kidneys (2), spleen (3) and pancreas (4), or the organs of another bundle, on each CT's own grid, and
 writes them as NIfTI, DICOM SEG or RTSTRUCT.
-A case that fails is named, and the remaining cases are still segmented."""
+A case that fails is reported, and the remaining cases are still processed."""
 EXAMPLE = "viscera segment patient/dicom/ more/*.nii.gz -o labels/ --preview --statistics --report run.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
-    parser.add_argument(
-        "inputs",
-        metavar="INPUT",
-        nargs="+",
-        type=Path,
-        help="a CT (.nii, .nii.gz, .nrrd, .mha, .mhd, DICOM file), a DICOM folder, a zip of one, or a folder of CTs",
+    add_inputs(
+        parser,
+        "a CT (.nii, .nii.gz, .nrrd, .mha, .mhd, DICOM file), a DICOM folder, a zip of one, or a folder of CTs",
     )
     parser.add_argument(
         "-o",
@@ -47,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     writing.add_argument(
         "--statistics", action="store_true", help="write volume and mean HU of every organ as statistics.csv and .json"
     )
-    writing.add_argument("--report", metavar="FILE.json", type=Path, help="write what ran and the status of every case")
+    writing.add_argument("--report", metavar="FILE.json", type=Path, help="write a report of the run and of every case")
     writing.add_argument(
-        "--skip-existing", action="store_true", help="skip a CT whose label files are there in every format asked for"
+        "--skip-existing", action="store_true", help="skip a CT whose label files exist in every requested format"
     )
 
 

@@ -1,4 +1,4 @@
-"""The cases of `viscera segment`, one after the other: one that fails is reported, and the rest are segmented."""
+"""The cases of `viscera segment`, one after the other: one that fails is reported, and the rest are processed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from viscera.case import STAGES, CaseOptions
-from viscera.cli.console import Console, Progress
-from viscera.cli.interrupt import clean_end
+from viscera.cli.console import Console
+from viscera.cli.progress import Progress
 from viscera.cli.segment_plan import Plan, PlannedCase
 from viscera.cli.segment_tables import cases_csv, cases_json, summary
 from viscera.core.errors import VisceraError, WriteError, reason
 from viscera.core.files import remove_stale_temporaries, write_text
+from viscera.core.interrupts import clean_end
 from viscera.core.organs import sided_table
+from viscera.core.roi_subset import chosen_organs
 from viscera.core.version import version
 from viscera.quality.statistics import OrganStatistics, organ_statistics
 from viscera.read import read_label_map, read_volume
@@ -73,6 +75,7 @@ class SegmentRun:
                 self._work(load)
                 self._write_statistics()
             except KeyboardInterrupt:
+                self.console.if_stopped = self._how_to_continue()
                 self._end(interrupted=True)
                 self._write_statistics()
                 raise
@@ -153,7 +156,7 @@ class SegmentRun:
                 table = segmenter.bundle.card.organs
                 table = sided_table(table) if options.split_kidneys else table
                 labels = read_label_map(outputs.main, table, within=volume.grid)
-                organs = organ_statistics(volume, labels, table)
+                organs = organ_statistics(volume, labels, chosen_organs(table, options.roi_subset))
             except VisceraError as error:
                 self._failed(index, error, progress)
                 return
@@ -194,6 +197,11 @@ class SegmentRun:
     def _tally(self) -> str:
         counts = [(self.report.count(status), status) for status in (Status.DONE, Status.SKIPPED, Status.FAILED)]
         return ", ".join(f"{count} {status}" for count, status in counts if count)
+
+    def _how_to_continue(self) -> str:
+        left = len(self.plan.cases) - sum(map(self.report.count, (Status.DONE, Status.SKIPPED, Status.FAILED)))
+        done = self._tally() or "none done"
+        return f"of {len(self.plan.cases)} cases {done}, {left} left; add --skip-existing to continue"
 
     def _set(self, index: int, **changes: Any) -> None:
         self.report = self.report.with_case(index, **changes)

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
 from viscera.cli.training_options import add_config, requiring_train
 from viscera.core.errors import ConfigError
+from viscera.core.interrupts import clean_end
 
-HELP = "write synthetic CTs of anatomies, and a picture of them"
+HELP = "write synthetic CTs of anatomies, and a contact sheet"
 DESCRIPTION = """\
 Draws CTs of virtual patients from the anatomies that `viscera anatomies` wrote to ANATOMIES, as training does: images/
 and labels/ in a folder, and with --sheet a picture of all of them. Needs viscera[train]."""

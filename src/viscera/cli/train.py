@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import clean_end
 from viscera.cli.options import positive
 from viscera.cli.training_monitor import run_monitor
 from viscera.cli.training_options import add_config, add_hardware, add_run, requiring_train, use_threads
 from viscera.core.errors import ConfigError
+from viscera.core.interrupts import clean_end
 
 if TYPE_CHECKING:
     from viscera.training.cache import Cache
@@ -39,16 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--initial",
         metavar="FILE.safetensors",
         type=Path,
-        help="weights to begin with; for localise also a segmentation network's",
+        help="weights to start from; for localise also a segmentation network's",
     )
     settings.add_argument("--restart", action="store_true", help="start again, deleting the checkpoints in RUN")
     cases = parser.add_argument_group("cases (default: all of CASES, none for validation)")
     cases.add_argument("--fold-file", metavar="FILE.json", type=Path, help="folds as viscera crossval writes them")
-    cases.add_argument("--fold", metavar="K", type=positive, help="which of them, from 1 on")
+    cases.add_argument("--fold", metavar="K", type=positive, help="which of them, counted from 1")
     cases.add_argument("--names", metavar="NAME", nargs="+", help="cases to train on")
-    cases.add_argument("--validation", metavar="NAME", nargs="+", help="cases held out to watch the training with")
+    cases.add_argument("--validation", metavar="NAME", nargs="+", help="cases held out for validation")
     cases.add_argument(
-        "--validation-cache", metavar="CACHE", type=Path, help="prepared cases to watch a training on anatomies with"
+        "--validation-cache", metavar="CACHE", type=Path, help="prepared cases to validate a training on anatomies"
     )
     cases.add_argument("--real", metavar="CACHE", type=Path, help="prepared real CTs to mix with those of anatomies")
     add_hardware(parser)

@@ -7,13 +7,13 @@ import threading
 from pathlib import Path
 
 from viscera.cli.console import Console
-from viscera.cli.interrupt import Terminated, clean_end
 from viscera.cli.view_inputs import add_reading, read_inputs
+from viscera.core.interrupts import Terminated, clean_end
 
 HELP = "look at a CT and its organs in the browser"
 DESCRIPTION = """\
-Opens a page of this machine in the browser: three planes of the CT with the organs in colour, the organs in space, and
-their volumes. Only this machine can reach it, and only with the address printed. Ctrl-C ends it."""
+Opens a page on this machine in the browser: three planes of the CT with the organs in colour, the organs in 3D, and
+their volumes. Only this machine can reach it, and only at the address printed. Ctrl-C ends it."""
 EXAMPLE = "viscera view ct.nii.gz organs.nii.gz"
 
 # NiiVue turns CT and labels into textures of 4 bytes a voxel each, and passes over all voxels to change a window: more
@@ -23,7 +23,7 @@ MOST_VOXELS = 40_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommand's arguments to `parser`."""
-    parser.add_argument("ct", metavar="CT", type=Path, help="whatever `viscera segment` reads as one CT")
+    parser.add_argument("ct", metavar="CT", type=Path, help="one CT, as for `viscera segment`")
     parser.add_argument("labels", metavar="LABELS", nargs="?", type=Path, help="its label map (NIfTI, NRRD, MetaImage)")
     add_reading(parser)
     parser.add_argument("--port", metavar="N", type=_port, default=0, help="port of 127.0.0.1 (default: any free one)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from viscera.core.components import label_boxes
 from viscera.core.errors import GeometryError, MemoryBudgetError, ReadError, VisceraError
 from viscera.core.geometry import Grid, Ranges
+from viscera.core.interrupts import ignore_interrupts
 from viscera.core.organs import BACKGROUND, Organ
 from viscera.core.volume import LabelMap
 from viscera.evaluation.false_components import components_apart
@@ -165,7 +165,7 @@ def _recovered(score: Callable[..., CaseOutcome], cases: Mapping[str, _Pair], wo
 def _pooled(score: Callable[..., CaseOutcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[CaseOutcome]:
     """The outcomes in order, of new processes; raises BrokenProcessPool if one of them is ended from outside."""
     # Processes begun afresh: a copy of this one could hold a lock of one of its threads for ever.
-    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=ignore_interrupts)
     try:
         futures = [executor.submit(score, case, *files) for case, files in cases.items()]
         for future in futures:
@@ -206,11 +206,6 @@ def _mapped(file: LabelFile, mapping: Mapping[int, int] | None, config: ScoringC
         return file.by_name(config.organs)
     label_map = file.by_mapping(mapping, config.organs)
     return replace(label_map, labels=_organ_labels(label_map.labels, mapping, config, f"reading {file.path}"))
-
-
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of a terminal; the first one decides what is still finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _organ_score(

@@ -1,23 +1,16 @@
-"""What a training tells those who watch it: records, one updating line on a terminal, TensorBoard."""
+"""What a training reports as it runs: records, lines that say where it is, TensorBoard."""
 
 from __future__ import annotations
 
-import math
-import shutil
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from viscera.core.extras import needs
 
-# Places after the decimal point that a log keeps; more say nothing about a training.
+# Decimal places in the log; more say nothing about a training.
 _LOSS_DIGITS = 6
-# Records the time left is reckoned from.
-_WINDOW = 64
-_REFRESH_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +38,7 @@ class StepRecord:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """The record's line of log.jsonl as plain values, numbers rounded."""
+        """Return the record's line of log.jsonl as plain values, numbers rounded."""
         return {
             "iteration": self.iteration,
             "loss": round(self.loss, _LOSS_DIGITS),
@@ -71,13 +64,13 @@ class ValidationRecord:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """The record's line of log.jsonl as plain values, numbers rounded."""
+        """Return the record's line of log.jsonl as plain values, numbers rounded."""
         scores = {organ: round(value, 4) for organ, value in self.validation.items()}
         return {"iteration": self.iteration, "validation": scores, "seconds": round(self.seconds, 1)}
 
 
 class Monitor(Protocol):
-    """Whoever watches a training; called between steps, so it must be quick."""
+    """Receives the records of a training; called between steps, so it must be quick."""
 
     def step(self, record: StepRecord) -> None:
         """Take note of the steps since the last record."""
@@ -86,7 +79,7 @@ class Monitor(Protocol):
         """Take note of a validation."""
 
     def close(self) -> None:
-        """End the watch, also after an error or an interrupt."""
+        """Finish, also after an error or an interrupt."""
 
 
 class Silent:
@@ -103,18 +96,18 @@ class Silent:
 
 
 class Tee:
-    """Several monitors as one, told in the order given."""
+    """Several monitors as one, called in the order given."""
 
     def __init__(self, monitors: Sequence[Monitor]) -> None:
         self.monitors = tuple(monitors)
 
     def step(self, record: StepRecord) -> None:
-        """Tell all of them."""
+        """Pass the record to all of them."""
         for monitor in self.monitors:
             monitor.step(record)
 
     def validated(self, record: ValidationRecord) -> None:
-        """Tell all of them."""
+        """Pass the record to all of them."""
         for monitor in self.monitors:
             monitor.validated(record)
 
@@ -122,74 +115,6 @@ class Tee:
         """Close all of them."""
         for monitor in self.monitors:
             monitor.close()
-
-
-class TerminalMonitor:
-    """One line on a terminal that is written over: progress, rate, time left, loss terms, DSC of the averaged weights.
-
-    For one training, from its beginning or from where it goes on.
-    Says nothing where `stream` is no terminal: log.jsonl has it all.
-
-    Args:
-        stream: Where to, as a rule sys.stderr.
-        columns: The line's largest length; None asks the terminal.
-        clock: Seconds that only grow.
-    """
-
-    def __init__(
-        self, stream: TextIO, *, columns: int | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._stream, self._columns, self._clock = stream, columns, clock
-        self._shown = stream.isatty()
-        self._next = -math.inf
-        self._step: StepRecord | None = None
-        self._scores: ValidationRecord | None = None
-        self._progress: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
-
-    def step(self, record: StepRecord) -> None:
-        """Write the line anew, at most five times per second."""
-        self._progress.append((record.iteration, record.seconds))
-        self._step = record
-        if self._clock() >= self._next or record.iteration >= record.iterations:
-            self._write()
-
-    def validated(self, record: ValidationRecord) -> None:
-        """Write the line anew."""
-        self._scores = record
-        self._write()
-
-    def close(self) -> None:
-        """Leave the last line standing and moves on to the next."""
-        if self._shown and self._step is not None:
-            self._write()
-            self._print("\n")
-
-    def _write(self) -> None:
-        if not self._shown or self._step is None:
-            return
-        self._next = self._clock() + _REFRESH_S
-        columns = self._columns or shutil.get_terminal_size().columns
-        left_s = self._left_s(self._step)
-        line = status_line(self._step, self._scores, left_s=left_s)
-        # One column stays free, as some terminals wrap a line that fills the last; "erase to end" clears older text.
-        if len(line) >= columns:
-            line = short_status_line(self._step, self._scores, left_s=left_s)
-        shown = line if len(line) < columns else line[: max(0, columns - 2)] + "…"
-        self._print(f"\r{shown}\x1b[K")
-
-    def _print(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:  # the terminal is gone, which is no reason to end the training
-            self._shown = False
-
-    def _left_s(self, record: StepRecord) -> float | None:
-        """Seconds left at the pace of late, validations and checkpoints included; None if that is not known yet."""
-        (first, begun), (last, now) = self._progress[0], self._progress[-1]
-        if now <= begun:
-            return (record.iterations - last) / record.rate if record.rate > 0 else None
-        return (record.iterations - last) * (now - begun) / (last - first)
 
 
 class TensorBoardMonitor:
@@ -224,7 +149,7 @@ class TensorBoardMonitor:
 
 
 def status_line(record: StepRecord, scores: ValidationRecord | None = None, *, left_s: float | None = None) -> str:
-    """One line that says where a training is."""
+    """Say on one line where a training is."""
     share = 100 * record.iteration / record.iterations
     parts = [f"{record.stage} {record.iteration:,}/{record.iterations:,} ({share:.0f} %)", _rate_text(record.rate)]
     if record.iteration < record.iterations:
@@ -240,7 +165,7 @@ def status_line(record: StepRecord, scores: ValidationRecord | None = None, *, l
 def short_status_line(
     record: StepRecord, scores: ValidationRecord | None = None, *, left_s: float | None = None
 ) -> str:
-    """The same for narrow terminals: terms and scores without their names, in their order; the most important first."""
+    """Say the same for narrow terminals, the most important first: terms and scores in order, without their names."""
     parts = [f"{record.iteration:,}/{record.iterations:,}", _rate_text(record.rate)]
     if record.iteration < record.iterations and left_s is not None:
         parts.append(duration_text(left_s))
@@ -252,7 +177,7 @@ def short_status_line(
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds in words, two units at most: 42 s, 3 min 05 s, 5 h 07 min, 2 d 03 h."""
+    """Say seconds in words, two units at most: 42 s, 3 min 05 s, 5 h 07 min, 2 d 03 h."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import closing
@@ -21,6 +20,7 @@ from viscera.core.config import ModelConfig, StageConfig
 from viscera.core.errors import ConfigError, GeometryError, ReadError, VisceraError, during, reading
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Box, Grid, Ranges, Size
+from viscera.core.interrupts import ignore_interrupts
 from viscera.core.resample import axis_maps, nearest_labels, resample
 from viscera.core.volume import LabelMap, Volume
 from viscera.crop import roi_box, roi_grid
@@ -375,7 +375,7 @@ def _parallel(
         executor = ThreadPoolExecutor(1)
     else:
         # Processes begun afresh: a copy of this one could hold a lock of one of its threads for ever.
-        executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
+        executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=ignore_interrupts)
     futures: dict[Future[PrepareOutcome], str] = {}
     try:
         futures = {executor.submit(work, case): case.name for case in cases}
@@ -387,11 +387,6 @@ def _parallel(
                 yield PrepareOutcome(name=futures[future], reason=f"{type(error).__name__}: {error}")
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    # Ctrl-C reaches every process of a terminal; the first one decides what is still finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _json(record: Any) -> str:

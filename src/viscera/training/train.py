@@ -15,6 +15,7 @@ from typing import Any, Required, TypedDict, Unpack
 
 from viscera.core.errors import ConfigError, ReadError, VisceraError
 from viscera.core.files import write_text
+from viscera.core.interrupts import HeldSignals, held_signals
 from viscera.model.bundle import Stage
 from viscera.training.cache import Cache
 from viscera.training.checkpoint import (
@@ -30,7 +31,6 @@ from viscera.training.config import TrainConfig, current_names
 from viscera.training.data_sources import PreparedData, TrainingData
 from viscera.training.distributed import World, joined_world
 from viscera.training.energy import EnergyMeter, EnergyReport
-from viscera.training.interrupts import HeldSignals, held_signals
 from viscera.training.log import append_record, cut_back
 from viscera.training.monitor import Monitor, Silent, StepRecord, ValidationRecord
 from viscera.training.sampler import CaseSampler, Sample, prepared, sample_generator
