@@ -307,7 +307,7 @@ BAD = {
     "no rows": (lambda d: setattr(d, "Rows", 0), "got 40 frames of 0 x 12"),
     "a huge matrix": (lambda d: setattr(d, "Columns", 65535), "got 40 frames of 11 x 65535"),
     "frames that lie": (lambda d: setattr(d, "NumberOfFrames", 41), "too few bytes for 41 frames"),
-    "frames without a place": (lambda d: setattr(d, "NumberOfFrames", 39), "got 40 places for 39 frames"),
+    "frames without a place": (lambda d: setattr(d, "NumberOfFrames", 39), "got 40 positions for 39 frames"),
     "a million frames": (lambda d: setattr(d, "NumberOfFrames", 10**6), "too few bytes"),
     "no pixels": (lambda d: delattr(d, "PixelData"), "expected a whole DICOM SEG"),
     "no segments": (lambda d: delattr(d, "SegmentSequence"), "expected a whole DICOM SEG"),
