@@ -104,7 +104,7 @@ def _segmented(
     with run.stage("preprocess"):
         low_grid = low_resolution_grid(grid, model)
         low_image = network_input(hu, grid, low_grid, model.localise)
-    run.notes += _growth_note("localisation", low_grid, model.localise)
+    run.notes.extend(_growth_note("localisation", low_grid, model.localise))
     with run.stage("localise"):
         logits = network_output(engine, "localise", low_image, model.localiser.outputs)
         box = organ_box(logits, low_grid, grid, least_ml=model.least_organs_ml)
@@ -112,7 +112,7 @@ def _segmented(
     with run.stage("crop"):
         target = roi_grid(grid, box, model)
         image = network_input(hu, grid, target, model.segment)
-    run.notes += _growth_note("segmentation", target, model.segment)
+    run.notes.extend(_growth_note("segmentation", target, model.segment))
     with run.stage("segment"):
         output = segmentation_output(engine, image, model.scn)
         again = partial(segmentation_output, engine, config=model.scn)
@@ -125,7 +125,7 @@ def _segmented(
         labels = restore_labels(back.apply(output.output), back.apply_to_grid(target), volume.grid)
     if not labels.any():
         raise nothing_found("an ROI in which no voxel is more likely organ than background")
-    run.notes += warnings
+    run.notes.extend(warnings)
     return replace(
         _finished(volume, labels, output, organs, model, run),
         roi=roi_box(grid, box, model.margin_mm),
