@@ -52,11 +52,11 @@ def test_long_names_are_cut_at_the_terminals_edge(terminal: Terminal, screen: Ca
 
 def test_a_line_printed_meanwhile_stands_alone(terminal: Terminal, screen: Callable[[str], list[str]]) -> None:
     with Progress(shown=True, stream=terminal) as progress:
-        progress.begin("a")
+        progress.show("a", "worker 1", "worker 2", now=True)
         progress.pause()
         terminal.write("a result\n")
-        progress.begin("b")
-        assert screen(terminal.getvalue())[0] == "a result"
+        progress.show("b", "worker 1", "worker 2", now=True)
+        assert screen(terminal.getvalue()) == ["a result", "b", "worker 1", "worker 2"]
     assert [row for row in screen(terminal.getvalue()) if row] == ["a result"]
 
 

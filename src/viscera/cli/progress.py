@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.live import Live
 
 _BAR_COLUMNS = 24
@@ -33,6 +34,7 @@ class Progress:
         self._stream = _LostTerminal(sys.stderr if stream is None else stream) if shown else None
         self._clock = clock
         self._begun = clock()
+        self._console: Console | None = None
         self._live: Live | None = None
         self._stage = ""
         self._share = 0.0
@@ -46,7 +48,7 @@ class Progress:
     @property
     def columns(self) -> int:
         """The terminal's width; 0 if there is none."""
-        return self._opened().console.width if self.is_shown else 0
+        return self._terminal().width if self.is_shown else 0
 
     def begin(self, stage: str) -> None:
         """Name the stage that begins."""
@@ -68,16 +70,27 @@ class Progress:
         """
         if not self.is_shown or not (now or self._drawn is None or self._clock() - self._drawn >= _REDRAW_SECONDS):
             return
-        live = self._opened()
-        live.start()
-        live.update(_picture(lines, share), refresh=True)
+        if self._live is None:
+            from rich.live import Live
+
+            # Without a thread that redraws: nothing is to run next to the work.
+            self._live = Live(
+                console=self._terminal(),
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        self._live.update(_picture(lines, share), refresh=True)
         self._drawn = self._clock()
 
     def pause(self) -> None:
         """Clear the display until the next change, so that a line can be printed."""
-        if self._live is not None and self._drawn is not None:
+        if self._live is not None:
             self._live.stop()
-            self._drawn = None
+            # A new one next time: this one would move the cursor up over what is printed meanwhile.
+            self._live = self._drawn = None
 
     def __enter__(self) -> Self:
         return self
@@ -91,17 +104,12 @@ class Progress:
         minutes, seconds = divmod(int(self._clock() - self._begun), 60)
         self.show(f"{100 * self._share:3.0f} %  {minutes}:{seconds:02d}  {self._stage}", share=self._share, now=True)
 
-    def _opened(self) -> Live:
-        if self._live is None:
+    def _terminal(self) -> Console:
+        if self._console is None:
             from rich.console import Console
-            from rich.live import Live
 
-            console = Console(file=self._stream, force_terminal=True, force_jupyter=False)  # type: ignore[arg-type]
-            # Without a thread that redraws: nothing is to run next to the work.
-            self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
-            )
-        return self._live
+            self._console = Console(file=self._stream, force_terminal=True, force_jupyter=False)  # type: ignore[arg-type]
+        return self._console
 
 
 class _LostTerminal:
