@@ -112,7 +112,7 @@ KIDNEY = ORGANS[1].code
     ],
 )
 def test_the_side_of_a_code_in_a_table_that_tells_sides(label, organ):
-    meaning = label_meaning({1: LabelName(name="liver"), 2: label}, KIDNEYS, "x")
+    meaning = label_meaning({1: LabelName(name="liver"), 2: label}, KIDNEYS)
     assert [one.name for one in KIDNEYS if one.index == meaning.indices[2]] == ([organ] if organ else [])
     assert meaning.passed_over == (() if organ else ("kidney",))
 
@@ -120,7 +120,7 @@ def test_the_side_of_a_code_in_a_table_that_tells_sides(label, organ):
 def test_a_name_and_a_code_of_two_sides_are_refused():
     label = LabelName(name="right kidney", code=KIDNEY, laterality="left")
     with pytest.raises(ReadError, match="the name 'right kidney' with the code of 'Kidney', left"):
-        label_meaning({1: label}, KIDNEYS, "x")
+        label_meaning({1: label}, KIDNEYS)
 
 
 @pytest.mark.parametrize("names", [["Segment_1", "segment 2"], ["label1", "label2"], ["1", "2"], ["", ""]])

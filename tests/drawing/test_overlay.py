@@ -51,7 +51,7 @@ def picture(volume, label_map, quality=()):
 def judged(organ, status, *reasons, sentences=("Look here.",)):
     """The quality of one organ."""
     signals = OrganSignals(organ=organ, volume_ml=1.0)
-    return OrganQuality(organ=organ, verdict=status, reasons=reasons, sentences=sentences, signals=signals)
+    return OrganQuality(organ=organ, status=status, reasons=reasons, sentences=sentences, signals=signals)
 
 
 @pytest.fixture

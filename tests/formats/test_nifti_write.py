@@ -173,7 +173,7 @@ def test_what_cannot_be_flushed_is_written_and_noted_once_what_fails_to_be_is_no
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    write._tell_not_flushed.cache_clear()
+    write._report_not_flushed.cache_clear()
     if number in (errno.EIO, errno.ENOSPC):
         with pytest.raises(WriteError, match=re.escape(os.strerror(number))):
             write_bytes(b"x", tmp_path / "out")
@@ -189,7 +189,7 @@ def test_what_cannot_be_flushed_is_written_and_noted_once_what_fails_to_be_is_no
         f"{what} cannot be flushed here ({os.strerror(number)}): a power cut may undo what was written just before it"
         for what in ("a file", "a folder")
     ]
-    write._tell_not_flushed.cache_clear()
+    write._report_not_flushed.cache_clear()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

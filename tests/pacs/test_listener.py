@@ -216,10 +216,10 @@ def unflushed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(os, "fsync", fail)
-        write._tell_not_flushed.cache_clear()
+        write._report_not_flushed.cache_clear()
 
     yield begin
-    write._tell_not_flushed.cache_clear()
+    write._report_not_flushed.cache_clear()
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])

@@ -180,12 +180,12 @@ def test_the_sinus_lies_towards_the_middle_and_the_front_and_holds_the_pelvis(ti
 def test_what_is_painted_as_sinus_is_its_mask():
     seen, grid, fields = a_ball_of_kidney()
     hu = torch.full(grid.shape_zyx, 200.0)
-    look = KidneyAppearance(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0)
-    paint_kidneys(hu, seen, grid, look, fields)
-    mask = sinus_mask(seen, grid, look)
+    appearance = KidneyAppearance(medulla=1.0, cortex_mm=7.0, sinus=0.8, pelvis=0.5, pelvis_hu=500.0)
+    paint_kidneys(hu, seen, grid, appearance, **fields)
+    mask = sinus_mask(seen, grid, appearance)
     assert mask[(hu == 500) | (hu == -75)].all()
     assert not mask[hu == 200].any()
-    assert not sinus_mask(seen, grid, dataclasses.replace(look, sinus=0.0)).any()
+    assert not sinus_mask(seen, grid, dataclasses.replace(appearance, sinus=0.0)).any()
 
 
 def test_contrast_leaves_the_kidney_by_its_pelvis():
