@@ -343,9 +343,13 @@ def mask_ranges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Ranges | None:
         (slice(1, 2, None), slice(2, 4, None), slice(3, 4, None))
     """
     values = mask.view(np.uint8)  # the largest of bytes is found far faster than whether any is set
-    over_z = values.max(axis=0)
+    over_z = values.max(axis=0, initial=0)
     ranges = []
-    for profile in (values.max(axis=2).max(axis=1), over_z.max(axis=1), over_z.max(axis=0)):
+    for profile in (
+        values.max(axis=2, initial=0).max(axis=1, initial=0),
+        over_z.max(axis=1, initial=0),
+        over_z.max(axis=0, initial=0),
+    ):
         positions = np.flatnonzero(profile)
         if not positions.size:
             return None
