@@ -45,7 +45,7 @@ class LabelOutputs:
         seg_kind(self.seg_type)
 
     @property
-    def paths(self) -> dict[Format, Path]:
+    def paths(self) -> dict[str, Path]:
         """The files by format, in the order of writing."""
         stem = output_stem(self.labels)
         others = {kind: self.labels.with_name(stem + ending) for kind, ending in _ENDINGS.items()}
@@ -76,7 +76,7 @@ class LabelOutputs:
             else:
                 self._write_dicom(kind, label_map, source, origin)
 
-    def _write_dicom(self, kind: Format, label_map: LabelMap, source: SourceImages | None, origin: Origin) -> None:
+    def _write_dicom(self, kind: str, label_map: LabelMap, source: SourceImages | None, origin: Origin) -> None:
         path = self.paths[kind]
         if source is None:
             raise ConfigError(

@@ -90,7 +90,7 @@ class LabelMeaning:
         return (f"Labels that are no organ of the table were passed over: {_listed(self.passed_over)}.",)
 
 
-def label_meaning(labels: Mapping[int, LabelName], organs: Sequence[Organ]) -> LabelMeaning | None:
+def label_meaning(labels: Mapping[int, LabelName], organs: Sequence[Organ], doing: str = "") -> LabelMeaning | None:
     """Which organs the named labels are; None if the names and codes say nothing, such as Segment_1, Segment_2.
 
     A code says more than a name, a name more than a code that fits any tissue. Several labels may be one organ, as a
@@ -99,21 +99,23 @@ def label_meaning(labels: Mapping[int, LabelName], organs: Sequence[Organ]) -> L
     Args:
         labels: What the file says of each label.
         organs: The organ table.
+        doing: For errors; left out where the caller adds it.
 
     Raises:
         ReadError: If a name and its code are two organs, or none of the names is an organ of the table.
 
     Example:
         >>> from viscera.core.organs import ORGANS
-        >>> label_meaning({1: LabelName(name="spleen"), 2: LabelName(name="kidney_left")}, ORGANS).indices
+        >>> label_meaning({1: LabelName(name="spleen"), 2: LabelName(name="kidney_left")}, ORGANS, "").indices
         {1: 3, 2: 2}
     """
-    found = {label: _organ(one, organs) for label, one in labels.items()}
+    found = {label: _organ(one, organs, doing) for label, one in labels.items()}
     others = tuple(labels[label].name or "without a name" for label, organ in found.items() if organ is None)
     if all(organ is None for organ in found.values()):
         if all(_says_nothing(one) for one in labels.values()):
             return None
         raise ReadError(
+            doing,
             expected=f"labels named or coded as {', '.join(organ.name for organ in organs)}",
             got=_listed(others),
             remedy="Name them so in the program that made them, or give the bundle whose organs they are",
@@ -170,7 +172,7 @@ def names_organ(label: LabelName, organs: Sequence[Organ]) -> bool:
     return coded or organ_by_name(label.name, organs) is not None
 
 
-def _organ(label: LabelName, organs: Sequence[Organ]) -> Organ | None:
+def _organ(label: LabelName, organs: Sequence[Organ], doing: str) -> Organ | None:
     named = organ_by_name(label.name, organs)
     if any(code is not None and _is_altered(code) for code in (label.category, label.code)):
         return None
@@ -183,6 +185,7 @@ def _organ(label: LabelName, organs: Sequence[Organ]) -> Organ | None:
     if coded is None and (_current(label.code)[0] not in _KNOWN_SCHEMES or named.code.scheme == PRIVATE_SCHEME):
         return named
     raise ReadError(
+        doing,
         expected="a name and a code that mean one organ",
         got=f"the name {label.name[:64]!r} with the code of {label.code.meaning[:64] or label.code.value!r}",
         remedy="Correct one of them in the program that made the file",

@@ -1,7 +1,7 @@
-"""BIDS derivatives: names of label files, and the files the standard asks for next to them.
+"""BIDS derivatives: names of label files, and the files the standard asks for beside them.
 
 Source: the Brain Imaging Data Structure, version 1.11, "Derivatives". It defines segmentations (`dseg`) in the folder
-`anat`, but neither a suffix nor a folder for CTs: outputs go to `anat`, regardless of the suffix of an input.
+`anat`, but neither a suffix nor a folder for CTs: outputs go to `anat`, whatever the suffix of an input.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ DESCRIPTION = "dataset_description.json"
 IGNORED = ".bidsignore"
 
 _PROGRAM = "viscera"
-# The entities of an input that a segmentation's name may have, in the order that the standard requires. A number is the
-# value of some, a label that of the others.
+# The entities of an input that a segmentation's name may have, in the order in which the standard wants them. A number
+# is the value of some, a label that of the others.
 _ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "run", "space", "chunk", "desc")
 _NUMBERED = {"run", "chunk"}
 _BIDS_STEM = re.compile(r"sub-[0-9A-Za-z+]+(_[A-Za-z]+-[0-9A-Za-z+]+)*(_[0-9A-Za-z]+)?")
@@ -31,7 +31,7 @@ _ENDING = re.compile(r"\.(nii\.gz|[A-Za-z]+)$", re.IGNORECASE)
 _NO_LABEL = re.compile(r"[^0-9A-Za-z]+")
 # A subject's label stands twice in a path and has to leave room in it.
 _LONGEST_LABEL = 64
-# What viscera writes into the folder that has no name in BIDS; validators are told to ignore it.
+# What viscera writes into the folder that has no name in BIDS; validators are told to pass over it.
 _UNNAMED = ("*_preview.png", "*.dcm", "*.html", "/statistics.*", "/organs*")
 
 _README = """\
@@ -68,7 +68,7 @@ def bids_names(scans: Sequence[tuple[str, Path]]) -> list[BidsName]:
     """The names for the outputs of `scans`, in their order, all different, also where case does not count.
 
     A scan whose file or folder is named as in BIDS (sub-..., or ses-... in a folder sub-...) keeps the entities that a
-    segmentation may have; scans that then agree are distinguished by their run. Any other becomes a subject of its own:
+    segmentation may have; scans that then agree are told apart by their run. Any other becomes a subject of its own:
     the ASCII letters and digits of its name, accents taken off, "case" if none is left, with a number behind where
     another subject has that label.
 
@@ -100,7 +100,7 @@ def side_files(labels: Path, organs: Sequence[Organ], bundle: Mapping[str, str])
     Args:
         labels: The label file, .nii.gz.
         organs: What its labels are.
-        bundle: The model bundle: its Name and Version.
+        bundle: What made it: its Name and Version.
     """
     stem = labels.name.removesuffix(".nii.gz")
     sidecar = {

@@ -82,7 +82,8 @@ class VoxelStream:
             self._file.seek(first_byte)
             self._bytes = _decompressed(self._file, self._compression)
             # A gzip file's own readinto makes bytes and copies them; the buffer behind it does not.
-            self._read_into: Callable[[memoryview], int] = getattr(self._bytes, "_buffer", self._bytes).readinto
+            buffered: Any = getattr(self._bytes, "_buffer", self._bytes)
+            self._read_into: Callable[[memoryview], int] = buffered.readinto
 
     @property
     def compressed(self) -> bool:

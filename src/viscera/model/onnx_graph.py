@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viscera.core.config import ScnConfig, UNetConfig
-from viscera.core.errors import BundleError
-from viscera.core.extras import needs
+from viscera.core.errors import BundleError, MissingExtraError
 
 Weights = Mapping[str, NDArray[np.float32]]
 # A graph's input or output: its name, its channels and what its sizes are called.
@@ -265,9 +264,16 @@ def _weights_error(expected: str, got: str) -> BundleError:
 
 
 def _import_onnx() -> Any:
-    with needs("the package onnx", "train", doing="writing an ONNX graph"):
+    try:
         import onnx
         import onnx.checker
         import onnx.helper
         import onnx.numpy_helper
+    except ImportError as error:
+        raise MissingExtraError(
+            "writing an ONNX graph",
+            expected="the package onnx",
+            got="none installed",
+            remedy="Run: pip install 'viscera[train]'",
+        ) from error
     return onnx

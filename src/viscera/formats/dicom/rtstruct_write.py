@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 
-from viscera.core.extras import needs
+from viscera.core.errors import MissingExtraError
 from viscera.core.organs import PRIVATE_SCHEME, Organ
 from viscera.core.provenance import Origin
 from viscera.core.version import version
@@ -75,8 +75,15 @@ def write_rtstruct(label_map: LabelMap, source: SourceImages, path: Path, origin
 
 def import_contourpy() -> Any:
     """The package contourpy; raises MissingExtraError if it is not installed."""
-    with needs("the package contourpy", "dicom", doing="making an RTSTRUCT"):
+    try:
         import contourpy
+    except ImportError as error:
+        raise MissingExtraError(
+            "making an RTSTRUCT",
+            expected="the package contourpy",
+            got="none",
+            remedy="Run: pip install 'viscera[dicom]'",
+        ) from error
     return contourpy
 
 

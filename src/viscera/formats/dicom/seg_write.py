@@ -10,8 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from viscera.core.errors import WriteError
-from viscera.core.extras import needs
+from viscera.core.errors import MissingExtraError, WriteError
 from viscera.core.organs import CATEGORY, PRIVATE_SCHEME, Organ
 from viscera.core.provenance import Origin
 from viscera.core.version import version
@@ -74,8 +73,15 @@ def write_dicom_seg(
 
 def import_highdicom() -> Any:
     """The package highdicom; raises MissingExtraError if it is not installed."""
-    with needs("the package highdicom", "dicom", doing="making a DICOM SEG"):
+    try:
         import highdicom
+    except ImportError as error:
+        raise MissingExtraError(
+            "making a DICOM SEG",
+            expected="the package highdicom",
+            got="none",
+            remedy="Run: pip install 'viscera[dicom]'",
+        ) from error
     return highdicom
 
 
