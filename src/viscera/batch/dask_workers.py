@@ -183,9 +183,12 @@ def _attempted(task: Task, segment: SegmentFn | None) -> tuple[TaskResult, str]:
 
 
 def _silence() -> None:
-    """Have dask's parts log only what ends them, each of which has a level of its own."""
+    """Have dask's parts log only what ends them, each of which has a level of its own.
+
+    On a busy machine Ctrl-C within one of its calls has tornado, on which it runs, log a fault of dask's own.
+    """
     for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] == "distributed":
+        if name.split(".")[0] in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
