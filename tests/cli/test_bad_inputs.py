@@ -120,7 +120,7 @@ OTHERS = [
     Bad("segment ct.nii.gz -o OUT/o.nii.gz --bundle ./empty", 1, r"card\.json"),
     Bad("segment ct.nii.gz -o OUT/ -f dicom-seg", 1, "a CT series in DICOM"),
     Bad("segment ct.nii.gz -o OUT/o.nii.gz --memory-limit 1MB", 1, "a memory limit of at least"),
-    Bad("pacs segment --dicomweb http://127.0.0.1:1 --study 1.2.3", 1, "expected an answer, got no connection"),
+    Bad("pacs segment --dicomweb http://127.0.0.1:1 --study 1.2.3", 1, "expected a response, got no connection"),
     Bad("pacs segment --dicomweb ftp://x --study 1.2.3", 2, "a URL such as"),
     Bad("pacs segment --dicomweb http://127.0.0.1:1 --study ../../etc", 2, "expected digits and dots"),
     Bad("pacs listen --aet V --port 0 --forward x", 2, "expected AET@HOST:PORT"),

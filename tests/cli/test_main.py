@@ -116,7 +116,6 @@ def test_python_dash_m() -> None:
         ["phantom"],
         ["phantom", "-o", "a.nii", "--phase", "venous"],
         ["phantom", "-o", "a.nii", "--shape", "3", "4"],
-        ["export", "-o", "x"],
     ],
     ids=" ".join,
 )
