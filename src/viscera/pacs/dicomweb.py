@@ -183,7 +183,8 @@ class DicomWeb:
     def _search(self, path: str, **query: Any) -> list[dict[str, Any]]:
         """What a search below the root finds: objects in DICOM JSON (PS3.18, 8.3.4 and annex F)."""
         with self._response("GET", path, headers={"Accept": _JSON}, params=query) as response:
-            return _listing(response, remedy="Check --dicomweb and --study") or []
+            found: list[dict[str, Any]] = _listing(response, remedy="Check --dicomweb and --study") or []
+        return found
 
     @contextmanager
     def _response(self, method: str, path: str, **options: Any) -> Iterator[Any]:
@@ -265,7 +266,8 @@ def _position(element: dict[str, Any]) -> tuple[float, float, float] | None:
 
 def _items(found: dict[str, Any], tag: str) -> list[dict[str, Any]]:
     """The items of a sequence in DICOM JSON."""
-    return found.get(tag, {}).get("Value") or []
+    items: list[dict[str, Any]] = found.get(tag, {}).get("Value") or []
+    return items
 
 
 def _value(found: dict[str, Any], tag: str) -> str:

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
+from typing import Any
 
 _NEVER_MODULES = ("dl", "DLFCN")
 # Optional packages, by the one that looks for them while it is imported.
-_OPTIONAL = {
+_OPTIONAL: dict[str, tuple[str, ...]] = {
     "gdcm": (),
     "nibabel": ("indexed_gzip",),
     "pydicom": ("pylibjpeg", "openjpeg", "libjpeg", "rle"),
@@ -31,7 +32,8 @@ class _BlindLoader(SourceFileLoader):
         if module.__name__ == "gdcm":
             hidden += _NEVER_MODULES
         known = {name: sys.modules[name] for name in hidden if name in sys.modules}
-        sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: `import` raises ImportError
+        blocked: dict[str, Any] = dict.fromkeys(hidden)  # None: `import` raises ImportError
+        sys.modules.update(blocked)
         try:
             super().exec_module(module)
         finally:
