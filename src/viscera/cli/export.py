@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viscera.cli.console import Console
-from viscera.core.errors import ConfigError, ReadError
+from viscera.core.errors import ReadError
 
 if TYPE_CHECKING:
     from viscera.model.bundle import Bundle, ModelCard
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR_OR_NAME",
         help="bundle that --monai writes, or that the new one is compared with (default: the shipped one)",
     )
+    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -46,14 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from viscera.model.bundle import load_bundle
     from viscera.segmenter import bundle_source
 
-    given = [option for name, option in _FROM_WEIGHTS.items() if getattr(args, name) is not None]
-    if len(given) != (0 if args.monai is not None else len(_FROM_WEIGHTS)):
-        raise ConfigError(
-            "exporting a bundle",
-            expected=f"all of {', '.join(_FROM_WEIGHTS.values())}, or --monai without them",
-            got=", ".join([*given, *(["--monai"] if args.monai is not None else [])]) or "none of them",
-            remedy="See viscera export --help",
-        )
+    _require_usage(args)
     base = load_bundle(None if args.bundle is None else bundle_source(args.bundle))
     if args.monai is not None:
         from viscera.model.monai_bundle import write_monai_bundle
@@ -73,6 +67,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.say(f"wrote {bundle.card.name} {bundle.card.version} to {bundle.folder}")
     say_differences(bundle, base, console)
     return 0
+
+
+def _require_usage(args: argparse.Namespace) -> None:
+    """End with a usage error unless all of the options for weights are given, or --monai without them."""
+    given = [option for name, option in _FROM_WEIGHTS.items() if getattr(args, name) is not None]
+    if args.monai is not None and given:
+        args.usage_error(f"--monai takes no {', '.join(given)}")
+    if args.monai is None and len(given) < len(_FROM_WEIGHTS):
+        missing = [option for option in _FROM_WEIGHTS.values() if option not in given]
+        args.usage_error(f"the following arguments are required: {', '.join(missing)} (or --monai)")
 
 
 def say_differences(bundle: Bundle, base: Bundle, console: Console) -> None:
