@@ -302,5 +302,6 @@ def test_centred_grid_shares_its_middle_with_the_box():
 def test_mask_ranges():
     mask = np.zeros((4, 5, 6), dtype=bool)
     assert mask_ranges(mask) is None
+    assert mask_ranges(mask[:, 2:2]) is None
     mask[1, 2, 5] = mask[3, 0, 4] = True
     assert mask_ranges(mask) == (slice(1, 4), slice(0, 3), slice(4, 6))

@@ -342,6 +342,8 @@ def mask_ranges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Ranges | None:
         >>> mask_ranges(mask)
         (slice(1, 2, None), slice(2, 4, None), slice(3, 4, None))
     """
+    if not mask.size:
+        return None
     values = mask.view(np.uint8)  # the largest of bytes is found far faster than whether any is set
     over_z = values.max(axis=0, initial=0)
     ranges = []
