@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +166,7 @@ class Segmentation:
     @property
     def output(self) -> Path | None:
         """The label file: NIfTI if asked for, else the SEG, else the RTSTRUCT; None if none was written."""
-        return next(reversed(self.outputs.values()), None) if self.outputs else None
+        return list(self.outputs.values())[-1] if self.outputs else None
 
     @property
     def segmentation(self) -> Segmentation:
@@ -218,11 +218,12 @@ class Segmentation:
             raise _missing("SimpleITK", "making a SimpleITK image", "viscera[itk]") from error
         grid = self.label_map.grid
         z, y, x = grid.spacing_zyx_mm
-        image = SimpleITK.GetImageFromArray(self.label_map.labels)
+        image: Any = SimpleITK.GetImageFromArray(self.label_map.labels)
         image.SetSpacing((x, y, z))
         image.SetOrigin(grid.origin_xyz_mm)
         image.SetDirection(np.fliplr(grid.direction_zyx).ravel().tolist())
-        return image
+        made: SimpleITK.Image = image
+        return made
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return the statistics as a pandas table, one row for each organ, indexed by its name.
