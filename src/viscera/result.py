@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,7 +223,8 @@ class Segmentation:
         image.SetSpacing((x, y, z))
         image.SetOrigin(grid.origin_xyz_mm)
         image.SetDirection(np.fliplr(grid.direction_zyx).ravel().tolist())
-        return cast("SimpleITK.Image", image)
+        made: SimpleITK.Image = image
+        return made
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return the statistics as a pandas table, one row for each organ, indexed by its name.

@@ -121,7 +121,7 @@ def _midline_mm(volume: Volume, label_map: LabelMap, box: Ranges) -> float:
 
 
 def _cut_at_a_side(hu: NDArray[np.int16], left: int) -> bool:
-    faces = (np.asarray(hu.take(end, axis=left))[::_STEP_VOX, ::_STEP_VOX] > BODY_HU for end in (0, -1))
+    faces = (np.moveaxis(hu, left, 0)[end, ::_STEP_VOX, ::_STEP_VOX] > BODY_HU for end in (0, -1))
     return any(float(face.mean()) > _CUT_SHARE for face in faces)
 
 
@@ -155,8 +155,8 @@ def _crossing(components: Components, volume: Volume, start: NDArray[np.int64], 
     every = np.bincount(components.parts, first & last, minlength=components.count) == np.bincount(
         components.parts, minlength=components.count
     )
-    astride: NDArray[np.bool_] = some & ~every
-    return astride
+    crossing: NDArray[np.bool_] = some & ~every
+    return crossing
 
 
 def _finding(organ: str, left_vox: int, right_vox: int, *, fused: bool, moved: bool, large: int) -> str:
