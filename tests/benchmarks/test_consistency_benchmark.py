@@ -59,7 +59,8 @@ def test_tables_from_files(benchmark, tmp_path, capsys):
     for name, stop in (("one", 5), ("two", 7)):
         labels = np.zeros(grid.shape_zyx, dtype=np.uint8)
         labels[2:stop, 2:8, 2:8] = 1
-        write_volume(Volume(hu=np.zeros(grid.shape_zyx, dtype=np.int16), grid=grid), tmp_path / f"{name}.nii.gz")
+        hu = np.where(labels == 1, 60, -1000).astype(np.int16)
+        write_volume(Volume(hu=hu, grid=grid), tmp_path / f"{name}.nii.gz")
         write_label_map(LabelMap(labels=labels, grid=grid), tmp_path / f"{name}_labels.nii.gz")
     rows = ["p,one.nii.gz,one_labels.nii.gz", "p,two.nii.gz,two_labels.nii.gz"]
     (tmp_path / "cases.csv").write_text("\n".join(["person,image,labels", *rows]))

@@ -25,7 +25,6 @@ _BOXED = ("dsc", "nsd", "hd95_mm")
 # Limits of agreement hold 95 % of normally distributed differences (Bland and Altman 1986, Lancet 327, 307-310).
 _LIMITS_SD = 1.96
 _DOING = "drawing the charts of an evaluation"
-_DOT: dict[str, Any] = {"s": 16, "alpha": 0.7, "linewidths": 0}
 _LONGEST_NAME = 28
 
 
@@ -114,8 +113,7 @@ def volumes_figure(evaluation: Evaluation, title: str = "") -> Figure:
     for organ in scored_organs(evaluation.scores, evaluation.organs):
         own = [score for score in shown if score.organ == organ]
         xs, ys = [score.reference_ml for score in own], [100 * score.dsc for score in own]
-        label = _shortened(organ)
-        axes.scatter(xs, ys, color=_organ_colours(evaluation)[organ], label=label, clip_on=False, zorder=3, **_DOT)
+        _draw_dots(axes, np.array(xs), np.array(ys), _organ_colours(evaluation)[organ], label=_shortened(organ))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), markerscale=1.5)
     return figure
 
@@ -165,7 +163,11 @@ def _draw_box(axes: Axes, x: float, values: _Values, colour: str, *, width: floa
     )
     # Multiples of the golden ratio lie evenly however many there are.
     aside = (np.arange(values.size) * 0.6180339887498949 % 1 - 0.5) * 0.8 * width
-    axes.scatter(x + aside, values, color=colour, zorder=3, **_DOT)
+    _draw_dots(axes, np.asarray(x + aside, dtype=np.float64), values, colour)
+
+
+def _draw_dots(axes: Axes, xs: _Values, ys: _Values, colour: str, *, label: str | None = None) -> None:
+    axes.scatter(xs, ys, s=16, color=colour, alpha=0.7, linewidths=0, label=label, clip_on=False, zorder=3)
 
 
 def _draw_agreement(axes: Axes, scores: Sequence[CaseScore], colour: str) -> None:
@@ -174,7 +176,7 @@ def _draw_agreement(axes: Axes, scores: Sequence[CaseScore], colour: str) -> Non
     bias = float(differences.mean()) if scores else 0.0
     spread = _LIMITS_SD * float(differences.std(ddof=1)) if len(scores) > 1 else 0.0
     lines = (bias + spread, bias, bias - spread) if spread else (bias,)
-    axes.scatter(means, differences, color=colour, zorder=3, **_DOT)
+    _draw_dots(axes, means, differences, colour)
     axes.set_xlim(*_widened(means, 0.06))
     low, high = _widened(np.array([*differences, *lines, 0.0]), 0.08)
     axes.set_ylim(low, high)
