@@ -191,8 +191,10 @@ def test_a_signal_to_all_processes_ends_them_with_one_line(
     until(lambda: running(tmp_path, "b") and "a" in entries(tmp_path / "out"))
     os.killpg(process.pid, number)  # as a terminal and a cluster's queue do
     _, err = process.communicate(timeout=DEADLINE_S)
-    done = "of 3 cases 1 done, 2 left; run the same command again to continue"
-    assert (process.returncode, err) == (code, f"viscera: {word}: {done}\n")
+    assert process.returncode == code
+    # The driver may not have heard yet of what a worker has just recorded.
+    done = "(1 done, 2 left|none done, 3 left)" if options else "1 done, 2 left"
+    assert re.fullmatch(f"viscera: {word}: of 3 cases {done}; run the same command again to continue\n", err), err
     until(lambda: session(process) == [])
     out = tmp_path / "out"
     assert attempts(out) == {"a": 1}
