@@ -16,11 +16,10 @@ from numpy.typing import ArrayLike
 
 from viscera.case import CaseOptions, preview_path, probabilities_path, uncertainty_path
 from viscera.convert import Converted, converted
-from viscera.core.config import ModelConfig
 from viscera.core.errors import VisceraError
 from viscera.core.files import write_bytes, write_text
 from viscera.core.geometry import Grid
-from viscera.core.organs import Organ, sided_table
+from viscera.core.organs import sided_table
 from viscera.core.provenance import Origin
 from viscera.core.roi_subset import chosen_organs
 from viscera.core.volume import Volume
@@ -268,7 +267,9 @@ class Segmenter:
         source, output, chosen = Path(source), Path(output), options or CaseOptions()
         outputs = LabelOutputs(labels=output, formats=chosen.formats, seg_type=chosen.seg_type)
         require_formats(chosen.formats)
-        chosen_organs(self._organs(chosen), chosen.roi_subset)  # an unknown name is refused before anything is read
+        organs = self.bundle.card.organs
+        # An unknown name is refused before anything is read.
+        chosen_organs(sided_table(organs) if chosen.split_kidneys else organs, chosen.roi_subset)
         seconds: dict[str, float] = {}
         with _timed("read", seconds, on_stage):
             images = self._source_images(source, chosen)  # first, as this is quick to refuse a scan
@@ -289,11 +290,13 @@ class Segmenter:
         return replace(result, volume=None, seconds=seconds)
 
     def _segmented(self, given: Converted, options: CaseOptions, on_stage: OnStage | None = None) -> Segmentation:
-        card = self.bundle.card
+        card, model = self.bundle.card, self.bundle.card.model
+        if options.clean is not None:
+            model = replace(model, postprocessing=replace(model.postprocessing, enabled=options.clean))
         result = run_stages(
             given.volume,
             self.engine,
-            card.model if options.clean is None else _with_postprocessing(card.model, enabled=options.clean),
+            model,
             organs=card.organs,
             allow_empty=options.allow_empty,
             allow_mirrored=options.allow_mirrored,
@@ -305,10 +308,6 @@ class Segmenter:
         if options.roi_subset:
             result = with_organs(result, options.roi_subset)
         return replace(result, source=given.source, index_order=given.index_order)
-
-    def _organs(self, options: CaseOptions) -> tuple[Organ, ...]:
-        organs = self.bundle.card.organs
-        return sided_table(organs) if options.split_kidneys else organs
 
     def _source_images(self, source: Path, options: CaseOptions) -> SourceImages | None:
         """What DICOM outputs refer to, None if there are none to be written."""
@@ -382,10 +381,6 @@ def bundle_source(bundle: str | os.PathLike[str]) -> str | Path:
     if isinstance(bundle, str) and folder.name == bundle and not (folder / CARD).is_file():
         return bundle
     return folder
-
-
-def _with_postprocessing(model: ModelConfig, *, enabled: bool) -> ModelConfig:
-    return replace(model, postprocessing=replace(model.postprocessing, enabled=enabled))
 
 
 def _write_preview(volume: Volume, result: Segmentation, output: Path) -> Path:

@@ -268,9 +268,10 @@ def subcommand_parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """All options of a subcommand and of the subcommands below it."""
+    """All options of a subcommand and of the subcommands below it, but for hidden ones, which are earlier names."""
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    own = {option for action in parser._actions for option in action.option_strings}
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    own = {option for action in shown for option in action.option_strings}
     return own.union(*(options_of(child) for action in below for child in action.choices.values()))
 
 

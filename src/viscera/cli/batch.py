@@ -174,11 +174,11 @@ def _prepare_folder(tasks: Sequence[Task], chosen: Sequence[Task], args: argpars
         WriteError: If OUT cannot be written.
     """
     from viscera.batch.ledger import FOLDER
+    from viscera.case import preview_path
     from viscera.cli.output_layouts import LAYOUTS
     from viscera.cli.segment_plan import refuse_overwriting
     from viscera.cli.segment_run import make_folder
     from viscera.core.files import remove_stale_temporaries, write_text
-    from viscera.case import preview_path
     from viscera.write import LabelOutputs
 
     folder = args.output.absolute()
