@@ -46,10 +46,10 @@ def pictures() -> dict[str, str]:
     model = bundle.card.model
     volume = make_phantom(SEED, config=PERSON).volume
     grid, hu = volume.grid, volume.hu
-    scout = low_resolution_grid(grid, model)
-    scout_image = network_input(hu, grid, scout, model.localise)
-    logits = located(bundle, scout_image)
-    box = organ_box(logits, scout, grid, least_ml=model.least_organs_ml)
+    low_grid = low_resolution_grid(grid, model)
+    low_image = network_input(hu, grid, low_grid, model.localise)
+    logits = located(bundle, low_image)
+    box = organ_box(logits, low_grid, grid, least_ml=model.least_organs_ml)
     region = roi_grid(grid, box, model)
     region_image = network_input(hu, grid, region, model.segment)
     output = answered(bundle, region_image)
@@ -58,22 +58,22 @@ def pictures() -> dict[str, str]:
     labels = restore_labels(fused, region, grid)
     ct = grey(coronal(hu.astype(np.float32), grid))
     found = np.stack([np.zeros_like(logits[0]), (logits[1] > logits[0]).astype(np.float32)])
-    scouted = grey(coronal(scout_image, scout) * 2048)
+    low_picture = grey(coronal(low_image, low_grid) * 2048)
     within = grey(coronal(region_image, region) * 2048)
     edge = framed(ct, grid, roi_box(grid, box, model.margin_mm))
-    found_map = tinted(scouted, coronal(found, scout), np.array([(0, 0, 0), (0, 158, 115)], dtype=np.float32))
+    found_map = tinted(low_picture, coronal(found, low_grid), np.array([(0, 0, 0), (0, 158, 115)], dtype=np.float32))
     one_hot = np.eye(len(COLOURS), dtype=np.float32)[labels].transpose(3, 0, 1, 2)
     shown = {
         "ct": ct,
-        "scout": scouted,
-        "found": framed(found_map, scout, scout.box_from(grid, roi_box(grid, box, model.margin_mm))),
+        "scout": low_picture,
+        "found": framed(found_map, low_grid, low_grid.box_from(grid, roi_box(grid, box, model.margin_mm))),
         "region": within,
         "local": tinted(within, coronal(local, region), COLOURS),
         "spatial": tinted(within * 0.45, coronal(spatial, region), COLOURS),
         "fused": tinted(within, coronal(fused, region), COLOURS),
         "labels": tinted(edge, coronal(one_hot, grid), COLOURS),
     }
-    steps = {"scout": scout, "found": scout} | dict.fromkeys(("region", "local", "spatial", "fused"), region)
+    steps = {"scout": low_grid, "found": low_grid} | dict.fromkeys(("region", "local", "spatial", "fused"), region)
     return {
         name: address(pixels, steps.get(name, grid), HEIGHT_PX.get(name, REGION_PX)) for name, pixels in shown.items()
     }

@@ -268,7 +268,7 @@ def _worked(
         paths = [*written.outputs.values(), *written.side_files]
         files = {_relative(path, task.folder): path_digest(path).sha256 for path in paths}
         seconds["record"] = time.perf_counter() - start
-    except Exception as error:  # whatever a case's error is, it must not end the others
+    except Exception as error:  # no error of a case may end the others
         failed = replace(entry, error=Failure.of(error), permanent=is_permanent(error), **_end(seconds))
         return failed, TaskStatus.FAILED, _words(error)
     further = dict(written.entry_fields)

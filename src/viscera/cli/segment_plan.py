@@ -57,7 +57,7 @@ def plan_cases(
     """Plan where the labels of `inputs` go: `output` is a file for one case, a folder for any number.
 
     `layout` says where in a folder; a single file has the place it was given, and no other layout than the flat one.
-    Both of these are for NIfTI, whatever else `formats` has. An input that cannot be listed becomes a case with its
+    Both of these are for NIfTI, regardless of the other formats. An input that cannot be listed becomes a case with its
     error.
 
     Raises:

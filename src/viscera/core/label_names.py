@@ -37,7 +37,7 @@ _CODED_SIDE: Mapping[tuple[str, str], Laterality] = {
 _SCHEMES = {"99SDM": "SRT", "SNM3": "SRT"}
 _KNOWN_SCHEMES = {"SCT", "SRT"}
 # Codes that name no organ but any: tissue, organ, anatomical structure (also the older codes). 3D Slicer gives every
-# new segment the first one, whatever its name.
+# new segment the first one, regardless of its name.
 _ANY_CODE = {
     ("SCT", "85756007"),
     ("SRT", "T-D0050"),
@@ -46,7 +46,7 @@ _ANY_CODE = {
     ("SRT", "T-D000A"),
     ("SCT", "123037004"),
 }
-# What is in an organ without being it, whatever its name: the category (CID 7150) morphologically altered structure, in
+# What is in an organ without being it, by any name: the category (CID 7150) morphologically altered structure, in
 # both codes, and as the thing itself a neoplasm, a mass, a lesion, also by other codes.
 _ALTERED = {("SCT", "49755003"), ("SRT", "M-01000"), ("SCT", "108369006"), ("SCT", "4147007"), ("SCT", "52988006")}
 _ALTERED_WORDS = frozenset(
@@ -150,7 +150,7 @@ def require_agreement(meaning: LabelMeaning, mapping: Mapping[int, int], organs:
 
 
 def organ_by_name(name: str, organs: Sequence[Organ]) -> Organ | None:
-    """The organ of that name, whatever its case, separators, plural and order of words; of a pair also one side.
+    """The organ of that name, regardless of its case, separators, plural and order of words; of a pair also one side.
 
     Example:
         >>> from viscera.core.organs import ORGANS

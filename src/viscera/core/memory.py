@@ -55,7 +55,7 @@ def peak_bytes() -> int | None:
 def require_memory(doing: str, needed: int, limit: int, *, held: int = 0) -> None:
     """Raise MemoryBudgetError if `needed` bytes on top of the `held` ones exceed `limit`."""
     if held + needed > limit:
-        already = f" beside the {in_megabytes(held)} the process holds" if held else ""
+        already = f" in addition to the {in_megabytes(held)} the process holds" if held else ""
         raise MemoryBudgetError(
             doing,
             expected=f"a memory limit of at least {in_megabytes(held + needed)}",

@@ -1,6 +1,6 @@
 """The real CT that ships with the package, with labels of its organs: for the demo, the notebook and first steps.
 
-ATTRIBUTION.txt beside the files names their source and licence.
+ATTRIBUTION.txt next to the files names their source and licence.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def require_matplotlib(doing: str) -> None:
 
 @contextmanager
 def chart_style(doing: str) -> Iterator[None]:
-    """Have figures drawn in the charts' style, whatever the user's own settings are; a decorator, too.
+    """Have figures drawn in the charts' style, regardless of the user's own settings; a decorator, too.
 
     Args:
         doing: What is drawn, for the error's message.

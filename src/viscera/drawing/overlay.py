@@ -117,7 +117,7 @@ def _row_size(row: Sequence[Image.Image]) -> tuple[int, int]:
 
 
 def _layout(rows: Sequence[tuple[int, int]], legend_height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the picture's size and the legend's corner: beside the lower row or beside both, whichever is smaller."""
+    """Return the picture's size and the legend's corner: at the lower row's side or at both rows', the smaller."""
     (upper_width, upper_height), (lower_width, lower_height) = rows
     below = (
         max(upper_width, lower_width + _LEGEND_PX) + GAP_PX,

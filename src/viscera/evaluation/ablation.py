@@ -45,7 +45,7 @@ class NetworkPair:
         """Compile nothing: torch runs any size."""
 
     def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
-        """The network's answer to `image`; see `Engine.run`. Sigmoid maps of the local net do not sum to 1."""
+        """The network's output for `image`; see `Engine.run`. Sigmoid maps of the local net do not sum to 1."""
         import torch
 
         require_image(self._model, stage, image)
@@ -64,9 +64,10 @@ class NetworkPair:
 
 
 class KnownBox:
-    """An engine whose localisation answers with a box that is known, for one scan; the rest is another engine's.
+    """An engine whose localisation gives a box that is known, for one scan; the rest is another engine's.
 
-    The answer is foreground in every scout voxel the box touches, so the box it leads to is up to a scout voxel larger
+    The output is foreground in every low-resolution voxel the box touches, so the box it leads to is up to one such voxel
+    larger
     on each side: the best that any localisation at its spacing does.
 
     Args:
@@ -80,9 +81,9 @@ class KnownBox:
         self._engine = engine
         self.name, self.precision = engine.name, engine.precision
         canonical = grid.to_canonical().apply_to_grid(grid)
-        scout = fitted_grid(canonical, canonical.box(), model.localise)
-        self._logits = np.zeros((1, 2, *scout.shape_zyx), dtype=np.float32)
-        z, y, x = scout.voxels(scout.box_from(canonical, box))
+        low_grid = fitted_grid(canonical, canonical.box(), model.localise)
+        self._logits = np.zeros((1, 2, *low_grid.shape_zyx), dtype=np.float32)
+        z, y, x = low_grid.voxels(low_grid.box_from(canonical, box))
         self._logits[0, 1, z, y, x] = 1.0
 
     def prepare(self) -> None:
@@ -95,7 +96,7 @@ class KnownBox:
             self._engine.compile_ahead(stage, shape, extra_bytes=extra_bytes)
 
     def run(self, stage: Stage, image: NDArray[np.float32]) -> NetworkOutput:
-        """The known box for "localise", whatever the image shows; the other engine's answer for "segment"."""
+        """The known box for "localise", regardless of the image; the other engine's output for "segment"."""
         return NetworkOutput(self._logits) if stage == "localise" else self._engine.run(stage, image)
 
 

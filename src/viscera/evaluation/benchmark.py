@@ -231,11 +231,11 @@ def localised_organs(volume: Volume, engine: Engine, model: ModelConfig) -> Loca
     """What the localisation finds, by the path's own steps; the pipeline keeps only the box with its margin."""
     turn = volume.grid.to_canonical()
     hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
-    scout = fitted_grid(grid, grid.box(), model.localise)
-    spacing_mm = scout.spacing_zyx_mm[0]
-    logits = network_output(engine, "localise", network_input(hu, grid, scout, model.localise), 2)
+    low_grid = fitted_grid(grid, grid.box(), model.localise)
+    spacing_mm = low_grid.spacing_zyx_mm[0]
+    logits = network_output(engine, "localise", network_input(hu, grid, low_grid, model.localise), 2)
     try:
-        return Localised(box=organ_box(logits, scout, grid, least_ml=model.least_organs_ml), spacing_mm=spacing_mm)
+        return Localised(box=organ_box(logits, low_grid, grid, least_ml=model.least_organs_ml), spacing_mm=spacing_mm)
     except NothingFoundError:
         return Localised(box=None, spacing_mm=spacing_mm)
 

@@ -95,7 +95,7 @@ def evaluate_cases(
     Args:
         references: A folder of label maps, one file, or files by case name. In a folder, a case's name is the file name
             without its format suffix and without one ending such as `_seg` or `_labels`.
-        predictions: The same. One file is paired with one file whatever their names.
+        predictions: The same. One file is paired with one file regardless of their names.
         config: None is FLARE 2021's scoring.
         workers: Processes at the same time. With more than one, a script must guard its entry with
             `if __name__ == "__main__"`, as for every use of multiprocessing.
@@ -144,7 +144,7 @@ def _outcomes(pairs: Pairs, config: ScoringConfig, workers: int) -> Iterator[Cas
 
 
 def _recovered(score: Callable[..., CaseOutcome], cases: Mapping[str, _Pair], workers: int) -> Iterator[CaseOutcome]:
-    """The outcomes in order, of several processes, whatever becomes of these."""
+    """The outcomes in order, of several processes, even if some of these die."""
     left = dict(cases)
     while left:
         try:
@@ -153,7 +153,7 @@ def _recovered(score: Callable[..., CaseOutcome], cases: Mapping[str, _Pair], wo
                 yield outcome
         except BrokenProcessPool:
             # The system ended a process, and with it the pool. Whichever case was to blame, the next one now gets a
-            # process to itself; the others begin anew.
+            # process to itself; the others start again.
             case = next(iter(left))
             alone = {case: left.pop(case)}
             try:

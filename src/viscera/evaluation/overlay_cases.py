@@ -38,7 +38,7 @@ _THINNEST_PX = 60
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """A line beside a case: text at the left and right end, and a mark in an organ's colour before it."""
+    """A line next to a case: text at the left and right end, and a mark in an organ's colour before it."""
 
     left: str = ""
     right: str = ""
@@ -55,7 +55,7 @@ _Case = tuple[_Strip, Sequence[Sequence["Image.Image"]]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaseRow:
-    """One row of the figure: a case and what is written beside it.
+    """One row of the figure: a case and what is written next to it.
 
     Attributes:
         title: For example "best" or "worst".
@@ -93,7 +93,7 @@ def cases_png(rows: Sequence[CaseRow], *, plane: _Plane = "axial", organs: Seque
     """A PNG with one row per case: the CT, the reference on it and the prediction on it, in one slice.
 
     The slice is the one where most of the organs is seen in reference and prediction together. To the left stand the
-    case's name and its DSC per organ beside the organ's colour. Radiological convention: the patient's right is on
+    case's name and its DSC per organ next to the organ's colour. Radiological convention: the patient's right is on
     the image's left. Rows have different scales where the patients' sizes differ; each has a bar of its own.
 
     Raises:
@@ -137,7 +137,7 @@ def case_png(row: CaseRow, organs: Sequence[Organ] = ORGANS) -> bytes:
 
 
 def _png(columns: Sequence[str], cases: Sequence[_Case], cell_px: int) -> bytes:
-    """The picture: every case with its strip and beside it its rows of panels, below the columns' titles."""
+    """The picture: every case with its strip and next to it its rows of panels, below the columns' titles."""
     from PIL import Image, ImageDraw
 
     heights = [_height_px(case) for case in cases]
@@ -196,7 +196,7 @@ def _scene(row: CaseRow, planes: Sequence[_Plane], organs: Sequence[Organ]) -> t
 
 
 def _strip(row: CaseRow, organs: Sequence[Organ], *, volumes: bool) -> _Strip:
-    """What stands beside a case: its title and name, then its scores, the organs with their colours."""
+    """What stands next to a case: its title and name, then its scores, the organs with their colours."""
     colours = {organ.name: organ.colour for organ in organs}
     lines = [_Line(left=part) for part in textwrap.wrap(row.title, _TITLE_LENGTH)]
     lines.append(_Line(left=_short(row.scores[0].case if row.scores else ""), colour=FAINT))

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference: by file name, whatever the format and the usual endings."""
+"""Which prediction belongs to which reference: by file name, regardless of the format and the usual endings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pair_files(references: Files, predictions: Files) -> Pairs:
     """The pairs of two folders, two files or two mappings from case names to files, sorted by name.
 
     In a folder, cases are named as `find_label_files` says; a DICOM SEG (_seg.dcm) counts where its case has no other
-    file. One label map, be it a file or a folder of masks, is paired with one whatever their names.
+    file. One label map, whether a file or a folder of masks, is paired with one regardless of their names.
 
     Raises:
         ReadError: If there are no references or predictions, or two files of a folder have one case name.

@@ -69,10 +69,10 @@ class Appearance:
         soft_share: Share of soft tissue in the interior.
         strands_hu: By how much sheets and strands in the fat are denser than it.
         ascites: How much fluid lies in the interior, 0 for none.
-        effusion: Fluid beside the lungs, None for none.
+        effusion: Fluid next to the lungs, None for none.
         dilated: Whether wide loops of bowel do.
         muscle_mm, fat_mm, skin_mm, fat_unevenness: Layers beyond the core.
-        arms: Whether arms lie beside the body, and how far from its middle.
+        arms: Whether arms lie next to the body, and how far from its middle.
         lesions: In organs.
     """
 
@@ -246,7 +246,7 @@ def _drawn_effusion(number: int, config: AppearanceConfig, rng: np.random.Genera
 
 def _paint_bone(hu: Tensor, seen: Tissues, compact_hu: float, fine: Tensor) -> None:
     tissue, depth = seen
-    # The compact outer layer; at the sampling here it is averaged with what lies beside it.
+    # The compact outer layer; at the sampling here it is averaged with what lies next to it.
     compact = (1.5 - (depth - 2.0) / 2.0).clamp_(0, 1) * (compact_hu + 80 * fine)
     hu += torch.where(tissue == Tissue.BONE, compact, 0.0)
 

@@ -1,7 +1,7 @@
 """Anatomies made from label maps: a host filled and measured, its organs exchanged for those of a donor.
 
 What the maps lack beyond the core (the wall of the abdomen, fat, skin) is drawn later from the distance to the core
-that is stored beside the tissues. Needs scipy.
+that is stored next to the tissues. Needs scipy.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class BodyConfig:
         fat_unevenness: Largest share by which the fat's thickness changes around the body.
         skin_mm: Thickness of the skin.
         missing_kidney_probability, missing_spleen_probability, missing_gallbladder_probability: How often each is gone.
-        arms_probability: How often arms lie beside the body.
+        arms_probability: How often arms lie next to the body.
         inflation_probability: How often a lesion bulges each organ, by local inflation (paper, section 5).
         inflation: Largest share by which the tissue at its middle is stretched.
         inflation_mm: Radius of the lesion.
@@ -169,7 +169,7 @@ class AppearanceConfig:
         stone_hu: Its CT number, as sampled.
         lipiodol_probability: How often oil or other dense deposits lie in the liver.
         lipiodol_hu: By how much they are denser, as sampled.
-        stent_probability: How often a stent, clips, coils or a drain lie in or beside pancreas or liver.
+        stent_probability: How often a stent, clips, coils or a drain lie in or next to pancreas or liver.
         stent_hu: Their CT number, as sampled.
         lesion_probability: How often each organ has lesions.
         lesion_count: How many.
@@ -243,7 +243,7 @@ class AdditionConfig:
         long_spleen_probability: How often the spleen reaches far down and forwards.
         long_spleen_mm: How far; at most, three litres.
         long_spleen_radius_mm: Half of its thickness there.
-        accessory_probability: How often an accessory spleen lies beside the spleen.
+        accessory_probability: How often an accessory spleen lies next to the spleen.
         accessory_radius_mm: Its radius.
         kidney_growth_probability: How often each kidney has cysts or tumours at its surface, which count as kidney.
         kidney_growth_radius_mm: Their radius, drawn on a logarithmic scale.

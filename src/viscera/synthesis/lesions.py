@@ -74,7 +74,7 @@ def draw_lesions(
 
 
 def _stent(tissue: Tensor, grid: Grid, config: AppearanceConfig, rng: np.random.Generator) -> list[SyntheticLesion]:
-    """A row of dense balls in or beside the pancreas or the liver: a stent, clips, coils or a drain."""
+    """A row of dense balls in or next to the pancreas or the liver: a stent, clips, coils or a drain."""
     organ = (Tissue.PANCREAS, Tissue.LIVER)[int(rng.integers(2))]
     hu, radius_mm = rng.uniform(*config.stent_hu), rng.uniform(*_STENT_RADIUS_MM)
     way = rng.standard_normal(3)

@@ -165,7 +165,7 @@ def _points(grid: Grid, part: slice, shift_vox: float) -> list[Array]:
 
 
 def _touched(tissue: PhantomTissue, grid: Grid, part: slice) -> Ranges | None:
-    """The voxels of the slab around a tissue's box, whatever way the grid is turned; None if there are none."""
+    """The voxels of the slab around a tissue's box, however the grid is turned; None if there are none."""
     low, high = np.array(tissue.lower_xyz_mm) - _WARP_REACH_MM, np.array(tissue.upper_xyz_mm) + _WARP_REACH_MM
     corners = np.array([[(low, high)[(c >> axis) & 1][axis] for axis in range(3)] for c in range(8)])
     positions = np.linalg.solve(grid.affine[:3, :3], (corners - grid.affine[:3, 3]).T).T - (part.start, 0, 0)

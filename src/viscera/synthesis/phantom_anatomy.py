@@ -160,7 +160,7 @@ class Anatomist:
             knee = (side * 0.4 * body.half_width / self._sx, 0.0, -760.0)
             for name, radius in (("fat", 88.0), ("muscle", 72.0), ("cortical bone", 14.0)):
                 parts.append(self._tube(name, (hip, knee), radius))
-        if rng.random() < 0.3:  # arms beside the body
+        if rng.random() < 0.3:  # arms next to the body
             for side in (-1, 1):
                 shoulder = (side * (body.half_width + 48) / self._sx, 5.0, 220.0)
                 hand = (side * (body.half_width + 42) / self._sx, -15.0, -260.0)

@@ -33,7 +33,7 @@ _OVERVIEW_MM = 6.0
 _OVERVIEW_WIDTH_MM = 690.0
 # A scan at its least shows so much of an axis.
 _LEAST_EXTENT_MM = 24.0
-# Scans are drawn anew until they show organs where they must; nearly always at once.
+# Scans are drawn again until they show organs where they must; nearly always at once.
 _TRIES = 20
 
 

@@ -47,7 +47,7 @@ from viscera.training.label_mapping import LabelMapping, id_counts, read_ids
 
 # How far a CT and its labels may lie apart: headers round orientations, which moves far corners a little.
 SAME_PLACE_MM = 0.1
-# Voxels kept around the organs' labels, so that interpolation finds the zeros beside them.
+# Voxels kept around the organs' labels, so that interpolation finds the zeros next to them.
 _RIM_VOX = 1
 
 

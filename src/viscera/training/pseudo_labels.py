@@ -79,24 +79,24 @@ def trusted_labels(
     model = card.model
     turn = volume.grid.to_canonical()
     hu, grid = turn.apply(volume.hu), turn.apply_to_grid(volume.grid)
-    scout_grid = low_resolution_grid(grid, model)
+    low_grid = low_resolution_grid(grid, model)
     logits = network_output(
-        engine, "localise", network_input(hu, grid, scout_grid, model.localise), model.localiser.outputs
+        engine, "localise", network_input(hu, grid, low_grid, model.localise), model.localiser.outputs
     )
-    target = roi_grid(grid, organ_box(logits, scout_grid, grid, least_ml=model.least_organs_ml), model)
-    answer = segmentation_output(engine, network_input(hu, grid, target, model.segment), model.scn)
+    target = roi_grid(grid, organ_box(logits, low_grid, grid, least_ml=model.least_organs_ml), model)
+    output = segmentation_output(engine, network_input(hu, grid, target, model.segment), model.scn)
 
-    signals = network_signals(answer, model.scn.spatial_factor)
+    signals = network_signals(output, model.scn.spatial_factor)
     expected = {
         organ.name: signals[organ.index].expected_dsc if organ.index in signals else 0.0 for organ in card.organs
     }
     doubted = tuple(name for name, value in expected.items() if value < config.least_expected_dsc.get(name, 0.0))
     indices = [organ.index for organ in card.organs if organ.name in doubted]
-    doubt = _doubtful(answer, indices, config).astype(np.float32)
+    doubt = _doubtful(output, indices, config).astype(np.float32)
 
     back = turn.inverse()
     place = back.apply_to_grid(target)
-    labels = restore_labels(back.apply(answer.output), place, volume.grid)
+    labels = restore_labels(back.apply(output.output), place, volume.grid)
     strays = small_components(LabelMap(labels=labels, grid=volume.grid), volume, card.organs, model.postprocessing)
     labels[restore_labels(back.apply(np.stack([1 - doubt, doubt])), place, volume.grid) == 1] = UNKNOWN_LABEL
     for _, voxels in strays:
@@ -104,9 +104,9 @@ def trusted_labels(
     return PseudoLabels(label_map=LabelMap(labels=labels, grid=volume.grid), expected_dsc=expected, doubted=doubted)
 
 
-def _doubtful(answer: NetworkOutput, doubted: list[int], config: PseudoLabelConfig) -> NDArray[np.bool_]:
+def _doubtful(output: NetworkOutput, doubted: list[int], config: PseudoLabelConfig) -> NDArray[np.bool_]:
     """Return the voxels (z, y, x) of the region of interest whose label is not to be trusted."""
-    doubtful: NDArray[np.bool_] = answer.output.max(axis=0) < config.least_probability
+    doubtful: NDArray[np.bool_] = output.output.max(axis=0) < config.least_probability
     for index in doubted:
-        doubtful |= answer.output[index] >= config.trace_probability
+        doubtful |= output.output[index] >= config.trace_probability
     return doubtful

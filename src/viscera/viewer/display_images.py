@@ -65,7 +65,7 @@ def fitted(volume: Volume, label_map: LabelMap | None, most_voxels: int) -> Disp
 
 
 def on_grid(label_map: LabelMap, grid: Grid) -> LabelMap:
-    """The label map with its voxels in the order of `grid`, on which they must lie, whatever axes its file has.
+    """The label map with its voxels in the order of `grid`, on which they must lie, regardless of the axes of its file.
 
     Raises:
         GeometryError: If its voxels are not those of `grid`.

@@ -1,6 +1,6 @@
 """The HTML of the page: organs, notes and pictures around the viewer, readable without any script.
 
-All text is escaped here, whatever it comes from: names of organs, notes and run reports are not trusted.
+All text is escaped here, wherever it comes from: names of organs, notes and run reports are not trusted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PageParts:
         title: Text.
         policy: The content security policy as a `meta` element, or nothing.
         style, data, scripts: The elements that hold or name them.
-        sections: The sections beside the viewer.
+        sections: The sections next to the viewer.
         without: Text: what there is where the viewer cannot run.
         footer: Text.
     """

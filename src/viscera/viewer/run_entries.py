@@ -21,7 +21,7 @@ def organ_entry(organ: OrganStatistics) -> dict[str, Any]:
 
 
 def organ_entries(done: Segmentation) -> tuple[dict[str, Any], ...]:
-    """All of a case's organs as the report shows them: statistics, what was removed, and what the verdict rests on."""
+    """All of a case's organs as the report shows them: statistics, what was removed, what the QC status rests on."""
     removed = {one.organ: one for one in done.removed or ()}
     return tuple(
         {

@@ -1,4 +1,4 @@
-"""Copies of slices: images are the same when their voxels are, whatever their identifiers say."""
+"""Copies of slices: images are the same when their voxels are, regardless of what their identifiers say."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 # was made on a system without links.
 _POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/")
 _LONGEST_POINTER = 1024
-# What lies beside images, and is none of them.
+# What lies next to images, and is none of them.
 _TEXT_SUFFIXES = (".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".html", ".pdf", ".yml", ".yaml", ".toml")
 
 

@@ -1,7 +1,7 @@
 """Keeps the imports of gdcm, pydicom and their like away from the user's files.
 
 gdcm begins with `import dl` and, failing that, `import DLFCN`: two modules of Python 2, which no installation has. It
-would take any file or folder of these names on the path, such as one beside the user's script, and run it or break. The
+would take any file or folder of these names on the path, such as one by the user's script, and run it or break. The
 others take any folder that is named like one of their optional packages for that package, and break.
 """
 

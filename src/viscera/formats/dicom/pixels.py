@@ -135,7 +135,7 @@ def _declared_syntax(header: Any) -> UID:
 
 
 def _compressed(header: Any, pixels: _Pixels) -> bool:
-    """Whether the pixels are compressed, whatever is declared; ValueError if they are and it is not known how."""
+    """Whether the pixels are compressed, declared or not; ValueError if they are and it is not known how."""
     syntax, wanted = _declared_syntax(header), _wanted_bytes(header)
     if not pixels.begins_with_item or pixels.length in (wanted, wanted + wanted % 2):
         return False

@@ -44,7 +44,7 @@ def read_dicom(
     one is taken, see `viscera.formats.dicom.series_ranking`, unless `series` says otherwise, and a note says why.
 
     Args:
-        path: A folder (all below it is looked at, whatever its name), a zip, or one file with all slices.
+        path: A folder (all below it is looked at, regardless of its name), a zip, or one file with all slices.
         series: A series number, or a Series Instance UID or the beginning of one.
         hu_offset: Added to all values.
         on_grid: Called with the grid before memory is taken for the voxels.

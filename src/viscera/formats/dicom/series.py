@@ -137,7 +137,7 @@ def ct_series(sources: Sequence[DicomSource]) -> list[Series]:
     """The CT series in `sources`, best first, see `viscera.formats.dicom.series_ranking`.
 
     Localisers, pictures of reports and objects of other modalities are passed over. Images in HU and others, and
-    projections and others, are never of one series, whatever their identifiers say.
+    projections and others, are never of one series, regardless of what their identifiers say.
 
     Raises:
         NoCtSeriesError: If there is no CT series.
