@@ -57,8 +57,8 @@ def test_what_does_not_fit_is_refused_with_all_figures() -> None:
     with pytest.raises(MemoryBudgetError) as caught:
         require_memory("working", 301_000_000, 1_000_000_000, held=700_000_000)
     assert str(caught.value) == (
-        "working: expected a memory limit of at least 1001 MB, got 1000 MB, where 301 MB are needed in addition to the 700 MB "
-        "the process holds. Raise --memory-limit, or leave it out."
+        "working: expected a memory limit of at least 1001 MB, got 1000 MB, where 301 MB are needed in addition "
+        "to the 700 MB the process holds. Raise --memory-limit, or leave it out."
     )
 
 

@@ -66,9 +66,8 @@ class NetworkPair:
 class KnownBox:
     """An engine whose localisation gives a box that is known, for one scan; the rest is another engine's.
 
-    The output is foreground in every low-resolution voxel the box touches, so the box it leads to is up to one such voxel
-    larger
-    on each side: the best that any localisation at its spacing does.
+    The output is foreground in every low-resolution voxel the box touches, so the box it leads to is up to one such
+    voxel larger on each side: the best that any localisation at its spacing does.
 
     Args:
         engine: Runs the segmentation network.
