@@ -231,8 +231,8 @@ def test_some_anatomies_can_be_chosen(people, settings, tmp_path):
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        (["--validation", "one"], "--validation-cache beside anatomies"),
-        (["--fold", "1"], "--validation-cache beside anatomies"),
+        (["--validation", "one"], "--validation-cache with anatomies"),
+        (["--fold", "1"], "--validation-cache with anatomies"),
         (["--set", "model.scn.labels=3"], "model.scn.labels = 3"),
         (["--names", "nobody"], "nobody"),
     ],
