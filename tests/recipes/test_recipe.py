@@ -24,7 +24,7 @@ def test_its_model_is_the_bundles():
 def test_every_part_of_the_shipped_training_has_its_log_and_settings():
     training = load_bundle().card.training
     logs = [part["log"] for stage in ("localise", "segment") for part in training[stage]]
-    assert len(logs) == len(set(logs)) == 11
+    assert len(logs) == len(set(logs)) == 14
     for log in logs:
         folder, name = RECIPE.parents[1] / Path(log).parent, Path(log).name
         assert (folder / f"{name}.jsonl").read_text(encoding="utf-8").count("\n") > 1
