@@ -128,5 +128,5 @@ def test_of_a_damaged_file_no_organs_are_told(damage, small_anatomy, tmp_path):
     path = tmp_path / "a.safetensors"
     small_anatomy.save(path)
     damage(path)
-    with pytest.raises(ReadError, match="Make it anew"):
+    with pytest.raises(ReadError, match="Make it again"):
         stored_organs(path)

@@ -221,9 +221,9 @@ def test_one_face_of_the_box_is_sometimes_moved_far_outwards(small_anatomy):
     frame = module._frame(wide)
     still = dataclasses.replace(WHOLE, box_jitter_mm=0.0, box_stretch_mm=(100.0, 100.0), box_stretch_probability=0.0)
     far = dataclasses.replace(still, box_stretch_probability=1.0)
-    own = np.ravel(dataclasses.astuple(module._jittered(wide, frame, still, rng())))
+    own = np.ravel(dataclasses.astuple(module._jittered(wide.organs, frame, still, rng())))
     moved = {
-        tuple(np.round(np.ravel(dataclasses.astuple(module._jittered(wide, frame, far, rng(seed)))) - own, 6) + 0.0)
+        tuple(np.round(np.ravel(dataclasses.astuple(module._jittered(wide.organs, frame, far, rng(seed)))) - own, 6) + 0.0)
         for seed in range(60)
     }
     outwards = np.diag([-100.0] * 3 + [100.0] * 3)

@@ -83,8 +83,8 @@ with joined_world("cpu") as world:
 
     original = Trainer.step
 
-    def interrupted(trainer, image, labels):
-        outcome = original(trainer, image, labels)
+    def interrupted(trainer, *sample):
+        outcome = original(trainer, *sample)
         if trainer.iteration == 3 and world.rank == 1:
             signal.raise_signal(signal.SIGINT)  # the other process hears of it from this one
         return outcome

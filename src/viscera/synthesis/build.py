@@ -44,6 +44,8 @@ _BEYOND_DIAPHRAGM = (Tissue.LUNG, Tissue.HEART, Tissue.BONE, Tissue.CARTILAGE, T
 # A donor's organs end this far within the ring of ribs, which is taken from the bones up to this distance.
 _RIBS_MM = 8.0
 _RIBS_REACH_MM = 16.0
+# Of the core, in slices where the bones are such a ring.
+_RING_SHARE = 0.5
 # What a donor brings, the largest last: later ones are laid over earlier ones, and small organs are kept whole.
 _BROUGHT = (
     Tissue.LIVER,
@@ -349,8 +351,12 @@ def _beyond_ribs(tissues: NDArray[np.uint8]) -> NDArray[np.bool_]:
     near = ndimage.distance_transform_edt(~bones, sampling=SPACING_MM) <= _RIBS_REACH_MM
     within = np.zeros(tissues.shape, dtype=np.float32)
     for index in np.flatnonzero((organs & near).any(axis=(1, 2))):
-        # In front of the lowest ribs the hull is open, but there no bone is near.
-        within[index] = ndimage.distance_transform_edt(_hull(bones[index]), sampling=SPACING_MM)
+        ring = _hull(bones[index])
+        # Below the ribs a slice has a vertebra alone; in front of the lowest ones the hull is open, but no bone near.
+        if ring.sum() < _RING_SHARE * _hull(tissues[index] > 0).sum():
+            near[index] = False
+        else:
+            within[index] = ndimage.distance_transform_edt(ring, sampling=SPACING_MM)
     beyond: NDArray[np.bool_] = organs & near & (within < _RIBS_MM)
     return beyond
 
