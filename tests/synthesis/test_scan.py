@@ -223,7 +223,9 @@ def test_one_face_of_the_box_is_sometimes_moved_far_outwards(small_anatomy):
     far = dataclasses.replace(still, box_stretch_probability=1.0)
     own = np.ravel(dataclasses.astuple(module._jittered(wide.organs, frame, still, rng())))
     moved = {
-        tuple(np.round(np.ravel(dataclasses.astuple(module._jittered(wide.organs, frame, far, rng(seed)))) - own, 6) + 0.0)
+        tuple(
+            np.round(np.ravel(dataclasses.astuple(module._jittered(wide.organs, frame, far, rng(seed)))) - own, 6) + 0.0
+        )
         for seed in range(60)
     }
     outwards = np.diag([-100.0] * 3 + [100.0] * 3)

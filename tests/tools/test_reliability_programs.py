@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "reliability"
+FOLDER = Path(__file__).resolve().parents[2] / "tools" / "reliability"
 MODULES = ("fuzz", "soak", "mutations", "seeds", "tables", "watching")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and open files are read from /proc")

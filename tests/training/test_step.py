@@ -70,6 +70,12 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 # Where it begins
 
 
+def test_a_file_of_before_may_say_clean_for_postprocessing(tmp_path):
+    (tmp_path / "old.toml").write_text("[model]\nclean = true\n")
+    assert read_train_config(tmp_path / "old.toml").model.postprocessing.enabled
+    assert not read_train_config(None).model.postprocessing.enabled
+
+
 def test_a_localiser_begins_as_the_local_net_of_a_segmentation_network(tmp_path):
     segment = Trainer("segment", CONFIG)
     segment.save(tmp_path / "segment.safetensors")

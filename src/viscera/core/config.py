@@ -323,7 +323,7 @@ def from_dict(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
     Raises:
         ConfigError: For an unknown field, a missing one without default, a value of another type or out of range.
     """
-    values = _renamed(values) if kind is ModelConfig else values
+    values = current_model_names(values) if kind is ModelConfig else values
     hints = typing.get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - names):
@@ -344,8 +344,8 @@ def from_dict(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
         ) from error
 
 
-def _renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Model settings of before version 0.3 under their names of today: `clean` and `cleaning` are `postprocessing`."""
+def current_model_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return model settings of before version 0.3 under the names of today: `clean`, `cleaning` are `postprocessing`."""
     old = {name: values[name] for name in ("clean", "cleaning") if name in values}
     if not old or "postprocessing" in values or not isinstance(old.get("cleaning", {}), Mapping):
         return values

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from viscera.core.config import ModelConfig, from_dict
+from viscera.core.config import ModelConfig, current_model_names, from_dict
 from viscera.core.errors import ConfigError, ReadError, reason
 from viscera.synthesis.config import SynthesisConfig
 from viscera.training.energy import EnergyConfig
@@ -239,7 +239,10 @@ def read_train_config(path: Path | None, overrides: Sequence[str] = ()) -> Train
 
 def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a training under the names of this version; earlier ones are still read."""
-    return {_EARLIER_NAMES.get(name, name): value for name, value in settings.items()}
+    current = {_EARLIER_NAMES.get(name, name): value for name, value in settings.items()}
+    if isinstance(current.get("model"), Mapping):
+        current["model"] = current_model_names(current["model"])
+    return current
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
