@@ -345,7 +345,7 @@ def from_dict(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
 
 
 def current_model_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return model settings of before version 0.3 under the names of today: `clean`, `cleaning` are `postprocessing`."""
+    """Return model settings of before version 0.3 under the names of today: `clean` and more are `postprocessing`."""
     old = {name: values[name] for name in ("clean", "cleaning") if name in values}
     if not old or "postprocessing" in values or not isinstance(old.get("cleaning", {}), Mapping):
         return values
