@@ -40,6 +40,7 @@ MEASURES = "measures for minutes"
 CONTAINERS = "needs a container engine"
 TESTS = "runs the tests themselves"
 GPU = "needs a GPU"
+COMPLETION = "changes the user's shell; tests/cli/test_completion.py does so"
 CHECKS = "fails where memory is short; tests/cli/test_info_cli.py does so"
 MONAI = "tests/model/test_monai_bundle.py runs the workflow"
 CLUSTER = "needs a cluster; tests/batch/test_batch_faults.py starts a small one"
@@ -51,7 +52,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
         "python3 -m venv .venv && .venv/bin/pip install -e ": INSTALLS,
         "viscera crossval": HOURS,
         "viscera anatomies": TRUNKS,
-        "viscera train segment people/": TRUNKS,
+        "viscera train segment anatomies/": TRUNKS,
     },
     "docs/explanation/efficiency.md": {"python benchmarks/efficiency.py": MEASURES},
     "docs/explanation/reliability.md": {"python tools/reliability/": MEASURES},
@@ -75,6 +76,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
     "docs/how-to/gpu.md": {"pip install": INSTALLS, "viscera info --check": CHECKS, "viscera segment": GPU},
     "docs/how-to/gpu-training.md": {"recipes/gpu.sh": RECIPE},
     "docs/how-to/monai.md": {"cd fast-monai": MONAI, "python -m monai.bundle run": MONAI},
+    "docs/reference/cli.md": {"eval": COMPLETION, "viscera completion": COMPLETION},
     "docs/how-to/slicer-and-itksnap.md": {"itksnap": "a program with windows"},
     "docs/how-to/train-on-synthetic.md": {
         "viscera anatomies": TRUNKS,

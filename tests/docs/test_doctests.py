@@ -13,7 +13,7 @@ PACKAGE = Path(viscera.__file__).parent
 WITH_EXAMPLES = sorted(
     ".".join(("viscera", *path.relative_to(PACKAGE).with_suffix("").parts))
     for path in PACKAGE.rglob("*.py")
-    if re.search(r"^\s+>>> ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if re.search(r"^\s+>>> (?!.*SKIP)", path.read_text(encoding="utf-8"), re.MULTILINE)
 )
 
 
