@@ -69,22 +69,22 @@ def test_a_scan_larger_than_the_limit_is_refused_before_it_is_read(long_scan: Pa
 
 # Foretold and counted
 
-IN_WINDOWS = """
+IN_TILES = """
 import sys
 from pathlib import Path
 import numpy as np
 from viscera.model.bundle import load_bundle
 from viscera.engines.choice import make_engine
-from viscera.engines.openvino_tiled import layout, whole_bytes, windowed_bytes
+from viscera.engines.openvino_tiled import partition_of, tiled_bytes, whole_bytes
 from viscera.core.memory import peak_bytes, resident_bytes
 
 stage, limited = sys.argv[1], sys.argv[2] == "limited"
 shape = (1, 1, 96, 64, 96)
 image = np.random.default_rng(0).random(shape, dtype=np.float32)
 bundle = load_bundle()
-parts = layout(stage, bundle.card.model)
+partition = partition_of(stage, bundle.card.model)
 GRAPHS = 40_000_000  # read after the limit is set
-foretold = GRAPHS + (windowed_bytes(parts, shape, 16, 4) if limited else whole_bytes(parts, shape, 4))
+foretold = GRAPHS + (tiled_bytes(partition, shape, 16, 4) if limited else whole_bytes(partition, shape, 4))
 engine = make_engine(bundle, device="cpu", precision="f32", threads=1)
 engine.precision  # loads OpenVINO
 before = resident_bytes()
@@ -102,6 +102,6 @@ print((peak_bytes() - before) / foretold)
 def test_a_network_takes_about_the_memory_foretold(stage: str, how: str) -> None:
     import subprocess
 
-    command = [sys.executable, "-c", IN_WINDOWS, stage, how]
+    command = [sys.executable, "-c", IN_TILES, stage, how]
     share = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert 0.6 < share < 1.15

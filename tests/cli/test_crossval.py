@@ -166,8 +166,10 @@ def test_the_loss_falls(work: Path, stage: str) -> None:
 
 
 def test_the_table_and_the_figures_are_there(work: Path) -> None:
-    assert "all" in (work / "cv" / "table.txt").read_text()
-    assert (work / "cv" / "table.md").read_text().count("\n| ") == 5  # the header, its rule, two folds, all
+    assert "all" in (work / "cv" / "table.txt").read_text(encoding="utf-8")
+    assert (work / "cv" / "table.md").read_text(encoding="utf-8").count(
+        "\n| "
+    ) == 5  # the header, its rule, two folds, all
     with (work / "cv" / "table.csv").open() as file:
         assert {row["fold"] for row in csv.DictReader(file)} == {"1", "2", "all"}
     summary = json.loads((work / "cv" / "crossval.json").read_text())
