@@ -41,9 +41,7 @@ def pair_files(references: Files, predictions: Files) -> Pairs:
     Raises:
         ReadError: If there are no references or predictions, or two files of a folder have one case name.
     """
-    if _is_one(references) and _is_one(predictions):
-        assert isinstance(references, Path)
-        assert isinstance(predictions, Path)
+    if isinstance(references, Path) and isinstance(predictions, Path) and _is_one(references) and _is_one(predictions):
         return Pairs(files={_own_name(references): (references, predictions)})
     expected, found = _by_case(references, "references"), _by_case(predictions, "predictions")
     return Pairs(

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from viscera.core.geometry import Grid, Vector
 from viscera.synthesis.config import AdditionConfig
@@ -112,9 +111,8 @@ def _lay(seen: Tissues, grid: Grid, one: Addition) -> None:
     away = [axis - float(value) for axis, value in zip((z, y, x), start, strict=True)]
     if length > 0:
         direction = (end - start) / length
-        along = sum(axis * float(value) for axis, value in zip(away, direction, strict=True))
-        assert isinstance(along, Tensor)
-        along = along.clamp(0, length)
+        z_part, y_part, x_part = (axis * float(value) for axis, value in zip(away, direction, strict=True))
+        along = (z_part + y_part + x_part).clamp(0, length)
         away = [axis - along * float(value) for axis, value in zip(away, direction, strict=True)]
     depth = one.radius_mm - (away[0].square() + away[1].square() + away[2].square()).sqrt()
     table = torch.zeros(256, dtype=torch.bool, device=seen.tissue.device)
